@@ -1,0 +1,80 @@
+//! Everything that is in a guest's memory, and in its first CPU's registers, before the first
+//! instruction: boot protocols (PVH, 64-bit Linux), memory map, page tables, ACPI tables, and the
+//! readers for the kernel files that they start.
+//!
+//! The crate computes and returns data; it never allocates, opens a file or talks to a hypervisor.
+//! [`write()`] fills a slice that is the guest's first MiB and returns the [`Entry`] state.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod acpi;
+pub mod bzimage;
+pub mod cmdline;
+pub mod elf;
+mod entry;
+mod error;
+pub mod layout;
+mod linux64;
+mod low;
+mod machine;
+mod memmap;
+mod mp;
+mod pvh;
+mod smbios;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_any;
+
+pub use entry::{DescriptorTable, Entry, Segment};
+pub use error::Error;
+pub use machine::{Machine, PciHost, Range, VirtioMmio, ram, ram_end};
+pub use memmap::{MemoryKind, MemoryRegion, memory_map};
+
+/// How the kernel is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Xen's PVH ABI: 32-bit protected mode without paging, `ebx` points to `hvm_start_info`.
+    Pvh,
+    /// The 64-bit Linux boot protocol (`Documentation/arch/x86/boot.rst`): long mode, `rsi` points
+    /// to the zero page.
+    Linux64,
+}
+
+/// Writes the boot data for `machine` into the guest's first MiB and returns the state in which the
+/// first CPU has to start.
+///
+/// `entry` is the guest-physical address of the first instruction: [`elf::pvh_entry`] for
+/// [`Protocol::Pvh`], [`elf::Image::entry`] for [`Protocol::Linux64`]. `setup_header` is the header
+/// of the bzImage that the kernel came in; without one a minimal header is made.
+///
+/// `low` is guest memory `0..1 MiB`, all zero: only bytes that are not zero are sure to be written,
+/// and only inside [`layout::MP_POINTER`], [`layout::TABLES`] and, for Linux64,
+/// [`layout::ZERO_PAGE`] and [`layout::PAGE_TABLES`].
+///
+/// # Errors
+/// Any [`Error`]: the description is inconsistent, or the tables do not fit.
+pub fn write(
+    machine: &Machine<'_>,
+    protocol: Protocol,
+    entry: u64,
+    setup_header: Option<&bzimage::SetupHeader>,
+    low: &mut [u8],
+) -> Result<Entry, Error> {
+    machine.check()?;
+    let mut tables = low::Tables::new(low)?;
+    smbios::write(&mut tables)?;
+    let rsdp = acpi::write(machine, &mut tables)?;
+    mp::write(machine, &mut tables)?;
+    let gdt = entry::write_gdt(&mut tables, protocol)?;
+    let cmdline = pvh::write_cmdline(&mut tables, machine.cmdline)?;
+    match protocol {
+        Protocol::Pvh => pvh::write(machine, entry, rsdp, cmdline, gdt, tables),
+        Protocol::Linux64 => {
+            linux64::write(machine, entry, setup_header, rsdp, cmdline, gdt, tables)
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The command line, in the shape of Cloud Hypervisor's.
+
+use argh::FromArgs;
+
+#[cfg(any(feature = "serial", feature = "console"))]
+use crate::config::Output;
+use crate::config::{self, Config, MemoryConfig, need};
+use crate::error::{Error, Result};
+
+#[derive(FromArgs)]
+/// Boots a Linux VM to userspace.
+///
+/// Exit status: 0 the guest powered off or rebooted, 1 the host or brisk failed, 2 bad usage,
+/// 3 the guest crashed. Ctrl-A x quits a tty console.
+struct Args {
+    /// the kernel: a vmlinux, or a bzImage (feature bzimage)
+    #[argh(option)]
+    kernel: String,
+    /// an initramfs
+    #[argh(option)]
+    initramfs: Option<String>,
+    /// the kernel's command line; what makes a boot shorter is added to it
+    #[argh(option, default = "String::new()")]
+    cmdline: String,
+    /// add nothing to the command line
+    #[argh(switch)]
+    cmdline_exact: bool,
+    /// pvh or linux64; by default pvh where the kernel has its note
+    #[argh(option)]
+    boot_protocol: Option<String>,
+    /// boot=N vCPUs (feature smp for more than one)
+    #[argh(option)]
+    cpus: Option<String>,
+    /// size=512M,hugepages=on|off,hugepage_size=2M|1G,thp=on|off,prefault=on|off,shared=on|off
+    #[argh(option)]
+    memory: Option<String>,
+    /// path=FILE,readonly=on|off,direct=on|off,engine=sync|io_uring; may be repeated (feature block)
+    #[argh(option)]
+    disk: Vec<String>,
+    /// file=FILE,discard_writes=on|off; may be repeated (feature pmem)
+    #[argh(option)]
+    pmem: Vec<String>,
+    /// mmio, pci or pci-ports (for a kernel without ECAM): how the guest reaches its virtio devices;
+    /// by default mmio (feature pci)
+    #[argh(option)]
+    transport: Option<String>,
+    /// off, null, tty or file=PATH; ttyS0 (feature serial)
+    #[argh(option)]
+    serial: Option<String>,
+    /// off, null, tty or file=PATH; hvc0 (feature console)
+    #[argh(option)]
+    console: Option<String>,
+    /// write the boot timer's points to this file as JSON lines (feature boot-timer)
+    #[argh(option)]
+    boot_log: Option<String>,
+    /// print the boot timer's points to standard error at exit (feature boot-timer)
+    #[argh(switch)]
+    timeline: bool,
+    /// write the counts of exits to this file as JSON (feature exit-stats)
+    #[argh(option)]
+    stats: Option<String>,
+    /// off, error, warn, info, debug or trace; by default warn (feature logging)
+    #[argh(option)]
+    log_level: Option<String>,
+}
+
+/// What the command line came to.
+pub enum Command {
+    /// Run a VM.
+    Run(Box<Config>),
+    /// Print this and end with status 0.
+    Print(String),
+}
+
+/// Reads the process's arguments and starts the log.
+///
+/// # Errors
+/// Bad usage.
+pub fn parse(arguments: &[String]) -> Result<Command> {
+    let mut words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if words == ["--version"] {
+        return Ok(Command::Print(concat!("brisk ", env!("CARGO_PKG_VERSION"), "\n").into()));
+    }
+    if let Some(baked) = option_env!("BRISK_DEFAULT_ARGS") {
+        add_baked(baked, &mut words);
+    }
+    let args = match Args::from_args(&["brisk"], &words) {
+        Ok(args) => args,
+        Err(exit) if exit.status.is_ok() => return Ok(Command::Print(exit.output)),
+        Err(exit) => {
+            let line = exit.output.split_whitespace().collect::<Vec<_>>().join(" ");
+            return Err(Error::Usage(format!("{line} (see brisk --help)")));
+        }
+    };
+    need(args.log_level.is_none() || cfg!(feature = "logging"), "--log-level", "logging")?;
+    #[cfg(feature = "logging")]
+    crate::logger::start(args.log_level.as_deref().unwrap_or("warn"))?;
+    Ok(Command::Run(Box::new(config(args)?)))
+}
+
+/// Adds arguments that `cargo xtask build` baked in: a flag a line, its values after tabs. A flag
+/// that was given on the command line is left as given.
+fn add_baked<'a>(baked: &'a str, words: &mut Vec<&'a str>) {
+    let given = words.clone();
+    for line in baked.lines() {
+        let mut parts = line.split('\t');
+        if parts.clone().next().is_some_and(|flag| !given.contains(&flag)) {
+            words.extend(&mut parts);
+        }
+    }
+}
+
+fn config(args: Args) -> Result<Config> {
+    let without = |given: bool, there: bool, flag: &str, feature: &str| {
+        if given { need(there, flag, feature) } else { Ok(()) }
+    };
+    without(!args.disk.is_empty(), cfg!(feature = "block"), "--disk", "block")?;
+    without(!args.pmem.is_empty(), cfg!(feature = "pmem"), "--pmem", "pmem")?;
+    let pci = args.transport.as_ref().is_some_and(|text| text != "mmio");
+    without(pci, cfg!(feature = "pci"), "--transport", "pci")?;
+    // A device that nobody listens to may as well not be there.
+    let wants = |text: &Option<String>| !matches!(text.as_deref(), None | Some("off" | "null"));
+    without(wants(&args.serial), cfg!(feature = "serial"), "--serial", "serial")?;
+    let console = wants(&args.console);
+    without(console, cfg!(feature = "console"), "--console", "console")?;
+    let timed = args.boot_log.is_some() || args.timeline;
+    without(timed, cfg!(feature = "boot-timer"), "--boot-log, --timeline", "boot-timer")?;
+    without(args.stats.is_some(), cfg!(feature = "exit-stats"), "--stats", "exit-stats")?;
+    #[cfg(any(feature = "serial", feature = "console"))]
+    let outputs = outputs(args.serial.as_deref(), args.console.as_deref())?;
+    Ok(Config {
+        kernel: args.kernel,
+        initramfs: args.initramfs,
+        cmdline: args.cmdline,
+        cmdline_exact: args.cmdline_exact,
+        protocol: args.boot_protocol.as_deref().map(config::parse_protocol).transpose()?,
+        cpus: args.cpus.as_deref().map_or(Ok(1), config::parse_cpus)?,
+        memory: args.memory.as_deref().map_or(Ok(MemoryConfig::default()), MemoryConfig::parse)?,
+        #[cfg(feature = "block")]
+        disks: args
+            .disk
+            .iter()
+            .map(|text| config::DiskConfig::parse(text))
+            .collect::<Result<_>>()?,
+        #[cfg(feature = "pmem")]
+        pmems: args
+            .pmem
+            .iter()
+            .map(|text| config::PmemConfig::parse(text))
+            .collect::<Result<_>>()?,
+        #[cfg(feature = "pci")]
+        transport: args
+            .transport
+            .as_deref()
+            .map_or(Ok(config::Transport::Mmio), config::Transport::parse)?,
+        #[cfg(feature = "serial")]
+        serial: outputs.0,
+        #[cfg(feature = "console")]
+        console: outputs.1,
+        #[cfg(feature = "boot-timer")]
+        boot_log: args.boot_log,
+        #[cfg(feature = "boot-timer")]
+        timeline: args.timeline,
+        #[cfg(feature = "exit-stats")]
+        stats: args.stats,
+    })
+}
+
+/// The serial port's and the console's ends. Where only one is named the other is off; where none
+/// is, the better one that is compiled in gets the terminal.
+#[cfg(any(feature = "serial", feature = "console"))]
+fn outputs(serial: Option<&str>, console: Option<&str>) -> Result<(Output, Output)> {
+    let default = |other: Option<&str>, there: bool| {
+        if other.is_none() && there { Output::Tty } else { Output::Off }
+    };
+    let only_serial = cfg!(not(feature = "console"));
+    let serial_end = match serial {
+        Some(text) => Output::parse("--serial", text)?,
+        None => default(console, only_serial),
+    };
+    let console_end = match console {
+        Some(text) => Output::parse("--console", text)?,
+        None => default(serial, cfg!(feature = "console")),
+    };
+    if serial_end == Output::Tty && console_end == Output::Tty {
+        return Err(Error::Usage(
+            "--serial tty --console tty: there is one terminal; make one of them off, null or \
+             file=PATH"
+                .into(),
+        ));
+    }
+    Ok((serial_end, console_end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn baked_flags_yield_to_given_ones() {
+        let mut words = vec!["--cmdline", "quiet"];
+        add_baked("--kernel\t/k\n--cmdline\tx y\n--timeline\n--disk\ta\n--disk\tb", &mut words);
+        let wanted =
+            ["--cmdline", "quiet", "--kernel", "/k", "--timeline", "--disk", "a", "--disk", "b"];
+        assert_eq!(words, wanted);
+    }
+
+    #[cfg(all(feature = "serial", feature = "console"))]
+    #[test]
+    fn one_terminal_for_one_device() {
+        assert_eq!(outputs(None, None).unwrap(), (Output::Off, Output::Tty));
+        assert_eq!(outputs(Some("tty"), None).unwrap(), (Output::Tty, Output::Off));
+        assert_eq!(outputs(Some("null"), Some("tty")).unwrap(), (Output::Null, Output::Tty));
+        let error = outputs(Some("tty"), Some("tty")).unwrap_err();
+        assert_eq!(error.status(), 2);
+        assert!(error.to_string().contains("one terminal"));
+    }
+}

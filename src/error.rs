@@ -1,0 +1,62 @@
+//! What went wrong, said for the person who has to mend it.
+
+use std::fmt;
+
+/// Why brisk ended without (or instead of) running a guest to its end.
+#[derive(Debug)]
+pub enum Error {
+    /// The command line is wrong: exit status 2.
+    Usage(String),
+    /// The host, a file or brisk itself failed: exit status 1.
+    Failed(String),
+    /// A file that a flag names could not be used: exit status 1.
+    File {
+        /// The flag, with its dashes.
+        flag: &'static str,
+        /// The path as the user gave it.
+        path: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A KVM call failed: exit status 1.
+    Kvm {
+        /// The ioctl's name as in the kernel's `Documentation/virt/kvm/api.rst`.
+        call: &'static str,
+        /// What the system said.
+        error: kvm_ioctls::Error,
+    },
+}
+
+/// What most functions of this crate return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// The exit status of the process (DESIGN: 1 host or brisk, 2 usage).
+    pub fn status(&self) -> u8 {
+        match self {
+            Error::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// For `map_err` on what a flag's file answers.
+    pub fn file(flag: &'static str, path: &str) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.to_owned();
+        move |error| Error::File { flag, path, error }
+    }
+
+    /// For `map_err` on a KVM call.
+    pub fn kvm(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+        move |error| Error::Kvm { call, error }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Usage(text) | Error::Failed(text) => f.write_str(text),
+            Error::File { flag, path, error } => write!(f, "{flag} {path}: {error}"),
+            Error::Kvm { call, error } => write!(f, "/dev/kvm: {call}: {error}"),
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Every call to KVM, one line an ioctl, and the raw exits as plain values.
+//!
+//! The interrupt controller is split (KVM_CAP_SPLIT_IRQCHIP): the local APICs, whose timers and
+//! IPIs must be fast, live in the kernel; the IOAPIC, which a boot only programs once, is ours, so
+//! that it has just the pins that are used. There is no PIC and no PIT at all.
+
+use brisk_boot::{Entry, Segment};
+use kvm_bindings::{
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_EXIT_FAIL_ENTRY,
+    KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
+    KVM_EXIT_IOAPIC_EOI, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
+    KVM_MAX_CPUID_ENTRIES, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    Msrs, kvm_enable_cap, kvm_msi, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+
+use crate::error::{Error, Result};
+
+/// An MSI message: address and data as a PCI function would write them.
+pub use brisk_devices::ioapic::Msi;
+
+/// The local APIC's reset base, enabled, in x2APIC mode (Intel SDM 3A, 11.12.1).
+const APIC_BASE_X2APIC: u64 = 1 << 11 | 1 << 10;
+const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
+const MISC_ENABLE_FAST_STRING: u64 = 1;
+const MSR_MTRR_DEF_TYPE: u32 = 0x2ff;
+/// MTRRs enabled, default type write-back (Intel SDM 3A, 12.11.2.1).
+const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
+/// Three pages that KVM on Intel needs where real mode is emulated; below the BIOS's last page.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// `/dev/kvm`.
+pub struct System {
+    kvm: Kvm,
+}
+
+impl System {
+    /// Opens `/dev/kvm` and checks its API.
+    ///
+    /// # Errors
+    /// Says what to do where the device is missing or may not be opened.
+    pub fn open() -> Result<System> {
+        let kvm = Kvm::new().map_err(|error| {
+            Error::Failed(match error.errno() {
+                libc::ENOENT => "/dev/kvm: not there; load kvm-intel or kvm-amd, or enable \
+                                 (nested) virtualisation for this machine"
+                    .into(),
+                libc::EACCES | libc::EPERM => {
+                    "/dev/kvm: permission denied; add your user to the group that owns it \
+                     (usually: usermod -aG kvm $USER)"
+                        .into()
+                }
+                _ => format!("/dev/kvm: {error}"),
+            })
+        })?;
+        if kvm.get_api_version() != KVM_API_VERSION as i32 {
+            return Err(Error::Failed("/dev/kvm: not KVM API version 12".into()));
+        }
+        Ok(System { kvm })
+    }
+
+    /// Makes a VM with a split interrupt controller.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn create_vm(&self) -> Result<Vm> {
+        let fd = self.kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+        // No pin is reserved for the kernel's knowledge of an IOAPIC: all our interrupts are
+        // edge-triggered messages, so no EOI has to leave the kernel.
+        let split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
+        fd.enable_cap(&split).map_err(Error::kvm("KVM_CAP_SPLIT_IRQCHIP"))?;
+        Ok(Vm { fd })
+    }
+
+    /// The CPUID entries that the host's CPU and KVM support.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn supported_cpuid(&self) -> Result<CpuId> {
+        self.kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
+    }
+
+    /// The most vCPUs that KVM allows a VM.
+    pub fn max_cpus(&self) -> usize {
+        self.kvm.get_max_vcpus()
+    }
+}
+
+/// A virtual machine.
+pub struct Vm {
+    fd: VmFd,
+}
+
+impl Vm {
+    /// Gives the guest `size` bytes at `guest`, which are the host's memory at `host`.
+    ///
+    /// # Safety
+    /// `host..host + size` must stay mapped for as long as the VM can run.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub unsafe fn set_memory(&self, slot: u32, guest: u64, size: u64, host: u64) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.set_region(slot, 0, guest, size, host) }
+    }
+
+    /// As [`Self::set_memory`], but the guest's writes are exits. A `size` of 0 takes the memory
+    /// away again, so that reads are exits too.
+    ///
+    /// # Safety
+    /// As for [`Self::set_memory`].
+    ///
+    /// # Errors
+    /// The call that failed.
+    #[cfg(feature = "pci")]
+    pub unsafe fn set_readable(&self, slot: u32, guest: u64, size: u64, host: u64) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.set_region(slot, kvm_bindings::KVM_MEM_READONLY, guest, size, host) }
+    }
+
+    unsafe fn set_region(
+        &self,
+        slot: u32,
+        flags: u32,
+        guest: u64,
+        size: u64,
+        host: u64,
+    ) -> Result<()> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr: guest,
+            memory_size: size,
+            userspace_addr: host,
+        };
+        // SAFETY: the caller keeps the range mapped; KVM itself checks size, alignment and overlap.
+        unsafe { self.fd.set_user_memory_region(region) }
+            .map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))
+    }
+
+    /// What KVM on Intel wants before the first vCPU; nothing on AMD.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn prepare_intel(&self) -> Result<()> {
+        self.fd.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))
+    }
+
+    /// Lets APIC ids past 254 be addressed and stops 0xff being a broadcast in x2APIC mode.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn use_wide_apic_ids(&self) -> Result<()> {
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
+        cap.args[0] =
+            u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
+        self.fd.enable_cap(&cap).map_err(Error::kvm("KVM_CAP_X2APIC_API"))
+    }
+
+    /// Makes vCPU `id`, whose APIC id is the same number.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn create_vcpu(&self, id: u8) -> Result<Vcpu> {
+        let fd = self.fd.create_vcpu(id.into()).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+        Ok(Vcpu { fd })
+    }
+
+    /// Delivers an interrupt message. From the vCPU's own thread this is one call with no eventfd,
+    /// no routing table and no other thread in between. A message that no APIC accepts is lost, as
+    /// on hardware.
+    pub fn signal_msi(&self, msi: Msi) {
+        let message = kvm_msi {
+            address_lo: msi.address as u32,
+            address_hi: (msi.address >> 32) as u32,
+            data: msi.data,
+            ..Default::default()
+        };
+        if let Err(error) = self.fd.signal_msi(message) {
+            log::debug!("KVM_SIGNAL_MSI {:#x}: {error}", msi.address);
+        }
+    }
+
+    /// Whether KVM has `cap`.
+    pub fn has(&self, cap: Cap) -> bool {
+        self.fd.check_extension(cap)
+    }
+
+    #[cfg(feature = "exit-stats")]
+    pub(crate) fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        use std::os::fd::AsRawFd;
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Why the guest stopped running. Data slices are KVM's own exit page.
+#[allow(missing_docs, reason = "the variants' comments name their fields")]
+pub enum Exit<'a> {
+    /// `in`: `data` holds `data.len() / width` accesses of `width` bytes, to be filled.
+    PioIn { port: u16, width: u8, data: &'a mut [u8] },
+    /// `out`: `data` holds `data.len() / width` accesses of `width` bytes.
+    PioOut { port: u16, width: u8, data: &'a [u8] },
+    /// A read of 1, 2, 4 or 8 bytes where no memory is.
+    MmioRead { address: u64, data: &'a mut [u8] },
+    /// A write of 1, 2, 4 or 8 bytes where no memory is.
+    MmioWrite { address: u64, data: &'a [u8] },
+    /// The guest ended an interrupt of this vector whose pin is level-triggered.
+    Eoi(u8),
+    /// A signal arrived, or an immediate exit was asked for.
+    Interrupted,
+    /// The guest touched memory that the host cannot give: a mapped file is shorter than it was.
+    MemoryGone,
+    /// `hlt` with no interrupt controller in the kernel to wait for an interrupt.
+    Halt,
+    /// Triple fault.
+    Shutdown,
+    /// KVM's KVM_SYSTEM_EVENT_* of this type.
+    SystemEvent(u32),
+    /// KVM could not go on; its suberror.
+    InternalError(u32),
+    /// The hardware refused to enter the guest; its reason.
+    FailEntry(u64),
+    /// An exit that nothing here asks for.
+    Unexpected(u32),
+}
+
+/// A virtual CPU.
+pub struct Vcpu {
+    fd: VcpuFd,
+}
+
+impl Vcpu {
+    /// Sets what the CPU says of itself.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
+        self.fd.set_cpuid2(cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))
+    }
+
+    /// Memory types as firmware leaves them: everything write-back.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn set_msrs(&self, intel: bool) -> Result<()> {
+        let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+        let all = [
+            entry(MSR_MTRR_DEF_TYPE, MTRR_WRITE_BACK),
+            entry(MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
+        ];
+        let wanted = if intel { &all[..] } else { &all[..1] };
+        let msrs = Msrs::from_entries(wanted)
+            .map_err(|_| Error::Failed("KVM_SET_MSRS: list too long".into()))?;
+        self.fd.set_msrs(&msrs).map_err(Error::kvm("KVM_SET_MSRS"))?;
+        Ok(())
+    }
+
+    /// Sets the registers with which the boot protocol enters the kernel. The APIC starts in
+    /// x2APIC mode: the guest then never touches its page of registers, each access to which
+    /// would be a nested fault and an emulated instruction.
+    ///
+    /// # Errors
+    /// The call that failed.
+    pub fn set_entry(&self, entry: &Entry) -> Result<()> {
+        self.set_x2apic_and(|sregs| {
+            sregs.cr0 = entry.cr0;
+            sregs.cr3 = entry.cr3;
+            sregs.cr4 = entry.cr4;
+            sregs.efer = entry.efer;
+            sregs.cs = segment(&entry.code);
+            let data = segment(&entry.data);
+            (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+            sregs.tr = segment(&entry.tss);
+            sregs.gdt.base = entry.gdt.base;
+            sregs.gdt.limit = entry.gdt.limit;
+            sregs.idt.limit = 0;
+        })?;
+        let regs = kvm_regs {
+            rip: entry.rip,
+            rsp: entry.rsp,
+            rbx: entry.rbx,
+            rsi: entry.rsi,
+            rflags: entry.rflags,
+            ..Default::default()
+        };
+        self.fd.set_regs(&regs).map_err(Error::kvm("KVM_SET_REGS"))
+    }
+
+    /// For a vCPU that waits for its INIT and SIPI: only the APIC's mode.
+    ///
+    /// # Errors
+    /// The call that failed.
+    #[cfg(feature = "smp")]
+    pub fn set_waiting(&self) -> Result<()> {
+        self.set_x2apic_and(|_| ())
+    }
+
+    fn set_x2apic_and(&self, change: impl FnOnce(&mut kvm_bindings::kvm_sregs)) -> Result<()> {
+        let mut sregs = self.fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
+        sregs.apic_base |= APIC_BASE_X2APIC;
+        change(&mut sregs);
+        self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))
+    }
+
+    /// Where KVM and this process share the exit; a signal handler may set `immediate_exit`.
+    pub fn run_page(&mut self) -> *mut kvm_run {
+        self.fd.get_kvm_run()
+    }
+
+    /// Runs the guest until it needs us.
+    ///
+    /// # Errors
+    /// `KVM_RUN` itself failed, other than by a signal.
+    pub fn run(&mut self) -> Result<Exit<'_>> {
+        if let Err(error) = self.fd.run().map(|_| ()) {
+            return match error.errno() {
+                libc::EINTR | libc::EAGAIN => Ok(Exit::Interrupted),
+                libc::EFAULT => Ok(Exit::MemoryGone),
+                _ => Err(Error::Kvm { call: "KVM_RUN", error }),
+            };
+        }
+        Ok(decode(self.fd.get_kvm_run()))
+    }
+
+    #[cfg(feature = "exit-stats")]
+    pub(crate) fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        use std::os::fd::AsRawFd;
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Reads the exit from the page that KVM filled; kvm-ioctls' own enum lacks the width of a port
+/// access, without which a string access cannot be told from a wide one.
+fn decode(run: &mut kvm_run) -> Exit<'_> {
+    let page: *mut kvm_run = run;
+    match run.exit_reason {
+        KVM_EXIT_IO => {
+            // SAFETY: KVM sets `io` for this exit reason.
+            let io = unsafe { run.__bindgen_anon_1.io };
+            // SAFETY: KVM placed `size * count` bytes at `data_offset` within the vCPU's mapping.
+            let data = unsafe {
+                std::slice::from_raw_parts_mut(
+                    page.cast::<u8>().add(io.data_offset as usize),
+                    usize::from(io.size) * io.count as usize,
+                )
+            };
+            let (port, width) = (io.port, io.size);
+            if u32::from(io.direction) == KVM_EXIT_IO_OUT {
+                Exit::PioOut { port, width, data }
+            } else {
+                Exit::PioIn { port, width, data }
+            }
+        }
+        KVM_EXIT_MMIO => {
+            // SAFETY: KVM sets `mmio` for this exit reason.
+            let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+            let length = (mmio.len as usize).min(mmio.data.len());
+            let address = mmio.phys_addr;
+            let data = &mut mmio.data[..length];
+            if mmio.is_write != 0 {
+                Exit::MmioWrite { address, data }
+            } else {
+                Exit::MmioRead { address, data }
+            }
+        }
+        // SAFETY: KVM sets `eoi` for this exit reason.
+        KVM_EXIT_IOAPIC_EOI => Exit::Eoi(unsafe { run.__bindgen_anon_1.eoi.vector }),
+        KVM_EXIT_INTR => Exit::Interrupted,
+        KVM_EXIT_HLT => Exit::Halt,
+        KVM_EXIT_SHUTDOWN => Exit::Shutdown,
+        KVM_EXIT_SYSTEM_EVENT => {
+            // SAFETY: KVM sets `system_event` for this exit reason.
+            Exit::SystemEvent(unsafe { run.__bindgen_anon_1.system_event.type_ })
+        }
+        KVM_EXIT_INTERNAL_ERROR => {
+            // SAFETY: KVM sets `internal` for this exit reason.
+            Exit::InternalError(unsafe { run.__bindgen_anon_1.internal.suberror })
+        }
+        KVM_EXIT_FAIL_ENTRY => {
+            // SAFETY: KVM sets `fail_entry` for this exit reason.
+            let entry = unsafe { run.__bindgen_anon_1.fail_entry };
+            Exit::FailEntry(entry.hardware_entry_failure_reason)
+        }
+        other => Exit::Unexpected(other),
+    }
+}
+
+fn segment(from: &Segment) -> kvm_segment {
+    kvm_segment {
+        base: from.base,
+        limit: from.limit,
+        selector: from.selector,
+        type_: from.kind,
+        present: 1,
+        dpl: 0,
+        s: from.code_or_data.into(),
+        db: from.default_32.into(),
+        l: from.long.into(),
+        g: from.page_granular.into(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,92 @@
+//! brisk: a VMM for Linux/KVM that boots Linux to userspace as soon as possible.
+//!
+//! The host side: KVM, guest memory, files, the command line. Device models are in `brisk-devices`,
+//! what is in guest memory before the first instruction in `brisk-boot`; both are `no_std`.
+//!
+//! The way in: [`cli`] makes a [`config::Config`], [`vm`] builds the machine from it, [`vcpu`] runs
+//! it, and [`bus`] takes each access to its device.
+
+#[cfg(all(feature = "mmio", not(any(feature = "block", feature = "console", feature = "pmem"))))]
+compile_error!("feature `mmio` is a transport without a device: add `block`, `console` or `pmem`");
+
+#[cfg(all(feature = "pci", not(any(feature = "block", feature = "console", feature = "pmem"))))]
+compile_error!("feature `pci` is a transport without a device: add `block`, `console` or `pmem`");
+
+#[cfg(feature = "boot-timer")]
+pub mod boot_timer;
+pub mod bus;
+#[cfg(feature = "bzimage")]
+mod bzimage;
+pub mod cli;
+pub mod config;
+pub mod cpuid;
+pub mod error;
+#[cfg(feature = "exit-stats")]
+pub mod exit_stats;
+#[cfg(feature = "pio-fast-path")]
+mod fast_path;
+#[cfg(any(feature = "block", feature = "pmem"))]
+mod image;
+pub mod kvm;
+mod loader;
+#[cfg(feature = "logging")]
+mod logger;
+pub mod memory;
+#[cfg(any(
+    feature = "boot-timer",
+    feature = "exit-stats",
+    feature = "serial",
+    feature = "console"
+))]
+mod output;
+pub mod shared;
+mod signals;
+#[cfg(any(feature = "serial", feature = "console"))]
+mod terminal;
+#[cfg(feature = "serial")]
+mod uart;
+pub mod vcpu;
+#[cfg(feature = "mmio")]
+pub mod virtio;
+pub mod vm;
+
+use std::io::Write;
+
+/// Runs the command and ends the process with DESIGN's exit status.
+pub fn main() -> ! {
+    let arguments: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
+    let result = match cli::parse(&arguments) {
+        Ok(cli::Command::Run(config)) => vm::run(*config),
+        Ok(cli::Command::Print(text)) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            Ok(0)
+        }
+        Err(error) => Err(error),
+    };
+    exit(result)
+}
+
+/// Ends the process without taking the VM apart: the kernel does that faster, and all at once.
+pub(crate) fn exit(result: error::Result<u8>) -> ! {
+    #[cfg(any(feature = "serial", feature = "console"))]
+    terminal::restore();
+    let status = match result {
+        Ok(status) => status,
+        Err(error) => {
+            #[cfg(any(
+                feature = "boot-timer",
+                feature = "exit-stats",
+                feature = "serial",
+                feature = "console"
+            ))]
+            output::discard();
+            let _ = std::io::stderr().write_all(format!("brisk: {error}\n").as_bytes());
+            error.status()
+        }
+    };
+    // SAFETY: ends the process; what had to be written was written without buffers.
+    unsafe { libc::_exit(status.into()) }
+}

@@ -1,0 +1,149 @@
+//! Kernel and initramfs: from their files straight into guest memory.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use brisk_boot::{Protocol, Range, bzimage, elf, layout};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::memory::Ram;
+
+/// Enough of a kernel file to know what it is.
+const HEAD: usize = if elf::HEAD > bzimage::HEAD { elf::HEAD } else { bzimage::HEAD };
+/// Where an initramfs may start.
+const PAGE: u64 = 4096;
+/// A PT_NOTE segment larger than this is nobody's kernel.
+const MAX_NOTES: u64 = 64 << 10;
+
+/// What is in guest memory now.
+pub struct Loaded {
+    /// The protocol with which to enter the kernel.
+    pub protocol: Protocol,
+    /// Guest-physical address of its first instruction.
+    pub entry: u64,
+    /// Where the initramfs is.
+    pub initramfs: Option<Range>,
+    /// The setup header, where the kernel was a bzImage.
+    pub setup_header: Option<bzimage::SetupHeader>,
+}
+
+/// Loads what `config` names into `ram`.
+///
+/// # Errors
+/// A file that cannot be read, is no kernel, or does not fit.
+pub fn load(config: &Config, ram: &mut Ram) -> Result<Loaded> {
+    let path = &config.kernel;
+    let (file, len) = open("--kernel", path)?;
+    let mut head = [0; HEAD];
+    let have = HEAD.min(len as usize);
+    file.read_exact_at(&mut head[..have], 0).map_err(Error::file("--kernel", path))?;
+    let head = &head[..have];
+
+    if bzimage::is_bzimage(head) {
+        #[cfg(feature = "bzimage")]
+        return crate::bzimage::load(config, &file, len, head, ram);
+        #[cfg(not(feature = "bzimage"))]
+        return Err(Error::Usage(format!(
+            "--kernel {path}: a bzImage, and this brisk was built without the feature `bzimage`; \
+             build one with it, or give the vmlinux"
+        )));
+    }
+    let image = elf::parse(head, len).map_err(|error| not_a_kernel(path, &error))?;
+    let read =
+        |at: u64, to: &mut [u8]| file.read_exact_at(to, at).map_err(Error::file("--kernel", path));
+    finish(config, &image, ram, read)
+}
+
+/// Loads the segments of `image`, whose bytes `read(offset, to)` gives, then the initramfs.
+pub fn finish(
+    config: &Config,
+    image: &elf::Image,
+    ram: &mut Ram,
+    read: impl Fn(u64, &mut [u8]) -> Result<()>,
+) -> Result<Loaded> {
+    let path = &config.kernel;
+    let (protocol, entry) = choose_entry(config, image, &read)?;
+    image.check_entry(entry).map_err(|error| not_a_kernel(path, &error))?;
+    elf::check_fits(image, &brisk_boot::ram(ram.size()))
+        .map_err(|error| not_a_kernel(path, &error))?;
+    for segment in &image.segments {
+        let to = ram
+            .slice(segment.paddr, segment.file_size)
+            .ok_or_else(|| Error::Failed(format!("--kernel {path}: does not fit in memory")))?;
+        read(segment.offset, to)?;
+    }
+    // Behind the kernel, where the guest will have pages mapped and huge pages touched anyway.
+    let free = image.end().next_multiple_of(PAGE);
+    let initramfs = match &config.initramfs {
+        Some(path) => Some(load_initramfs(path, free, ram)?),
+        None => None,
+    };
+    Ok(Loaded { protocol, entry, initramfs, setup_header: None })
+}
+
+/// By the kernel's notes: the 64-bit protocol for Linux, which in PVH's looks for Xen at 256 CPUID
+/// leaves before it does anything else; PVH for other kernels that have it.
+fn choose_entry(
+    config: &Config,
+    image: &elf::Image,
+    read: &impl Fn(u64, &mut [u8]) -> Result<()>,
+) -> Result<(Protocol, u64)> {
+    if config.protocol == Some(Protocol::Linux64) {
+        return Ok((Protocol::Linux64, image.entry));
+    }
+    for notes in &image.notes {
+        let mut bytes = vec![0; notes.len.min(MAX_NOTES) as usize];
+        read(notes.start, &mut bytes)?;
+        if config.protocol.is_none() && elf::is_linux(&bytes) {
+            break;
+        }
+        if let Some(entry) = elf::pvh_entry(&bytes) {
+            return Ok((Protocol::Pvh, entry.into()));
+        }
+    }
+    if config.protocol == Some(Protocol::Pvh) {
+        return Err(Error::Failed(format!(
+            "--kernel {}: has no PVH note (CONFIG_PVH); leave --boot-protocol away",
+            config.kernel
+        )));
+    }
+    Ok((Protocol::Linux64, image.entry))
+}
+
+fn load_initramfs(path: &str, start: u64, ram: &mut Ram) -> Result<Range> {
+    let (file, len) = open("--initramfs", path)?;
+    let size = ram.size();
+    let Some(to) = ram.slice(start, len) else {
+        let room = size.min(layout::HOLE_START).saturating_sub(start);
+        return Err(Error::Failed(format!(
+            "--initramfs {path}: {len} bytes, and {room} are free behind the kernel; give the \
+             guest more --memory"
+        )));
+    };
+    file.read_exact_at(to, 0).map_err(Error::file("--initramfs", path))?;
+    Ok(Range { start, len })
+}
+
+/// Opens a regular file that is not empty.
+pub fn open(flag: &'static str, path: &str) -> Result<(File, u64)> {
+    let file = File::open(path).map_err(Error::file(flag, path))?;
+    let meta = file.metadata().map_err(Error::file(flag, path))?;
+    let wrong = |text| Err(Error::file(flag, path)(io::Error::other(text)));
+    if meta.is_dir() {
+        return wrong("is a directory; give a file");
+    }
+    if !meta.is_file() {
+        return wrong("not a regular file; give one");
+    }
+    if meta.len() == 0 {
+        return wrong("is empty");
+    }
+    Ok((file, meta.len()))
+}
+
+/// For what the kernel's parser found.
+pub fn not_a_kernel(path: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::Failed(format!("--kernel {path}: {error}"))
+}

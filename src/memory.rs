@@ -1,0 +1,283 @@
+//! The guest's memory: one host mapping, laid out below and above the 32-bit hole.
+
+use std::io;
+
+use brisk_boot::layout;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use crate::config::{MemoryConfig, PageSize};
+use crate::error::{Error, Result};
+use crate::kvm::Vm;
+
+/// The smallest guest: the kernel's first megabyte, its image and something to run in.
+pub const MIN_SIZE: u64 = 16 << 20;
+const PAGE: u64 = 4096;
+/// The alignment at which the host can back the guest with 2 MiB pages.
+const HUGE: usize = 2 << 20;
+
+/// Guest RAM: mapped for the life of the process.
+pub struct Ram {
+    base: *mut u8,
+    size: u64,
+    guest: GuestMemoryMmap,
+}
+
+impl Ram {
+    /// Maps memory as `config` wants it. Nothing is touched yet.
+    ///
+    /// # Errors
+    /// A size that no guest can have or this host has not, or an empty pool of huge pages.
+    pub fn map(config: &MemoryConfig) -> Result<Ram> {
+        check_size(config)?;
+        let size = config.size as usize;
+        let base = map_host(config)?;
+        let regions = regions(config.size)
+            .into_iter()
+            .filter(|&(_, _, len)| len > 0)
+            .map(|(guest, offset, len)| region(base, guest, offset, len))
+            .collect::<Result<Vec<_>>>()?;
+        let guest = GuestMemoryMmap::from_regions(regions)
+            .map_err(|error| Error::Failed(format!("--memory: {error}")))?;
+        advise(config, base, size);
+        Ok(Ram { base, size: config.size, guest })
+    }
+
+    /// Announces the memory to KVM, from slot 0 up; answers the first free slot.
+    ///
+    /// # Errors
+    /// KVM's refusal.
+    pub fn register(&self, vm: &Vm) -> Result<u32> {
+        let mut slot = 0;
+        for (guest, offset, len) in regions(self.size) {
+            if len > 0 {
+                // SAFETY: the mapping is never undone while the process lives, and
+                // `offset + len <= size` by `regions`.
+                unsafe { vm.set_memory(slot, guest, len, self.base as u64 + offset)? };
+                slot += 1;
+            }
+        }
+        Ok(slot)
+    }
+
+    /// Touches every page, on all host CPUs at once, so that the guest never waits for one.
+    ///
+    /// # Errors
+    /// The host ran out of memory.
+    pub fn prefault(&self) -> Result<()> {
+        let (base, size) = (self.base as u64, self.size);
+        let populate = move |start: u64, len: u64| {
+            let len = len.min(size - start);
+            // SAFETY: `start + len <= size`, inside our own mapping; populating writes nothing.
+            let status = unsafe {
+                libc::madvise(
+                    (base + start) as *mut libc::c_void,
+                    len as usize,
+                    libc::MADV_POPULATE_WRITE,
+                )
+            };
+            if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        };
+        // Threads cost 20 KB, with glibc's in a static build 40; `smp` has them anyway.
+        #[cfg(not(feature = "smp"))]
+        let result = populate(0, size);
+        #[cfg(feature = "smp")]
+        let result = {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+            let chunk = (size / threads).next_multiple_of(HUGE as u64);
+            std::thread::scope(|scope| {
+                let workers: Vec<_> = (chunk..size)
+                    .step_by(chunk as usize)
+                    .map(|start| scope.spawn(move || populate(start, chunk)))
+                    .collect();
+                let mut result = populate(0, chunk);
+                for worker in workers {
+                    result =
+                        result.and(worker.join().unwrap_or_else(|_| Err(io::Error::other("died"))));
+                }
+                result
+            })
+        };
+        result.map_err(|error| Error::Failed(format!("--memory prefault=on: {error}")))
+    }
+
+    /// The guest's first megabyte, before the guest runs.
+    pub fn low(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping is at least MIN_SIZE long, ours alone (`&mut self`), and no vCPU runs
+        // while boot tables are written.
+        unsafe { std::slice::from_raw_parts_mut(self.base, layout::HIGH_MEMORY as usize) }
+    }
+
+    /// `len` bytes of RAM at guest address `start`, before the guest runs; `None` where that is not
+    /// all RAM in one piece.
+    pub fn slice(&mut self, start: u64, len: u64) -> Option<&mut [u8]> {
+        let (guest, offset, _) = regions(self.size).into_iter().find(|&(guest, _, size)| {
+            start >= guest && start.checked_add(len).is_some_and(|end| end <= guest + size)
+        })?;
+        // SAFETY: the range lies within one region of our mapping, and `&mut self` makes it ours.
+        Some(unsafe {
+            std::slice::from_raw_parts_mut(
+                self.base.add((offset + start - guest) as usize),
+                len as usize,
+            )
+        })
+    }
+
+    /// For the virtqueues.
+    pub fn guest(&self) -> &GuestMemoryMmap {
+        &self.guest
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// (guest address, offset in the host mapping, length) below and above the hole.
+fn regions(size: u64) -> [(u64, u64, u64); 2] {
+    let low = size.min(layout::HOLE_START);
+    [(0, 0, low), (layout::HOLE_END, low, size - low)]
+}
+
+fn region(base: *mut u8, guest: u64, offset: u64, len: u64) -> Result<GuestRegionMmap> {
+    let broken = || Error::Failed("--memory: the layout does not fit".into());
+    // SAFETY: the range is inside the mapping that `map_host` made, which is never undone.
+    let mapping = unsafe {
+        MmapRegion::build_raw(
+            base.add(offset as usize),
+            len as usize,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE,
+        )
+    };
+    GuestRegionMmap::new(mapping.map_err(|_| broken())?, GuestAddress(guest)).ok_or_else(broken)
+}
+
+fn check_size(config: &MemoryConfig) -> Result<()> {
+    let unit = config.hugepages.map_or(PAGE, PageSize::bytes);
+    let usage = |text| Err(Error::Usage(format!("--memory size={}: {text}", config.size)));
+    if config.size < MIN_SIZE {
+        return usage("a guest needs 16M at least");
+    }
+    if !config.size.is_multiple_of(unit) {
+        return usage(match config.hugepages {
+            Some(PageSize::Size1G) => "not a multiple of the page size; give a multiple of 1G",
+            Some(PageSize::Size2M) => "not a multiple of the page size; give a multiple of 2M",
+            None => "not a multiple of the page size; give a multiple of 4K",
+        });
+    }
+    // SAFETY: asks for two numbers.
+    let host = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) } as u64 * PAGE;
+    if config.size > host {
+        return Err(Error::Failed(format!(
+            "--memory size={}: this host has {host} bytes; give the guest less",
+            config.size
+        )));
+    }
+    Ok(())
+}
+
+fn map_host(config: &MemoryConfig) -> Result<*mut u8> {
+    let size = config.size as usize;
+    let mut flags = if config.shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    let mut fd = -1;
+    if config.shared {
+        fd = memfd(config)?;
+    } else {
+        flags |= libc::MAP_ANONYMOUS;
+    }
+    // Huge pages are reserved here, so that an empty pool is a message and not a guest killed later.
+    match config.hugepages {
+        Some(PageSize::Size2M) => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
+        Some(PageSize::Size1G) => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
+        None => flags |= libc::MAP_NORESERVE,
+    }
+    let map = |at: *mut libc::c_void, len: usize, flags, fd| {
+        // SAFETY: `at` is null, or inside a reservation that this function made and owns.
+        let address =
+            unsafe { libc::mmap(at, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+        if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(address) }
+    };
+    if config.hugepages.is_some() {
+        return match map(std::ptr::null_mut(), size, flags, fd) {
+            Ok(address) => Ok(address.cast()),
+            Err(error) => Err(hugepage_error(config, &error)),
+        };
+    }
+    let failed = |error| Error::Failed(format!("--memory size={}: {error}", config.size));
+    if !config.shared {
+        // More address space than needed, of which the aligned part is used: free, where trimming
+        // would be two more calls.
+        let address = map(std::ptr::null_mut(), size + HUGE, flags, fd).map_err(failed)?;
+        return Ok((address as usize).next_multiple_of(HUGE) as *mut u8);
+    }
+    let reserve = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let address = map(std::ptr::null_mut(), size + HUGE, reserve, -1).map_err(failed)?;
+    let aligned = (address as usize).next_multiple_of(HUGE) as *mut libc::c_void;
+    Ok(map(aligned, size, flags | libc::MAP_FIXED, fd).map_err(failed)?.cast())
+}
+
+fn memfd(config: &MemoryConfig) -> Result<libc::c_int> {
+    let flags = libc::MFD_CLOEXEC
+        | match config.hugepages {
+            Some(PageSize::Size2M) => libc::MFD_HUGETLB | libc::MFD_HUGE_2MB,
+            Some(PageSize::Size1G) => libc::MFD_HUGETLB | libc::MFD_HUGE_1GB,
+            None => 0,
+        };
+    // SAFETY: a constant, terminated name.
+    let fd = unsafe { libc::memfd_create(c"brisk-ram".as_ptr(), flags) };
+    // SAFETY: sets the size of the file that was just made.
+    if fd < 0 || unsafe { libc::ftruncate(fd, config.size as libc::off_t) } != 0 {
+        return Err(Error::Failed(format!("--memory shared=on: {}", io::Error::last_os_error())));
+    }
+    Ok(fd)
+}
+
+/// An empty pool in the numbers that mend it. Read only now, when it failed: the reservation itself
+/// was the check.
+fn hugepage_error(config: &MemoryConfig, error: &io::Error) -> Error {
+    let (name, size) = match config.hugepages {
+        Some(PageSize::Size1G) => ("1 GiB", PageSize::Size1G),
+        _ => ("2 MiB", PageSize::Size2M),
+    };
+    let pool = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", size.bytes() >> 10);
+    let read = |file: &str| -> Option<u64> {
+        std::fs::read_to_string(format!("{pool}/{file}")).ok()?.trim().parse().ok()
+    };
+    let needed = config.size / size.bytes();
+    let Some(free) = read("free_hugepages") else {
+        return Error::Failed(format!(
+            "--memory hugepages=on: this host has no {name} pages ({pool}: not there)"
+        ));
+    };
+    // Pages that others have reserved and not yet touched are not free for us.
+    let free = free.saturating_sub(read("resv_hugepages").unwrap_or(0));
+    if free >= needed {
+        return Error::Failed(format!("--memory hugepages=on: {error}"));
+    }
+    let total = read("nr_hugepages").unwrap_or(0) + needed - free;
+    Error::Failed(match size {
+        PageSize::Size2M => format!(
+            "--memory hugepages=on: {needed} free {name} pages needed, {free} free; try: \
+             sysctl vm.nr_hugepages={total}"
+        ),
+        PageSize::Size1G => format!(
+            "--memory hugepages=on: {needed} free {name} pages needed, {free} free; try: \
+             echo {total} > {pool}/nr_hugepages"
+        ),
+    })
+}
+
+/// Transparent huge pages, said before the first touch, which is when the kernel decides.
+fn advise(config: &MemoryConfig, base: *mut u8, size: usize) {
+    let advice = match config.thp {
+        Some(true) => libc::MADV_HUGEPAGE,
+        Some(false) => libc::MADV_NOHUGEPAGE,
+        None => return,
+    };
+    // SAFETY: the range is our own mapping; advice changes no content.
+    if unsafe { libc::madvise(base.cast(), size, advice) } != 0 {
+        // A host without transparent huge pages: slower, and no less right.
+        log::warn!("--memory thp: {}", io::Error::last_os_error());
+    }
+}

@@ -1,0 +1,38 @@
+//! What all vCPUs use: behind a lock where there can be several, a plain cell where there is one.
+
+#[cfg(feature = "smp")]
+use std::sync::{Mutex, MutexGuard};
+
+/// One value for all vCPUs.
+#[cfg(feature = "smp")]
+pub struct Shared<T>(Mutex<T>);
+
+#[cfg(feature = "smp")]
+impl<T> Shared<T> {
+    /// Shares `value`.
+    pub fn new(value: T) -> Shared<T> {
+        Shared(Mutex::new(value))
+    }
+
+    /// Waits for the other vCPUs to be done with it.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// One value for the only vCPU, whose thread makes every access.
+#[cfg(not(feature = "smp"))]
+pub struct Shared<T>(std::cell::RefCell<T>);
+
+#[cfg(not(feature = "smp"))]
+impl<T> Shared<T> {
+    /// Keeps `value`.
+    pub fn new(value: T) -> Shared<T> {
+        Shared(std::cell::RefCell::new(value))
+    }
+
+    /// The value; nothing that holds it asks again.
+    pub fn lock(&self) -> std::cell::RefMut<'_, T> {
+        self.0.borrow_mut()
+    }
+}

@@ -1,0 +1,261 @@
+//! Standard input and output as a guest's character device: raw where they are a terminal, no
+//! thread of its own, restored on every way out.
+
+use std::collections::VecDeque;
+use std::fs::File;
+#[cfg(feature = "console")]
+use std::fs::OpenOptions;
+#[cfg(feature = "serial")]
+use std::io::Write;
+use std::io::{self, Read};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd};
+#[cfg(feature = "console")]
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Mutex;
+
+use crate::config::Output;
+use crate::error::Result;
+use crate::output;
+use crate::signals;
+
+/// Starts a command to brisk itself.
+const ESCAPE: u8 = 1; // Ctrl-A
+const QUIT: u8 = b'x';
+
+/// What `restore` puts back.
+struct Saved {
+    terminal: Option<libc::termios>,
+    flags: libc::c_int,
+}
+
+static SAVED: Mutex<Option<Saved>> = Mutex::new(None);
+
+/// Where a device's output goes: `None` for nowhere.
+///
+/// # Errors
+/// The file cannot be made.
+pub fn open_output(flag: &'static str, output: &Output) -> Result<Option<File>> {
+    match output {
+        Output::Off | Output::Null => Ok(None),
+        // SAFETY: a duplicate in its own right would be a call more; the descriptor is never closed.
+        Output::Tty => Ok(Some(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) })),
+        Output::File(path) => output::create(flag, path).map(Some),
+    }
+}
+
+/// Standard input, read on the first vCPU's thread when SIGIO says that something came.
+pub struct Input {
+    stdin: ManuallyDrop<File>,
+    escape: bool,
+    /// There may be something to read.
+    more: bool,
+    ended: bool,
+    /// Read, and not yet taken by the guest; so that a guest that takes nothing can be quit.
+    waiting: VecDeque<u8>,
+}
+
+/// The most bytes that wait for the guest; more than this stay where they are.
+const MAX_WAITING: usize = 64 << 10;
+
+impl Input {
+    /// Makes a terminal raw and asks for SIGIO to the calling thread.
+    pub fn open() -> Input {
+        let raw = set_raw();
+        signals::install_for_input(raw);
+        // SAFETY: plain calls on our own standard input; a failure leaves it without SIGIO, as for a
+        // regular file, which `more` covers.
+        unsafe {
+            libc::fcntl(libc::STDIN_FILENO, libc::F_SETOWN, libc::getpid());
+            let flags = libc::fcntl(libc::STDIN_FILENO, libc::F_GETFL);
+            libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, flags | libc::O_ASYNC);
+        }
+        // SAFETY: standard input is never closed.
+        let stdin = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) });
+        Input::new(stdin)
+    }
+
+    fn new(stdin: ManuallyDrop<File>) -> Input {
+        // What came before anybody asked for SIGIO is found by the first look.
+        signals::expect_input();
+        Input { stdin, escape: false, more: true, ended: false, waiting: VecDeque::new() }
+    }
+
+    /// SIGIO came.
+    pub fn wake(&mut self) {
+        self.more = true;
+    }
+
+    /// Reads what is there, without waiting; true for Ctrl-A x.
+    pub fn fill(&mut self) -> bool {
+        while self.more && !self.ended && self.waiting.len() < MAX_WAITING {
+            if !self.readable() {
+                self.more = false;
+                break;
+            }
+            let mut bytes = [0; 256];
+            match self.stdin.read(&mut bytes) {
+                Ok(0) => self.ended = true,
+                Ok(count) => {
+                    if self.filter(&bytes[..count]) {
+                        return true;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.more = false;
+                    self.ended = error.kind() != io::ErrorKind::WouldBlock;
+                }
+            }
+        }
+        false
+    }
+
+    /// Moves what waits to the guest; how many bytes.
+    pub fn take(&mut self, to: &mut [u8]) -> usize {
+        let count = to.len().min(self.waiting.len());
+        for (to, byte) in to.iter_mut().zip(self.waiting.drain(..count)) {
+            *to = byte;
+        }
+        count
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Takes commands to brisk out of what was typed; true for "quit". Ctrl-A twice sends one.
+    fn filter(&mut self, bytes: &[u8]) -> bool {
+        for &byte in bytes {
+            match (std::mem::take(&mut self.escape), byte) {
+                (true, QUIT) => return true,
+                (false, ESCAPE) => self.escape = true,
+                _ => self.waiting.push_back(byte),
+            }
+        }
+        false
+    }
+
+    fn readable(&self) -> bool {
+        let mut poll =
+            libc::pollfd { fd: self.stdin.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one entry, as said; no waiting.
+        unsafe { libc::poll(&mut poll, 1, 0) > 0 }
+    }
+}
+
+/// Whether standard input is a terminal, which is then raw: keys go to the guest, signals and all.
+fn set_raw() -> bool {
+    // SAFETY: an all-zero termios is a valid place to read into; the calls only fail cleanly.
+    unsafe {
+        let mut terminal: libc::termios = std::mem::zeroed();
+        let is_terminal = libc::tcgetattr(libc::STDIN_FILENO, &mut terminal) == 0;
+        let flags = libc::fcntl(libc::STDIN_FILENO, libc::F_GETFL);
+        let saved = Saved { terminal: is_terminal.then_some(terminal), flags };
+        *SAVED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(saved);
+        if is_terminal {
+            libc::cfmakeraw(&mut terminal);
+            libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &terminal);
+        }
+        is_terminal
+    }
+}
+
+/// Columns and rows of the terminal on standard output, if it is one.
+#[cfg(feature = "console")]
+pub fn size() -> Option<(u16, u16)> {
+    // SAFETY: fills the one structure it is given.
+    unsafe {
+        let mut size: libc::winsize = std::mem::zeroed();
+        let status = libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size);
+        (status == 0 && size.ws_col > 0).then_some((size.ws_col, size.ws_row))
+    }
+}
+
+/// `output` by a file description of our own, on which no write waits. Standard output's is shared
+/// with whoever started us, who must not find it changed: it is opened anew, or, where that cannot
+/// be (a socket), stays as it is.
+#[cfg(feature = "console")]
+pub fn nonblocking(output: File, shared: bool) -> File {
+    if !shared {
+        // SAFETY: sets a flag of a description that nobody else has.
+        unsafe { libc::fcntl(output.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+        return output;
+    }
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    match OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/1") {
+        Ok(own) => {
+            // Standard output stays open, whoever uses it.
+            std::mem::forget(output);
+            own
+        }
+        Err(_) => output,
+    }
+}
+
+/// Asks for SIGIO whenever `output` can be written to, or no longer.
+#[cfg(feature = "console")]
+pub fn signal_when_writable(output: &File, on: bool) {
+    // SAFETY: plain calls on a descriptor that is open.
+    unsafe {
+        let fd = output.as_raw_fd();
+        libc::fcntl(fd, libc::F_SETOWN, libc::getpid());
+        let flags = libc::fcntl(fd, libc::F_GETFL);
+        let flags = if on { flags | libc::O_ASYNC } else { flags & !libc::O_ASYNC };
+        libc::fcntl(fd, libc::F_SETFL, flags);
+    }
+}
+
+/// Puts standard input back as it was found. Safe to call twice, and without `open` before.
+pub fn restore() {
+    let saved = SAVED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+    if let Some(saved) = saved {
+        // SAFETY: puts back what was read from the same descriptor.
+        unsafe {
+            libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, saved.flags);
+            if let Some(terminal) = saved.terminal {
+                libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &terminal);
+            }
+        }
+    }
+}
+
+/// Writes all of `bytes`, as far as the other side takes them: a closed pipe or a full disk loses
+/// output and never the VM.
+#[cfg(feature = "serial")]
+pub fn write_all(output: &mut File, bytes: &[u8]) {
+    if let Err(error) = output.write_all(bytes) {
+        log::debug!("guest output lost: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(parts: &[&[u8]]) -> (Vec<u8>, bool) {
+        let mut input = Input::new(ManuallyDrop::new(File::open("/dev/null").unwrap()));
+        let quit = parts.iter().any(|part| input.filter(part));
+        (input.waiting.into(), quit)
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_in_order() {
+        let mut input = Input::new(ManuallyDrop::new(File::open("/dev/zero").unwrap()));
+        assert!(!input.fill());
+        assert!((MAX_WAITING..MAX_WAITING + 256).contains(&input.waiting.len()));
+        input.waiting = b"abc".iter().copied().collect();
+        let mut to = [0; 2];
+        assert_eq!((input.take(&mut to), &to), (2, b"ab"));
+        assert_eq!((input.take(&mut to), to[0]), (1, b'c'));
+        assert!(input.is_empty());
+    }
+
+    #[test]
+    fn escape_commands_are_taken_out_even_when_split() {
+        assert_eq!(typed(&[b"ab\x01\x01c"]), (b"ab\x01c".to_vec(), false));
+        assert_eq!(typed(&[b"a\x01", b"x"]), (b"a".to_vec(), true));
+        assert_eq!(typed(&[b"x\x01yz"]), (b"xyz".to_vec(), false));
+    }
+}

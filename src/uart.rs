@@ -1,0 +1,103 @@
+//! The serial port's host side: bytes to and from the pure model (feature `serial`).
+
+use std::fs::File;
+
+use brisk_devices::serial::Serial;
+
+use crate::config::Output;
+use crate::error::Result;
+use crate::terminal::{self, Input};
+
+/// Output is handed on at each end of a line, or when this many bytes wait.
+const BATCH: usize = 256;
+/// Interrupt enable register: a driver writes it when it has nothing more to send.
+const IER: u8 = 1;
+/// Line status register: a driver that polls reads it before each byte.
+const LSR: u8 = 5;
+
+/// A 16550A and where its bytes go.
+pub struct Uart {
+    model: Serial,
+    output: Option<File>,
+    batch: Vec<u8>,
+    input: Option<Input>,
+    /// The register read last was the line status: a second read in a row is a guest that waits.
+    polling: bool,
+    line: bool,
+}
+
+impl Uart {
+    /// None where the guest has no serial port.
+    ///
+    /// # Errors
+    /// The output file cannot be made.
+    pub fn open(output: &Output) -> Result<Option<Uart>> {
+        if *output == Output::Off {
+            return Ok(None);
+        }
+        let input = (*output == Output::Tty).then(Input::open);
+        let output = terminal::open_output("--serial", output)?;
+        let batch = Vec::with_capacity(if output.is_some() { BATCH } else { 0 });
+        let model = Serial::new();
+        Ok(Some(Uart { model, output, batch, input, polling: false, line: false }))
+    }
+
+    /// A byte read from register `offset` (0 to 7).
+    pub fn read(&mut self, offset: u8) -> u8 {
+        let again = std::mem::replace(&mut self.polling, offset == LSR);
+        if again && offset == LSR {
+            self.flush();
+        }
+        self.model.read(offset)
+    }
+
+    /// A byte written to register `offset` (0 to 7).
+    pub fn write(&mut self, offset: u8, value: u8) {
+        self.polling = false;
+        if let Some(byte) = self.model.write(offset, value)
+            && self.output.is_some()
+        {
+            self.batch.push(byte);
+            if byte == b'\n' || self.batch.len() >= BATCH {
+                self.flush();
+            }
+        } else if offset == IER {
+            self.flush();
+        }
+    }
+
+    /// Whether the interrupt line has risen since this was last asked.
+    pub fn interrupt(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.line, self.model.irq());
+        self.line && !before
+    }
+
+    /// SIGIO came: there may be input.
+    pub fn wake(&mut self) {
+        if let Some(input) = &mut self.input {
+            input.wake();
+        }
+    }
+
+    /// Takes what was typed, as far as the receive FIFO has room; true for Ctrl-A x.
+    pub fn receive(&mut self) -> bool {
+        let Some(input) = &mut self.input else { return false };
+        let quit = input.fill();
+        while !input.is_empty() && self.model.rx_space() > 0 {
+            let mut byte = [0];
+            input.take(&mut byte);
+            self.model.receive(byte[0]);
+        }
+        quit
+    }
+
+    /// Hands on what waits.
+    pub fn flush(&mut self) {
+        if let Some(output) = &mut self.output
+            && !self.batch.is_empty()
+        {
+            terminal::write_all(output, &self.batch);
+            self.batch.clear();
+        }
+    }
+}

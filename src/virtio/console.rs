@@ -1,0 +1,190 @@
+//! virtio-console's host side (feature `console`).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use brisk_devices::virtio::console;
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
+
+use super::Backend;
+use super::queue::{self, Broken, Buffers, Taken};
+use crate::config::Output;
+use crate::error::Result;
+use crate::signals;
+use crate::terminal::{self, Input};
+
+/// Bytes taken from the input at a time.
+const CHUNK: usize = 1024;
+
+/// hvc0 and where its bytes go.
+pub struct Console {
+    model: console::Console,
+    output: Option<File>,
+    /// Bytes of the transmit queue's first chain that are written already.
+    sent: usize,
+    waits: bool,
+    input: Option<Input>,
+    quit: bool,
+    buffers: Buffers,
+}
+
+impl Console {
+    /// None where the guest has no console.
+    ///
+    /// # Errors
+    /// The output file cannot be made.
+    pub fn open(output: &Output) -> Result<Option<Console>> {
+        if *output == Output::Off {
+            return Ok(None);
+        }
+        let is_tty = *output == Output::Tty;
+        let mut file = terminal::open_output("--console", output)?;
+        // A regular file takes what it is given; anything else may have a slow reader, and SIGIO says
+        // when that has made room.
+        if file.as_ref().is_some_and(|file| !file.metadata().is_ok_and(|meta| meta.is_file())) {
+            file = file.map(|file| terminal::nonblocking(file, is_tty));
+            signals::install_for_input(false);
+        }
+        let input = is_tty.then(Input::open);
+        let size = if is_tty { terminal::size() } else { None };
+        if size.is_some() {
+            signals::install_for_resize();
+        }
+        Ok(Some(Console {
+            model: console::Console::new(size),
+            output: file,
+            sent: 0,
+            waits: false,
+            input,
+            quit: false,
+            buffers: Buffers::default(),
+        }))
+    }
+
+    /// SIGIO came: there may be input, or room for output.
+    pub fn wake(&mut self) {
+        if let Some(input) = &mut self.input {
+            input.wake();
+            self.quit |= input.fill();
+        }
+    }
+
+    /// Whether output waits for a slow reader.
+    pub fn output_waits(&self) -> bool {
+        self.waits
+    }
+
+    /// Whether Ctrl-A x was typed.
+    pub fn quit(&self) -> bool {
+        self.quit
+    }
+
+    /// Whether the terminal has another size than the driver knows.
+    pub fn resized(&mut self) -> bool {
+        signals::take_resize()
+            && terminal::size().is_some_and(|(columns, rows)| self.model.resize(columns, rows))
+    }
+
+    fn receive(
+        &mut self,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+    ) -> std::result::Result<bool, Broken> {
+        let Self { input: Some(input), buffers, quit, .. } = self else { return Ok(false) };
+        *quit |= input.fill();
+        queue::drain(queue, memory, |chain| {
+            if *quit || input.is_empty() {
+                return Ok(Taken::Left);
+            }
+            buffers.collect(chain, memory)?;
+            let room = buffers.writable.iter().map(|buffer| buffer.iov_len).sum();
+            let mut bytes = [0; CHUNK];
+            let count = input.take(&mut bytes[..CHUNK.min(room)]);
+            let written = queue::put_front(&mut buffers.writable, &bytes[..count]);
+            Ok(Taken::Used(written as u32))
+        })
+    }
+
+    fn send(
+        &mut self,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+    ) -> std::result::Result<bool, Broken> {
+        let Self { output, sent, waits, buffers, .. } = self;
+        let waited = std::mem::take(waits);
+        let result = queue::drain(queue, memory, |chain| {
+            let Some(output) = output else { return Ok(Taken::Used(0)) };
+            buffers.collect(chain, memory)?;
+            queue::advance(&mut buffers.readable, *sent);
+            while let Some(buffer) = buffers.readable.first() {
+                match write(output, buffer) {
+                    Ok(count) => {
+                        *sent += count;
+                        queue::advance(&mut buffers.readable, count);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        // The chain stays in the queue: the guest waits only when that is full.
+                        *waits = true;
+                        return Ok(Taken::Left);
+                    }
+                    Err(error) => {
+                        log::debug!("--console: output lost: {error}");
+                        break;
+                    }
+                }
+            }
+            *sent = 0;
+            Ok(Taken::Used(0))
+        });
+        let waits = *waits;
+        if let Some(output) = output
+            && waited != waits
+        {
+            terminal::signal_when_writable(output, waits);
+            if waits {
+                // There may be room since: then nothing will signal it.
+                return Ok(self.send(queue, memory)? || result?);
+            }
+        }
+        result
+    }
+}
+
+/// Writes from `buffer`, as much as goes without waiting, and at least a byte.
+fn write(output: &File, buffer: &libc::iovec) -> io::Result<usize> {
+    loop {
+        // SAFETY: the buffer was checked to be in guest memory.
+        let count = unsafe { libc::write(output.as_raw_fd(), buffer.iov_base, buffer.iov_len) };
+        if count > 0 {
+            return Ok(count as usize);
+        }
+        let error = io::Error::last_os_error();
+        if count == 0 || error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+impl Backend<{ console::QUEUES }> for Console {
+    type Model = console::Console;
+
+    fn model(&mut self) -> &mut console::Console {
+        &mut self.model
+    }
+
+    fn process(
+        &mut self,
+        index: u16,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+    ) -> std::result::Result<bool, Broken> {
+        if index == console::TX { self.send(queue, memory) } else { self.receive(queue, memory) }
+    }
+
+    fn activate(&mut self, _features: u64) {
+        self.sent = 0;
+        self.waits = false;
+    }
+}

@@ -1,0 +1,78 @@
+//! virtio over MMIO (virtio 1.3, 4.2): one window of registers and one pin of the IOAPIC a device.
+
+use brisk_boot::{VirtioMmio, layout};
+use brisk_devices::virtio::mmio;
+use vm_memory::GuestMemoryMmap;
+
+use super::slots::each;
+use super::{Backend, Function, Raise, Signal, Slots};
+
+impl<B: Backend<Q>, const Q: usize> Function<B, Q> {
+    /// A read of `data.len()` bytes at `offset` into the device's window.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
+        mmio::read(&self.common, self.backend.model(), offset, data);
+    }
+
+    /// A write of `data` at `offset` into the device's window. True where the driver is to be
+    /// interrupted.
+    pub fn write(&mut self, offset: u64, data: &[u8], memory: &GuestMemoryMmap) -> bool {
+        let effect = mmio::write(&mut self.common, self.backend.model(), offset, data);
+        self.apply(effect, memory) != Raise::Nothing
+    }
+}
+
+impl Slots {
+    /// The windows that the guest is to be told of.
+    pub fn windows(&self) -> Vec<VirtioMmio> {
+        if self.over_pci() {
+            return Vec::new();
+        }
+        (0..self.slots.len() as u32)
+            .map(|index| VirtioMmio {
+                base: layout::VIRTIO_MMIO_BASE + u64::from(index * layout::VIRTIO_MMIO_SIZE),
+                size: layout::VIRTIO_MMIO_SIZE,
+                gsi: gsi(index as usize).into(),
+            })
+            .collect()
+    }
+
+    /// A read at `offset` from the first window; false where there is no device.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) -> bool {
+        let (index, offset) = window(offset);
+        if self.over_pci() {
+            return false;
+        }
+        let Some(slot) = self.slots.get_mut(index) else { return false };
+        each!(slot, function => function.read(offset, data));
+        true
+    }
+
+    /// A write at `offset` from the first window; false where there is no device.
+    pub fn write(&mut self, offset: u64, data: &[u8], mut signal: impl FnMut(Signal)) -> bool {
+        let (index, offset) = window(offset);
+        if self.over_pci() {
+            return false;
+        }
+        let Some(slot) = self.slots.get_mut(index) else { return false };
+        if each!(slot, function => function.write(offset, data, &self.memory)) {
+            signal(Signal::Gsi(gsi(index)));
+        }
+        true
+    }
+}
+
+/// The device's number and the offset within its window.
+fn window(offset: u64) -> (usize, u64) {
+    let size = u64::from(layout::VIRTIO_MMIO_SIZE);
+    ((offset / size) as usize, offset % size)
+}
+
+/// The pin of device `index`: low ones, so that few pins are enough, without the serial port's and
+/// without those that Linux keeps for a PC's timer (0) and cascade (2).
+pub(super) fn gsi(index: usize) -> u8 {
+    match index {
+        0 => 1,
+        1 => 3,
+        _ => (layout::COM1_GSI as usize + index - 1) as u8,
+    }
+}

@@ -1,0 +1,266 @@
+//! virtio over PCI (virtio 1.3, 4.1): bus 0 with the host bridge and one function a device (feature
+//! `pci`).
+//!
+//! All are functions of device 0, so that Linux, which looks for each of 32 devices, finds one. It
+//! reads their configuration space as memory ([`ecam`]). The ports 0xcf8 to 0xcff answer only where
+//! they are asked for: Linux prefers them, and each access by them is two exits.
+//!
+//! The BARs are assigned before the guest starts, so that it has nothing to assign. An MSI-X message
+//! goes to KVM in the exit that causes it: there is no route to set up, so what a driver writes to
+//! the MSI-X table costs no more than the exit.
+
+mod ecam;
+
+use brisk_boot::layout;
+use brisk_devices::pci::{Address, ConfigPorts, HostBridge};
+use brisk_devices::virtio::pci::{self, BAR_SIZE, Effect, VirtioPci};
+use vm_memory::GuestMemoryMmap;
+
+use super::slots::{Slot, each};
+use super::{Backend, Function, Raise, Signal, Slots};
+use crate::error::Result;
+use crate::kvm::Vm;
+use ecam::Readable;
+
+/// The bus apart from its devices.
+pub struct Pci {
+    ports: Option<ConfigPorts>,
+    readable: Option<Readable>,
+    /// In the order of the devices, whose numbers on the bus are one higher: 0 is the host bridge.
+    functions: Vec<Box<pci::Function>>,
+}
+
+impl Pci {
+    /// A function for each of `slots`, their BARs one after the other in the window.
+    pub(super) fn new(slots: &mut [Slot], ports: bool) -> Pci {
+        let bars = (layout::PCI_MEM32.start..).step_by(BAR_SIZE as usize);
+        let functions =
+            slots.iter_mut().zip(bars).map(|(slot, bar)| new_function(slot, bar)).collect();
+        Pci { ports: ports.then(ConfigPorts::new), readable: None, functions }
+    }
+
+    /// For what a device says without being asked: brings it from device `index`, which is `slot`,
+    /// to its driver.
+    #[cfg(any(feature = "console", feature = "io-uring"))]
+    pub(super) fn raise(
+        &mut self,
+        index: usize,
+        slot: &Slot,
+        raise: Raise,
+        signal: &mut impl FnMut(Signal),
+    ) {
+        if let Some(function) = self.functions.get_mut(index) {
+            each!(slot, device => device.raise(function, raise, signal));
+        }
+    }
+}
+
+/// With one vector for the configuration and one a queue: Linux then needs to share none, and each
+/// vector more would be a masked entry more for it to mask.
+fn new_function(slot: &mut Slot, bar: u64) -> Box<pci::Function> {
+    match each!(slot, device => device.queue_count()) {
+        1 => Box::new(VirtioPci::<2>::new(bar)),
+        2 => Box::new(VirtioPci::<3>::new(bar)),
+        _ => Box::new(VirtioPci::<9>::new(bar)),
+    }
+}
+
+/// The number of the function at `address`, counted over all devices of the bus.
+fn number(address: Address) -> usize {
+    usize::from(address.device) << 3 | usize::from(address.function)
+}
+
+impl Slots {
+    /// Lets the guest read configuration space as memory, by memory slot `slot` of `vm`, if it uses
+    /// the enhanced one.
+    ///
+    /// # Errors
+    /// KVM did not take the slot.
+    pub fn make_readable(&mut self, vm: &'static Vm, slot: u32) -> Result<()> {
+        if self.pci.as_ref().is_none_or(|pci| pci.ports.is_some()) {
+            return Ok(());
+        }
+        let count = self.slots.len() + 1;
+        let readable = Readable::new(vm, slot, count, |number, at| self.config_word(number, at))?;
+        if let Some(pci) = &mut self.pci {
+            pci.readable = Some(readable);
+        }
+        Ok(())
+    }
+
+    /// `in` from port 0xcf8 + `offset`: `data` holds accesses of `width` bytes. False where no
+    /// ports are wanted.
+    pub fn ports_in(&mut self, offset: u16, width: u8, data: &mut [u8]) -> bool {
+        for access in data.chunks_exact_mut(width.into()) {
+            let Some(Pci { ports: Some(ports), .. }) = &self.pci else { return false };
+            if let Some(address) = ports.read(offset, access) {
+                self.config_read(number(address), address.register, access);
+            }
+        }
+        true
+    }
+
+    /// `out` to port 0xcf8 + `offset`: `data` holds accesses of `width` bytes. False where no ports
+    /// are wanted.
+    pub fn ports_out(
+        &mut self,
+        offset: u16,
+        width: u8,
+        data: &[u8],
+        mut signal: impl FnMut(Signal),
+    ) -> bool {
+        for access in data.chunks_exact(width.into()) {
+            let Some(Pci { ports: Some(ports), .. }) = &mut self.pci else { return false };
+            if let Some(address) = ports.write(offset, access) {
+                self.config_write(address, access, &mut signal);
+            }
+        }
+        true
+    }
+
+    /// A read at `offset` into the enhanced configuration space. False where there is no PCI.
+    pub fn ecam_read(&mut self, offset: u64, data: &mut [u8]) -> bool {
+        if self.pci.is_some()
+            && let Some(address) = Address::from_ecam(offset)
+        {
+            self.config_read(number(address), address.register, data);
+        }
+        self.pci.is_some()
+    }
+
+    /// A write at `offset` into the enhanced configuration space. False where there is no PCI.
+    pub fn ecam_write(&mut self, offset: u64, data: &[u8], mut signal: impl FnMut(Signal)) -> bool {
+        if self.pci.is_some()
+            && let Some(address) = Address::from_ecam(offset)
+        {
+            self.config_write(address, data, &mut signal);
+        }
+        self.pci.is_some()
+    }
+
+    /// 32 bits of configuration space.
+    fn config_word(&mut self, number: usize, register: u16) -> u32 {
+        let mut word = [0; 4];
+        self.config_read(number, register, &mut word);
+        u32::from_le_bytes(word)
+    }
+
+    /// Fills `data`, all ones where no function is.
+    fn config_read(&mut self, number: usize, register: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        let Some(index) = number.checked_sub(1) else {
+            return HostBridge::config_read(register, data);
+        };
+        if let Some((slot, function, _)) = self.function(index) {
+            each!(slot, device => {
+                let model = device.backend.model();
+                function.config_read(&mut device.common, model, register, data);
+            });
+        }
+    }
+
+    fn config_write(&mut self, address: Address, data: &[u8], signal: &mut impl FnMut(Signal)) {
+        let (number, register) = (number(address), address.register);
+        let Some(index) = number.checked_sub(1) else { return };
+        let Some((slot, function, memory)) = self.function(index) else { return };
+        each!(slot, device => {
+            let model = device.backend.model();
+            let effect = function.config_write(&mut device.common, model, register, data);
+            device.settle(function, effect, memory, signal);
+        });
+        let uses_window = function.uses_window();
+        let word = self.config_word(number, register & !3);
+        if let Some(readable) = self.pci.as_mut().and_then(|pci| pci.readable.as_mut()) {
+            if uses_window {
+                readable.hide();
+            }
+            readable.set(number, register, word);
+        }
+    }
+
+    /// A read at an address in the window for BARs; false where no function has its BAR there.
+    pub fn bar_read(&mut self, address: u64, data: &mut [u8]) -> bool {
+        let Some(index) = self.at(address) else { return false };
+        let Some((slot, function, _)) = self.function(index) else { return false };
+        each!(slot, device => {
+            let model = device.backend.model();
+            function.bar_read(&mut device.common, model, address % BAR_SIZE, data);
+        });
+        true
+    }
+
+    /// A write at an address in the window for BARs; false where no function has its BAR there.
+    pub fn bar_write(&mut self, address: u64, data: &[u8], mut signal: impl FnMut(Signal)) -> bool {
+        let Some(index) = self.at(address) else { return false };
+        let Some((slot, function, memory)) = self.function(index) else { return false };
+        each!(slot, device => {
+            let model = device.backend.model();
+            let effect = function.bar_write(&mut device.common, model, address % BAR_SIZE, data);
+            device.settle(function, effect, memory, &mut signal);
+        });
+        true
+    }
+
+    /// The device whose BAR `address` is in. A BAR that the guest moved over RAM is not seen, since
+    /// RAM causes no exit; one out of the window is not either, since only the window is looked up
+    /// here; of two at one place the first answers.
+    fn at(&self, address: u64) -> Option<usize> {
+        let base = address - address % BAR_SIZE;
+        let functions = &self.pci.as_ref()?.functions;
+        functions.iter().position(|function| function.bar() == Some(base))
+    }
+
+    fn function(
+        &mut self,
+        index: usize,
+    ) -> Option<(&mut Slot, &mut pci::Function, &GuestMemoryMmap)> {
+        let Slots { slots, pci, memory } = self;
+        Some((slots.get_mut(index)?, pci.as_mut()?.functions.get_mut(index)?, memory))
+    }
+}
+
+impl<B: Backend<Q>, const Q: usize> Function<B, Q> {
+    /// Does what an access came to.
+    fn settle(
+        &mut self,
+        function: &mut pci::Function,
+        effect: Effect,
+        memory: &GuestMemoryMmap,
+        signal: &mut impl FnMut(Signal),
+    ) {
+        let vectors = match effect {
+            // Where a BAR is, each access looks up.
+            Effect::None | Effect::BarMoved => return,
+            Effect::Virtio(effect) => {
+                let raise = self.apply(effect, memory);
+                return self.raise(function, raise, signal);
+            }
+            Effect::Vector(vector) => vector..vector + 1,
+            Effect::Vectors => 0..function.msix.vectors(),
+        };
+        for vector in vectors {
+            if function.msix.take_pending(vector)
+                && let Some(message) = function.msix.message(vector)
+            {
+                signal(Signal::Msi(message));
+            }
+        }
+    }
+
+    fn raise(&self, function: &mut pci::Function, raise: Raise, signal: &mut impl FnMut(Signal)) {
+        let vector = match raise {
+            Raise::Nothing => return,
+            Raise::Config => function.config_vector(),
+            Raise::Queue(index) => {
+                self.common.queue(index).map_or(pci::NO_VECTOR, |queue| queue.vector())
+            }
+        };
+        if let Some(message) = function.msix.raise(vector) {
+            signal(Signal::Msi(message));
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "console")]
+mod tests;

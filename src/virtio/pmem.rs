@@ -1,0 +1,209 @@
+//! virtio-pmem's host side (feature `pmem`): an image mapped into the guest's physical memory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd};
+
+use brisk_devices::virtio::pmem;
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
+
+use super::Backend;
+use super::queue::{self, Broken, Buffers, Taken};
+use crate::config::PmemConfig;
+use crate::error::{Error, Result};
+use crate::image;
+use crate::kvm::Vm;
+use crate::signals;
+
+/// Linux maps a pmem in steps of 2 MiB, on the guest's side and, where the file's pages allow it,
+/// on the host's.
+const ALIGN: u64 = 2 << 20;
+const PAGE: u64 = 4096;
+
+/// Where the next pmem goes.
+pub struct Place<'a> {
+    /// Gets the memory.
+    pub vm: &'a Vm,
+    /// The next free memory slot.
+    pub slot: u32,
+    /// The next free guest address.
+    pub guest: u64,
+}
+
+/// A mapped image.
+pub struct Pmem {
+    model: pmem::Pmem,
+    file: File,
+    discard_writes: bool,
+    host: u64,
+    /// Bytes from `host` on that are the file's.
+    mapped: u64,
+    /// The image shrank: what the guest wrote there is lost, and a flush says so.
+    shrunk: bool,
+    /// Says by SIGIO that somebody else writes to the image or truncates it: where KVM resolves
+    /// page faults asynchronously, it would try for ever to read what is no longer there.
+    watch: Option<File>,
+    buffers: Buffers,
+}
+
+impl Pmem {
+    /// Maps the image and gives it to the guest at `place`, which moves on.
+    ///
+    /// # Errors
+    /// The image cannot be used.
+    pub fn open(config: &PmemConfig, place: &mut Place<'_>) -> Result<Pmem> {
+        let guest = place.guest.next_multiple_of(ALIGN);
+        let (pmem, size) = Pmem::map(config, guest)?;
+        // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
+        unsafe { place.vm.set_memory(place.slot, guest, size, pmem.host)? };
+        place.slot += 1;
+        place.guest = guest + size;
+        Ok(pmem)
+    }
+
+    /// Maps the image for a guest that is to see it at the guest-physical address `guest`, a
+    /// multiple of 2 MiB; also its length there in bytes, a multiple of 2 MiB.
+    ///
+    /// # Errors
+    /// The image cannot be used.
+    pub fn map(config: &PmemConfig, guest: u64) -> Result<(Pmem, u64)> {
+        let path = &config.path;
+        let file = OpenOptions::new().read(true).write(!config.discard_writes).open(path);
+        let file =
+            file.map_err(|error| image::open_error("--pmem", path, error, "discard_writes=on"))?;
+        let len = image::check("--pmem", path, &file, !config.discard_writes)?;
+        let size = len.next_multiple_of(ALIGN);
+        let mapped = len.next_multiple_of(PAGE);
+        let host =
+            map(&file, size, mapped, config.discard_writes).map_err(Error::file("--pmem", path))?;
+        let pmem = Pmem {
+            model: pmem::Pmem::new(guest, size),
+            file,
+            discard_writes: config.discard_writes,
+            host,
+            mapped,
+            shrunk: false,
+            watch: watch(path),
+            buffers: Buffers::default(),
+        };
+        Ok((pmem, size))
+    }
+
+    /// Replaces what the file no longer has by memory of its own, so that the guest can go on; true
+    /// where there was something to replace.
+    pub fn mend(&mut self) -> bool {
+        if let Some(watch) = &mut self.watch {
+            // Only an empty queue of events signals the next one.
+            while watch.read(&mut [0; 512]).is_ok_and(|count| count > 0) {}
+        }
+        let Ok(len) = self.file.metadata().map(|meta| meta.len()) else { return false };
+        let have = len.next_multiple_of(PAGE);
+        if have >= self.mapped {
+            return false;
+        }
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: replaces the end of our own mapping, which no reference of ours points into.
+        let at = unsafe {
+            libc::mmap(
+                (self.host + have) as *mut libc::c_void,
+                (self.mapped - have) as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            )
+        };
+        log::error!("--pmem: the image shrank to {len} bytes while the guest was using it");
+        self.mapped = have;
+        self.shrunk = true;
+        at != libc::MAP_FAILED
+    }
+
+    fn flush(&self) -> pmem::Response {
+        if self.shrunk {
+            return pmem::Response::Error;
+        }
+        if self.discard_writes {
+            return pmem::Response::Ok;
+        }
+        match self.file.sync_data() {
+            Ok(()) => pmem::Response::Ok,
+            Err(error) => {
+                log::error!("--pmem: flush: {error}");
+                pmem::Response::Error
+            }
+        }
+    }
+}
+
+/// Asks for SIGIO when the image at `path` is changed by a call of somebody's (the guest's own
+/// writes, through the mapping, are none). `None` where that cannot be had.
+fn watch(path: &str) -> Option<File> {
+    let path = std::ffi::CString::new(path).ok()?;
+    // SAFETY: plain calls on a descriptor made here, and a terminated path.
+    unsafe {
+        let fd = libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK);
+        if fd < 0 {
+            return None;
+        }
+        let file = File::from_raw_fd(fd);
+        if libc::inotify_add_watch(fd, path.as_ptr(), libc::IN_MODIFY) < 0 {
+            return None;
+        }
+        signals::install_for_io();
+        libc::fcntl(fd, libc::F_SETOWN, libc::getpid());
+        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK | libc::O_ASYNC);
+        Some(file)
+    }
+}
+
+/// Maps the first `mapped` bytes of `file` at a multiple of 2 MiB; up to `size` bytes the rest is
+/// memory that belongs to no file.
+fn map(file: &File, size: u64, mapped: u64, private: bool) -> io::Result<u64> {
+    let writable = libc::PROT_READ | libc::PROT_WRITE;
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let call = |at: u64, len: u64, flags, fd| {
+        // SAFETY: places memory anywhere, or (MAP_FIXED) within the reservation made just before.
+        let address = unsafe { libc::mmap(at as *mut _, len as usize, writable, flags, fd, 0) };
+        if address == libc::MAP_FAILED {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(address as u64)
+        }
+    };
+    let host = call(0, size + ALIGN, anonymous, -1)?.next_multiple_of(ALIGN);
+    let sharing = if private { libc::MAP_PRIVATE | libc::MAP_NORESERVE } else { libc::MAP_SHARED };
+    call(host, mapped, sharing | libc::MAP_FIXED, file.as_raw_fd())
+}
+
+impl Backend<{ pmem::QUEUES }> for Pmem {
+    type Model = pmem::Pmem;
+
+    fn model(&mut self) -> &mut pmem::Pmem {
+        &mut self.model
+    }
+
+    fn process(
+        &mut self,
+        _index: u16,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+    ) -> std::result::Result<bool, Broken> {
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let result = queue::drain(queue, memory, |chain| {
+            buffers.collect(chain, memory)?;
+            let mut request = [0; pmem::REQUEST_LEN];
+            let have = queue::take_front(&mut buffers.readable, &mut request);
+            let room = queue::len(&buffers.writable);
+            let response = match pmem::Pmem::parse(&request[..have], room) {
+                Ok(pmem::Request::Flush) => self.flush(),
+                Err(response) => response,
+            };
+            let written = queue::put_front(&mut buffers.writable, &response.to_bytes());
+            Ok(Taken::Used(written as u32))
+        });
+        self.buffers = buffers;
+        result
+    }
+}

@@ -1,0 +1,234 @@
+//! From a queue's setup to buffers in the host's memory: every address is checked once, here.
+
+use brisk_devices::virtio::{self, F_EVENT_IDX};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use crate::signals;
+
+/// The driver broke the ring's rules in a way that leaves no request to answer (virtio 1.3, 2.1.2).
+#[derive(Debug)]
+pub struct Broken;
+
+/// The virtqueue for a setup that the driver handed over; `None` where its rings are not in RAM.
+pub fn start(setup: &virtio::Queue, features: u64, memory: &GuestMemoryMmap) -> Option<Queue> {
+    let mut queue = Queue::new(setup.size()).ok()?;
+    queue.try_set_size(setup.size()).ok()?;
+    queue.try_set_desc_table_address(GuestAddress(setup.desc_table())).ok()?;
+    queue.try_set_avail_ring_address(GuestAddress(setup.avail_ring())).ok()?;
+    queue.try_set_used_ring_address(GuestAddress(setup.used_ring())).ok()?;
+    queue.set_event_idx(features & F_EVENT_IDX != 0);
+    queue.set_ready(true);
+    queue.is_valid(memory).then_some(queue)
+}
+
+/// A chain's buffers, as the host's addresses. Kept between requests, so that none allocates.
+#[derive(Default)]
+pub struct Buffers {
+    /// Device-readable, in order.
+    pub readable: Vec<libc::iovec>,
+    /// Device-writable, in order.
+    pub writable: Vec<libc::iovec>,
+}
+
+// SAFETY: the addresses are of guest memory, which is mapped for as long as the process lives and
+// belongs to no thread.
+unsafe impl Send for Buffers {}
+
+impl Buffers {
+    /// Takes the buffers of `chain`; empty ones are left out.
+    ///
+    /// # Errors
+    /// A buffer is not in RAM, or a readable one follows a writable one (virtio 1.3, 2.7.4.2).
+    pub fn collect(
+        &mut self,
+        chain: DescriptorChain<&GuestMemoryMmap>,
+        memory: &GuestMemoryMmap,
+    ) -> Result<(), Broken> {
+        self.readable.clear();
+        self.writable.clear();
+        for descriptor in chain {
+            let len = descriptor.len() as usize;
+            if len == 0 {
+                continue;
+            }
+            let slice = memory.get_slice(descriptor.addr(), len).map_err(|_| Broken)?;
+            let iov_base = slice.ptr_guard_mut().as_ptr().cast();
+            let buffer = libc::iovec { iov_base, iov_len: len };
+            if descriptor.is_write_only() {
+                self.writable.push(buffer);
+            } else if self.writable.is_empty() {
+                self.readable.push(buffer);
+            } else {
+                return Err(Broken);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes in `buffers`.
+#[cfg(any(feature = "block", feature = "pmem"))]
+pub fn len(buffers: &[libc::iovec]) -> u64 {
+    buffers.iter().map(|buffer| buffer.iov_len as u64).sum()
+}
+
+/// Copies the first bytes out of `buffers` and shortens them by as many; how many there were.
+#[cfg(any(feature = "block", feature = "pmem"))]
+pub fn take_front(buffers: &mut Vec<libc::iovec>, to: &mut [u8]) -> usize {
+    let mut done = 0;
+    while done < to.len()
+        && let Some(buffer) = buffers.first_mut()
+    {
+        let count = buffer.iov_len.min(to.len() - done);
+        // SAFETY: the buffer was checked to be in RAM by `collect`, and `count` is within both.
+        unsafe {
+            std::ptr::copy_nonoverlapping(buffer.iov_base.cast(), to[done..].as_mut_ptr(), count);
+        }
+        done += count;
+        advance(buffers, count);
+    }
+    done
+}
+
+/// Copies `from` into the first bytes of `buffers` and shortens them by as many; how many fitted.
+pub fn put_front(buffers: &mut Vec<libc::iovec>, from: &[u8]) -> usize {
+    let mut done = 0;
+    while done < from.len()
+        && let Some(buffer) = buffers.first_mut()
+    {
+        let count = buffer.iov_len.min(from.len() - done);
+        // SAFETY: as in `take_front`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from[done..].as_ptr(), buffer.iov_base.cast(), count);
+        }
+        done += count;
+        advance(buffers, count);
+    }
+    done
+}
+
+/// Drops the first `count` bytes of `buffers`.
+pub fn advance(buffers: &mut Vec<libc::iovec>, mut count: usize) {
+    let mut whole = 0;
+    for buffer in buffers.iter_mut() {
+        if count < buffer.iov_len {
+            // SAFETY: stays within the buffer.
+            buffer.iov_base = unsafe { buffer.iov_base.cast::<u8>().add(count) }.cast();
+            buffer.iov_len -= count;
+            break;
+        }
+        count -= buffer.iov_len;
+        whole += 1;
+    }
+    buffers.drain(..whole);
+}
+
+/// The next chain, if the driver has put one into the queue.
+///
+/// # Errors
+/// The ring's index is further ahead than the ring is long, or it left RAM.
+pub fn next<'a>(
+    queue: &mut Queue,
+    memory: &'a GuestMemoryMmap,
+) -> Result<Option<DescriptorChain<&'a GuestMemoryMmap>>, Broken> {
+    Ok(queue.iter(memory).map_err(|_| Broken)?.next())
+}
+
+/// Gives chain `head` back with `written` bytes in it.
+///
+/// # Errors
+/// The used ring left RAM.
+pub fn finish(
+    queue: &mut Queue,
+    memory: &GuestMemoryMmap,
+    head: u16,
+    written: u32,
+) -> Result<(), Broken> {
+    queue.add_used(memory, head, written).map_err(|_| Broken)
+}
+
+/// What became of a chain.
+#[allow(dead_code, reason = "no device uses all of them, and a build may have one device")]
+pub enum Taken {
+    /// It goes back with so many bytes written into it.
+    Used(u32),
+    /// It goes back by [`finish`], when it is done.
+    Later,
+    /// It stays in the queue, and so do those behind it.
+    Left,
+}
+
+/// Calls `each` for every chain, until the queue stays empty with notifications on or a chain is
+/// left. True where the driver wants an interrupt.
+///
+/// # Errors
+/// The driver broke the ring.
+pub fn drain(
+    queue: &mut Queue,
+    memory: &GuestMemoryMmap,
+    mut each: impl FnMut(DescriptorChain<&GuestMemoryMmap>) -> Result<Taken, Broken>,
+) -> Result<bool, Broken> {
+    let mut used = false;
+    'all: loop {
+        while let Some(chain) = next(queue, memory)? {
+            // A driver can put chains into the queue for as long as we take some out, even with one
+            // vCPU, by reads from a disk into the ring: whoever wants the VM to end is heard here too.
+            if signals::stop() {
+                queue.go_to_previous_position();
+                break 'all;
+            }
+            let head = chain.head_index();
+            match each(chain)? {
+                Taken::Used(written) => {
+                    finish(queue, memory, head, written)?;
+                    used = true;
+                }
+                Taken::Later => {}
+                Taken::Left => {
+                    queue.go_to_previous_position();
+                    break 'all;
+                }
+            }
+        }
+        if !queue.enable_notification(memory).map_err(|_| Broken)? {
+            break;
+        }
+    }
+    Ok(used && queue.needs_notification(memory).map_err(|_| Broken)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::Bytes;
+
+    use super::*;
+
+    /// In a process of its own it would end nothing else: here no other test takes chains.
+    #[test]
+    fn a_queue_that_never_ends_does_not_keep_the_vm_from_ending() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let mut queue = Queue::new(16).unwrap();
+        queue.try_set_avail_ring_address(GuestAddress(0x1000)).unwrap();
+        queue.try_set_used_ring_address(GuestAddress(0x2000)).unwrap();
+        queue.set_ready(true);
+        crate::signals::install();
+        let mut index = 1u16;
+        memory.write_obj(index, GuestAddress(0x1002)).unwrap();
+        let mut served = 0;
+        let result = drain(&mut queue, &memory, |_chain| {
+            served += 1;
+            assert!(served < 1000, "SIGTERM is not heard");
+            if served == 100 {
+                // SAFETY: sends a signal to this thread, which has a handler for it.
+                unsafe { libc::raise(libc::SIGTERM) };
+            }
+            // One chain taken, one more to take.
+            index = index.wrapping_add(1);
+            memory.write_obj(index, GuestAddress(0x1002)).unwrap();
+            Ok(Taken::Used(0))
+        });
+        assert!(result.is_ok());
+        assert_eq!((served, queue.next_avail(), queue.next_used()), (100, 100, 100));
+    }
+}

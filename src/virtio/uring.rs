@@ -1,0 +1,220 @@
+//! Disk requests that go on while the guest runs (feature `io-uring`).
+//!
+//! The vCPU that notifies also submits, and takes at once what the kernel could do without waiting:
+//! from the page cache that is everything. Only where a request has to wait for the disk does a
+//! second thread come in, and all it does is to wait and to bring the first vCPU out of the guest,
+//! which then finishes the request itself. So the queue, like all devices, belongs to one thread at
+//! a time, and there is no lock but the one that `smp` needs anyway.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
+
+use brisk_devices::virtio::block::Status;
+use io_uring::{IoUring, opcode, types};
+
+use super::block::Disk;
+use super::queue;
+use crate::signals;
+
+/// What a request asks of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// File to guest.
+    Read,
+    /// Guest to file.
+    Write,
+    /// Make writes durable.
+    Flush,
+}
+
+/// A request on its way.
+pub struct Flight {
+    /// The chain's first descriptor.
+    pub head: u16,
+    /// Which way.
+    pub kind: Kind,
+    /// The guest's buffers, which stay here until the kernel is done with them.
+    pub buffers: Vec<libc::iovec>,
+    /// Where in the file.
+    pub offset: u64,
+    /// Bytes of the chain that the device may write, the status byte being the last.
+    pub room: u32,
+    /// The status byte.
+    pub status: *mut u8,
+}
+
+// SAFETY: the addresses are of guest memory, which is mapped for as long as the process lives.
+unsafe impl Send for Flight {}
+
+/// A ring and what is on it.
+pub struct Engine {
+    ring: IoUring,
+    flights: Vec<Option<Flight>>,
+    in_flight: usize,
+    waiter: Option<Waiter>,
+}
+
+struct Waiter {
+    thread: Thread,
+    waiting: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// A ring for `size` requests.
+    ///
+    /// # Errors
+    /// The kernel has no io_uring, or forbids it.
+    pub fn new(size: u16) -> io::Result<Engine> {
+        signals::install_for_io();
+        let flights = std::iter::repeat_with(|| None).take(size.into()).collect();
+        Ok(Engine { ring: IoUring::new(size.into())?, flights, in_flight: 0, waiter: None })
+    }
+
+    /// Puts a request on the ring.
+    ///
+    /// # Errors
+    /// Gives the request back where the ring is full, which a driver that keeps to the queue's size
+    /// cannot make happen.
+    pub fn push(&mut self, disk: &Disk, flight: Flight) -> Result<(), Flight> {
+        let Some(at) = self.flights.iter().position(Option::is_none) else { return Err(flight) };
+        let file = types::Fd(disk.file.as_raw_fd());
+        let count = flight.buffers.len() as u32;
+        let entry = match flight.kind {
+            Kind::Read => opcode::Readv::new(file, flight.buffers.as_ptr(), count)
+                .offset(flight.offset)
+                .build(),
+            Kind::Write => opcode::Writev::new(file, flight.buffers.as_ptr(), count)
+                .offset(flight.offset)
+                .build(),
+            Kind::Flush => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+        };
+        // SAFETY: the list of buffers moves with the flight into `flights`, its heap block stays
+        // where it is, and the flight is only dropped when its completion was seen.
+        if unsafe { self.ring.submission().push(&entry.user_data(at as u64)) }.is_err() {
+            return Err(flight);
+        }
+        self.flights[at] = Some(flight);
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    /// Hands what was pushed to the kernel, and gives `each` what is done: the chain's head and the
+    /// bytes written into it. What is left is waited for by the other thread.
+    pub fn run(&mut self, disk: &Disk, mut each: impl FnMut(u16, u32)) {
+        if self.in_flight == 0 {
+            return;
+        }
+        if let Err(error) = self.ring.submit() {
+            log::debug!("io_uring_enter: {error}");
+        }
+        self.reap(disk, &mut each);
+        if self.in_flight > 0 {
+            self.watch();
+        }
+    }
+
+    /// Waits until nothing is on its way, for a driver that takes its queue back.
+    pub fn stop(&mut self, disk: &Disk) {
+        while self.in_flight > 0 {
+            if let Err(error) = self.ring.submit_and_wait(1)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("--disk: io_uring_enter: {error}");
+                return;
+            }
+            self.reap(disk, &mut |_, _| ());
+        }
+    }
+
+    /// Whether requests are on their way.
+    pub fn waits(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    fn reap(&mut self, disk: &Disk, each: &mut impl FnMut(u16, u32)) {
+        let Self { ring, flights, in_flight, .. } = self;
+        for entry in ring.completion() {
+            let at = entry.user_data() as usize;
+            let Some(flight) = flights.get_mut(at).and_then(Option::take) else { continue };
+            *in_flight -= 1;
+            let (head, room, status) = (flight.head, flight.room, flight.status);
+            let code =
+                if finish(disk, flight, entry.result()) { Status::Ok } else { Status::IoErr };
+            // SAFETY: the status byte was checked to be in guest memory.
+            unsafe { status.write_volatile(code as u8) };
+            each(head, room);
+        }
+    }
+
+    /// Has the other thread wait for the next completion. It is made when it is first needed.
+    fn watch(&mut self) {
+        let waiter = match &self.waiter {
+            Some(waiter) => waiter,
+            None => match Waiter::start(self.ring.as_raw_fd()) {
+                Ok(waiter) => self.waiter.insert(waiter),
+                Err(error) => return log::error!("--disk: a thread for io_uring: {error}"),
+            },
+        };
+        if !waiter.waiting.swap(true, Ordering::AcqRel) {
+            waiter.thread.unpark();
+        }
+    }
+}
+
+/// Whether the request succeeded. What the kernel left undone (a short transfer, buffers that are
+/// not aligned for O_DIRECT, an interrupted call) is done here and now.
+fn finish(disk: &Disk, mut flight: Flight, result: i32) -> bool {
+    let moved = match result {
+        0.. => result as usize,
+        _ if [libc::EINTR, libc::EAGAIN, libc::EINVAL].contains(&-result) => 0,
+        _ => {
+            log::debug!("--disk: {}", io::Error::from_raw_os_error(-result));
+            return false;
+        }
+    };
+    let rest = match flight.kind {
+        Kind::Flush if result == 0 => Ok(()),
+        Kind::Flush => disk.file.sync_data(),
+        Kind::Read | Kind::Write => {
+            queue::advance(&mut flight.buffers, moved);
+            let call = if flight.kind == Kind::Read { libc::preadv } else { libc::pwritev };
+            disk.transfer(&mut flight.buffers, flight.offset + moved as u64, call)
+        }
+    };
+    let durable = match rest {
+        Ok(()) if flight.kind == Kind::Write && disk.write_through => disk.file.sync_data(),
+        other => other,
+    };
+    durable.inspect_err(|error| log::debug!("--disk: {error}")).is_ok()
+}
+
+impl Waiter {
+    fn start(ring: RawFd) -> io::Result<Waiter> {
+        let waiting = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&waiting);
+        let thread = std::thread::Builder::new().name("disk".into()).spawn(move || {
+            signals::block();
+            loop {
+                while !seen.load(Ordering::Acquire) {
+                    std::thread::park();
+                }
+                wait(ring);
+                seen.store(false, Ordering::Release);
+                signals::interrupt();
+            }
+        })?;
+        Ok(Waiter { thread: thread.thread().clone(), waiting })
+    }
+}
+
+/// Returns when the completion queue is not empty.
+fn wait(ring: RawFd) {
+    const GETEVENTS: libc::c_uint = 1;
+    // SAFETY: submits nothing, gives no memory to the kernel.
+    unsafe {
+        libc::syscall(libc::SYS_io_uring_enter, ring, 0, 1, GETEVENTS, std::ptr::null::<u8>(), 0);
+    }
+}

@@ -1,0 +1,294 @@
+//! Builds the machine, in the order in which its parts need one another, and runs it.
+
+use std::io::Write;
+
+use brisk_boot::{Machine, VirtioMmio, cmdline, layout};
+use brisk_devices::ioapic::IoApic;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+#[cfg(feature = "boot-timer")]
+use crate::boot_timer::{BootTimer, Point};
+use crate::bus::{Bus, End, MAX_PINS};
+use crate::config::Config;
+use crate::cpuid;
+use crate::error::{Error, Result};
+#[cfg(feature = "exit-stats")]
+use crate::exit_stats::ExitStats;
+use crate::kvm::{System, Vcpu, Vm};
+use crate::loader::{self, Loaded};
+use crate::memory::Ram;
+use crate::shared::Shared;
+use crate::signals;
+#[cfg(feature = "serial")]
+use crate::uart::Uart;
+use crate::vcpu::{self, Outcome};
+#[cfg(feature = "mmio")]
+use crate::virtio::Slots;
+
+/// What makes a boot shorter or its end clearer, where the user did not say otherwise.
+///
+/// - `panic=-1`: a panic ends the VM at once. With `reboot=panic_warm` the kernel marks that reset
+///   as a warm one, by which a panic is told from a reboot.
+/// - `8250.nr_uarts=1`: there is one UART at most; do not probe the other three.
+/// - `pci=off`, the last one: where there is no PCI, do not look for it through ports 0xcf8 and 0xcfc.
+/// - `tsc=reliable`, `no_timer_check`: KVM's clock needs no watchdog and no check against a PIT.
+const DEFAULTS: [&str; 6] =
+    ["panic=-1", PANIC_IS_WARM, "8250.nr_uarts=1", "tsc=reliable", "no_timer_check", NO_PCI];
+const NO_PCI: &str = "pci=off";
+const PANIC_IS_WARM: &str = "reboot=panic_warm";
+/// Where Linux leaves how it reset the machine, and the mark of a warm reset
+/// (`native_machine_emergency_restart`).
+const RESET_FLAG: GuestAddress = GuestAddress(0x472);
+const WARM: u16 = 0x1234;
+
+/// Instead of `pci=off` where there is PCI. Without it Linux looks for devices with quirks before it
+/// can use the enhanced configuration space, by 110 accesses to ports that do not answer, 0.95 ms in
+/// the lab. The price is a line in its log, "PCI: Fatal: No config space access function found",
+/// though it finds one a little later.
+#[cfg(feature = "pci")]
+const PCI_WORD: &str = "pci=noearly";
+#[cfg(feature = "pci")]
+const PCI_HOST: brisk_boot::PciHost = brisk_boot::PciHost {
+    ecam_base: layout::PCI_ECAM_BASE,
+    last_bus: (crate::bus::PCI_BUSES - 1) as u8,
+    mem32: layout::PCI_MEM32,
+    mem64: None,
+};
+
+/// All that ends with the process and not before.
+struct Machinery {
+    bus: Shared<Bus>,
+    memory: GuestMemoryMmap,
+    panic_is_warm: bool,
+}
+
+/// Runs the VM that `config` describes; answers the exit status.
+///
+/// # Errors
+/// Whatever kept it from running.
+pub fn run(config: Config) -> Result<u8> {
+    #[cfg(feature = "boot-timer")]
+    let mut timer = BootTimer::start(config.boot_log.as_deref(), config.timeline)?;
+    #[cfg(feature = "exit-stats")]
+    let mut stats = ExitStats::start(config.stats.as_deref())?;
+    signals::install();
+
+    let system = System::open()?;
+    if config.cpus > 1 && usize::from(config.cpus) > system.max_cpus() {
+        return Err(Error::Usage(format!(
+            "--cpus boot={}: this KVM allows {}",
+            config.cpus,
+            system.max_cpus()
+        )));
+    }
+    let vm: &'static Vm = Box::leak(Box::new(system.create_vm()?));
+    #[cfg(feature = "boot-timer")]
+    timer.mark(Point::VmCreated);
+
+    let mut ram = Ram::map(&config.memory)?;
+    let free_slot = ram.register(vm)?;
+    if config.memory.prefault {
+        ram.prefault()?;
+    }
+    #[cfg(feature = "boot-timer")]
+    timer.mark(Point::MemoryReady);
+
+    #[cfg(feature = "serial")]
+    let serial = Uart::open(&config.serial)?;
+    #[cfg(feature = "mmio")]
+    let virtio = {
+        let ram_end = brisk_boot::ram_end(ram.size());
+        #[allow(unused_mut, reason = "only PCI has more to do")]
+        let mut slots = Slots::open(&config, ram.guest(), vm, free_slot, ram_end)?;
+        #[cfg(feature = "pci")]
+        slots.make_readable(vm, free_slot + crate::virtio::MAX_VIRTIO as u32)?;
+        slots
+    };
+    #[cfg(feature = "mmio")]
+    let announced = virtio.windows();
+    #[cfg(not(feature = "mmio"))]
+    let (announced, _): ([VirtioMmio; 0], _) = ([], free_slot);
+    let loaded = loader::load(&config, &mut ram)?;
+    #[cfg(feature = "pci")]
+    let (pci, pci_word) = match virtio.over_pci() {
+        true => (Some(PCI_HOST), Some(PCI_WORD)),
+        false => (None, None),
+    };
+    #[cfg(not(feature = "pci"))]
+    let (pci, pci_word) = (None, None);
+    let (line, panic_is_warm) = command_line(&config, pci_word)?;
+    log::debug!("command line: {}", String::from_utf8_lossy(&line));
+    #[cfg(feature = "serial")]
+    let has_serial = serial.is_some();
+    #[cfg(not(feature = "serial"))]
+    let has_serial = false;
+    let pins = pins(has_serial, &announced);
+    let machine = Machine {
+        ram_size: ram.size(),
+        cpus: config.cpus,
+        cmdline: &line,
+        initramfs: loaded.initramfs,
+        serial: has_serial,
+        virtio_mmio: &announced,
+        pci,
+        ioapic_pins: pins,
+    };
+    let entry = write_boot_data(&machine, &loaded, &mut ram)?;
+    #[cfg(feature = "boot-timer")]
+    timer.mark(Point::KernelLoaded);
+
+    let mut vcpus = create_vcpus(&system, vm, config.cpus)?;
+    #[cfg(feature = "exit-stats")]
+    stats.watch(vm.as_raw_fd(), vcpus.iter().map(Vcpu::as_raw_fd));
+    let first = &mut vcpus[0];
+    first.set_entry(&entry)?;
+    signals::attach(first.run_page());
+    #[cfg(feature = "boot-timer")]
+    timer.mark(Point::FirstEntry);
+
+    let bus = Bus {
+        vm,
+        ioapic: IoApic::new(pins),
+        #[cfg(feature = "serial")]
+        serial,
+        #[cfg(feature = "mmio")]
+        virtio,
+        #[cfg(feature = "boot-timer")]
+        timer,
+        #[cfg(feature = "exit-stats")]
+        stats,
+    };
+    let machinery: &'static Machinery = Box::leak(Box::new(Machinery {
+        bus: Shared::new(bus),
+        memory: ram.guest().clone(),
+        panic_is_warm,
+    }));
+    #[cfg(any(
+        feature = "boot-timer",
+        feature = "exit-stats",
+        feature = "serial",
+        feature = "console"
+    ))]
+    crate::output::keep();
+    #[cfg(feature = "smp")]
+    start_others(&mut vcpus, machinery)?;
+    let outcome = vcpu::run(&mut vcpus[0], &machinery.bus, true)?;
+    Ok(machinery.finish(outcome))
+}
+
+impl Machinery {
+    /// Hands on what waits, writes the reports, and answers the exit status. The bus stays locked:
+    /// no other vCPU does anything from here on.
+    fn finish(&self, outcome: Outcome) -> u8 {
+        #[allow(unused_mut, reason = "not every build has something to finish")]
+        let mut bus = self.bus.lock();
+        #[cfg(feature = "serial")]
+        if let Some(serial) = &mut bus.serial {
+            serial.flush();
+        }
+        #[cfg(any(feature = "serial", feature = "console"))]
+        crate::terminal::restore();
+        #[cfg(feature = "boot-timer")]
+        bus.timer.finish();
+        #[cfg(feature = "exit-stats")]
+        bus.stats.finish();
+        let status = match outcome {
+            Outcome::End(End::Reset) if self.panicked() => {
+                say("the guest's kernel panicked");
+                3
+            }
+            Outcome::End(_) => 0,
+            Outcome::Crash(reason) => {
+                say(&format!("the guest crashed: {reason}"));
+                3
+            }
+        };
+        std::mem::forget(bus);
+        status
+    }
+
+    fn panicked(&self) -> bool {
+        self.panic_is_warm && self.memory.read_obj::<u16>(RESET_FLAG).is_ok_and(|flag| flag == WARM)
+    }
+}
+
+/// Why the exit status is what it is: said in every build, at every level of the log.
+fn say(reason: &str) {
+    let _ = std::io::stderr().write_all(format!("brisk: {reason}\n").as_bytes());
+}
+
+/// The kernel's command line, and whether a panic will mark itself as a warm reset.
+fn command_line(config: &Config, pci: Option<&'static str>) -> Result<(Vec<u8>, bool)> {
+    let user = config.cmdline.as_bytes();
+    let wrong = |error| Error::Usage(format!("--cmdline: {error}"));
+    if config.cmdline_exact {
+        cmdline::check(user).map_err(wrong)?;
+        return Ok((user.to_vec(), false));
+    }
+    let mut line = Default::default();
+    let mut defaults = DEFAULTS;
+    if let Some(word) = pci {
+        defaults[DEFAULTS.len() - 1] = word;
+    }
+    cmdline::with_defaults(user, &defaults, &mut line).map_err(wrong)?;
+    let ours = line.windows(PANIC_IS_WARM.len()).any(|part| part == PANIC_IS_WARM.as_bytes());
+    Ok((line.to_vec(), ours))
+}
+
+/// Pins that the IOAPIC needs. Linux programs each one, at several exits a pin, whether or not
+/// something is behind it.
+fn pins(serial: bool, virtio: &[VirtioMmio]) -> u8 {
+    let serial = serial.then_some(layout::COM1_GSI);
+    let last = virtio.iter().map(|device| device.gsi).chain(serial).max();
+    last.map_or(0, |gsi| (gsi as usize + 1).min(MAX_PINS) as u8)
+}
+
+fn write_boot_data(
+    machine: &Machine<'_>,
+    loaded: &Loaded,
+    ram: &mut Ram,
+) -> Result<brisk_boot::Entry> {
+    brisk_boot::write(
+        machine,
+        loaded.protocol,
+        loaded.entry,
+        loaded.setup_header.as_ref(),
+        ram.low(),
+    )
+    .map_err(|error| Error::Failed(format!("boot tables: {error}")))
+}
+
+fn create_vcpus(system: &System, vm: &Vm, count: u8) -> Result<Vec<Vcpu>> {
+    let supported = system.supported_cpuid()?;
+    let intel = cpuid::is_intel(&supported);
+    if intel {
+        vm.prepare_intel()?;
+    }
+    (0..count)
+        .map(|id| {
+            let vcpu = vm.create_vcpu(id)?;
+            let mut cpuid = supported.clone();
+            cpuid::for_vcpu(&mut cpuid, id, count)?;
+            vcpu.set_cpuid(&cpuid)?;
+            vcpu.set_msrs(intel)?;
+            Ok(vcpu)
+        })
+        .collect()
+}
+
+/// Starts all vCPUs but the first, each on a thread; they wait in KVM for the guest's INIT and SIPI.
+#[cfg(feature = "smp")]
+fn start_others(vcpus: &mut Vec<Vcpu>, machinery: &'static Machinery) -> Result<()> {
+    for (id, mut vcpu) in vcpus.drain(1..).enumerate() {
+        vcpu.set_waiting()?;
+        let run = move || {
+            signals::block();
+            let result = vcpu::run(&mut vcpu, &machinery.bus, false);
+            crate::exit(result.map(|outcome| machinery.finish(outcome)))
+        };
+        std::thread::Builder::new().name(format!("vcpu{}", id + 1)).spawn(run).map_err(
+            |error| Error::Failed(format!("--cpus: a thread for vCPU {}: {error}", id + 1)),
+        )?;
+    }
+    Ok(())
+}

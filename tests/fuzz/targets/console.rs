@@ -1,0 +1,27 @@
+//! The console: output to a file, and its device's side of the input queue.
+#![no_main]
+
+use std::cell::RefCell;
+
+use brisk::config::Output;
+use brisk::virtio::Function;
+use brisk::virtio::console::Console;
+use brisk_fuzz::{Step, memory, run};
+use libfuzzer_sys::fuzz_target;
+
+thread_local! {
+    static FUNCTION: RefCell<Function<Console, 2>> = {
+        let console = Console::open(&Output::File("/dev/null".into())).expect("/dev/null");
+        RefCell::new(Function::new(console.expect("a console")))
+    };
+}
+
+fuzz_target!(|steps: Vec<Step>| {
+    let memory = memory();
+    FUNCTION.with_borrow_mut(|function| {
+        run(function, &memory, &steps);
+        // As after a signal.
+        function.process(0, &memory);
+        function.process(1, &memory);
+    });
+});

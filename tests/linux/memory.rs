@@ -1,0 +1,96 @@
+//! What backs the guest's memory on the host.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Mutex;
+
+use super::Guest;
+use super::common::{Running, wait_for};
+
+const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+/// The pool is the machine's: one test at a time.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn pool(name: &str) -> u64 {
+    let text = fs::read_to_string(format!("{POOL}/{name}")).expect("the kernel has huge pages");
+    text.trim().parse().expect("a number")
+}
+
+/// KiB of a line of `/proc/PID/smaps_rollup`.
+fn rollup(id: u32, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).expect("the process");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let number = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse().ok());
+    number.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
+}
+
+/// Starts a guest that sleeps, and waits until it does.
+fn asleep(guest: &Guest) -> Running {
+    let running = Running::start(&mut guest.command());
+    wait_for("the guest", || guest.output().contains("asleep"));
+    running
+}
+
+fn stop(running: Running) {
+    running.signal(libc::SIGTERM);
+    running.end().silent().with_status(0);
+}
+
+#[cfg(feature = "hugepages")]
+#[test]
+fn huge_pages() {
+    let _one = ONE.lock();
+    let before = pool("nr_hugepages");
+    fs::write(format!("{POOL}/nr_hugepages"), "64").expect("root may set the pool");
+    assert_eq!(pool("nr_hugepages"), 64, "this machine has too little memory in one piece");
+    for memory in ["size=128M,hugepages=on", "size=128M,hugepages=on,shared=on,prefault=on"] {
+        let mut guest = Guest::doing("say=asleep,hold");
+        guest.memory = memory;
+        let running = asleep(&guest);
+        assert_eq!(pool("free_hugepages") - pool("resv_hugepages"), 0, "{memory}");
+        assert!(pool("free_hugepages") < 64, "{memory}: none in use");
+        // A second guest is told what it lacks, and the first one lives.
+        let ended = guest_without_pages().run().with_status(1);
+        let wanted = "64 free 2 MiB pages needed, 0 free; try: sysctl vm.nr_hugepages=128";
+        assert!(ended.stderr.contains(wanted), "{ended:?}");
+        stop(running);
+        assert_eq!(pool("free_hugepages"), 64, "{memory}: not given back");
+    }
+    // The command that the message names is the mend.
+    let sysctl = Command::new("sysctl").arg("vm.nr_hugepages=70").output().expect("sysctl");
+    assert!(sysctl.status.success(), "{sysctl:?}");
+    assert_eq!(pool("nr_hugepages"), 70);
+    fs::write(format!("{POOL}/nr_hugepages"), before.to_string()).expect("root may set the pool");
+}
+
+fn guest_without_pages() -> Guest {
+    let mut guest = Guest::doing("");
+    guest.memory = "size=128M,hugepages=on";
+    guest
+}
+
+#[cfg(feature = "thp")]
+#[test]
+fn transparent_huge_pages() {
+    for (memory, some) in [("size=128M,thp=on", true), ("size=128M,thp=off", false)] {
+        let mut guest = Guest::doing("touch=32,say=asleep,hold");
+        guest.memory = memory;
+        let running = asleep(&guest);
+        let huge = rollup(running.id(), "AnonHugePages");
+        assert_eq!(huge >= 8 << 10, some, "{memory}: {huge} kB in huge pages");
+        stop(running);
+    }
+}
+
+#[test]
+fn prefault_and_shared() {
+    for memory in ["size=64M,prefault=on", "size=64M,shared=on", "size=64M,shared=on,prefault=on"] {
+        let mut guest = Guest::doing("say=asleep,hold");
+        guest.memory = memory;
+        let running = asleep(&guest);
+        let (resident, private) = (rollup(running.id(), "Rss"), rollup(running.id(), "Anonymous"));
+        assert_eq!(resident >= 64 << 10, memory.contains("prefault"), "{memory}: {resident} kB");
+        assert_eq!(private < 4 << 10, memory.contains("shared"), "{memory}: {private} kB private");
+        stop(running);
+    }
+}

@@ -1,0 +1,178 @@
+//! Characters in and out, by serial port and virtio-console.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use super::common::{Running, wait_for};
+use super::{Guest, USERSPACE, artifact};
+
+/// The devices of this build: flag that switches it to the terminal, and the guest's name for it.
+const TERMINALS: &[(&str, &str)] = &[
+    #[cfg(feature = "serial")]
+    ("--serial", "ttyS0"),
+    #[cfg(feature = "console")]
+    ("--console", "hvc0"),
+];
+
+/// A guest whose console is `name`, on brisk's standard input and output.
+fn guest(flag: &str, name: &str, doing: &str) -> Guest {
+    let mut guest = Guest::doing(doing);
+    guest.cmdline = guest.cmdline.replace("ttyS0", name);
+    guest.serial = "off".into();
+    if flag == "--serial" {
+        guest.serial = "tty".into();
+        guest
+    } else {
+        guest.with(&[flag, "tty"])
+    }
+}
+
+#[test]
+fn both_ways() {
+    for (flag, name) in TERMINALS {
+        let guest = guest(flag, name, "echo");
+        let mut running = Running::start(guest.command().stdin(Stdio::piped()));
+        running.wait_for_output("brisk-init: echo");
+        let long = "0123456789".repeat(100);
+        let mut stdin = running.child().stdin.take().expect("piped");
+        stdin.write_all(format!("hello\n{long}\n").as_bytes()).expect("brisk reads its input");
+        running.wait_for_output(&long);
+        stdin.write_all(b"quit\n").expect("brisk reads its input");
+        let ended = running.end().silent().with_status(0);
+        assert!(ended.stdout.contains(USERSPACE), "{name}: {}", ended.stdout);
+        assert!(ended.stdout.contains("hello\r\n"), "{name}: {}", ended.stdout);
+    }
+}
+
+#[test]
+fn each_kind_of_end() {
+    for (flag, name) in TERMINALS {
+        for end in ["null", "file"] {
+            let mut guest = guest(flag, name, "cat=/proc/meminfo");
+            let path = guest.scratch.path("output");
+            let end = end.replace("file", &super::key("file", &path));
+            if *flag == "--serial" {
+                guest.serial.clone_from(&end);
+            } else {
+                guest.more.retain(|word| word != "tty");
+                guest.more.push(end.clone());
+            }
+            let ended = guest.run();
+            assert_eq!((ended.status, &*ended.stdout, &*ended.stderr), (Some(0), "", ""));
+            let text = guest.scratch.text("output");
+            assert_eq!(text.contains("MemTotal"), end != "null", "{name} {end}: {text}");
+        }
+    }
+}
+
+#[test]
+fn ctrl_a_x() {
+    for (flag, name) in TERMINALS {
+        let guest = guest(flag, name, "say=asleep,hold");
+        let mut running = Running::start(guest.command().stdin(Stdio::piped()));
+        running.wait_for_output("asleep");
+        let mut stdin = running.child().stdin.take().expect("piped");
+        // More than any queue holds, and nobody in the guest reads.
+        stdin.write_all(&[b'a'; 20_000]).expect("brisk reads its input");
+        stdin.write_all(b"\x01x").expect("brisk reads its input");
+        running.end().silent().with_status(0);
+    }
+}
+
+#[cfg(feature = "console")]
+#[test]
+fn a_reader_that_stops_stops_nothing() {
+    // The pipe is never read and holds 64 KiB; the guest prints some 30 of /proc/meminfo and goes on.
+    let guest = guest("--console", "hvc0", &["cat=/proc/meminfo"; 30].join(","));
+    let mut command = guest.command();
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("brisk");
+    let held = child.stdout.take();
+    let mut status = None;
+    wait_for("the guest's end", || {
+        status = child.try_wait().expect("wait");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    drop(held);
+}
+
+/// Both ends of a terminal.
+fn terminal(columns: u16, rows: u16) -> (OwnedFd, OwnedFd) {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let (mut ours, mut theirs) = (0, 0);
+    let (name, settings) = (std::ptr::null_mut(), std::ptr::null());
+    // SAFETY: fills two descriptors, which are then owned here.
+    unsafe {
+        assert_eq!(libc::openpty(&mut ours, &mut theirs, name, settings, &size), 0, "a pty");
+        (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
+    }
+}
+
+fn settings(terminal: &OwnedFd) -> (u32, u32, u32, u32) {
+    // SAFETY: fills the one structure it is given.
+    let termios = unsafe {
+        let mut termios: libc::termios = std::mem::zeroed();
+        assert_eq!(libc::tcgetattr(terminal.as_raw_fd(), &mut termios), 0);
+        termios
+    };
+    (termios.c_iflag, termios.c_oflag, termios.c_cflag, termios.c_lflag)
+}
+
+#[cfg(feature = "console")]
+#[test]
+fn a_terminal_is_raw_resized_and_restored() {
+    let (ours, theirs) = terminal(81, 23);
+    let before = settings(&theirs);
+    let mut guest = guest("--console", "hvc0", "shell");
+    guest.initramfs = Some(artifact("BRISK_SHELL_INITRAMFS"));
+    let mut command = guest.command();
+    let end = || Stdio::from(theirs.try_clone().expect("dup"));
+    command.stdin(end()).stdout(end()).stderr(end());
+    let control = || {
+        // SAFETY: system calls only: a session of its own, with standard input as its terminal.
+        let done = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: as above.
+    unsafe { command.pre_exec(control) };
+    let mut child = command.spawn().expect("brisk");
+
+    let screen = Arc::new(Mutex::new(String::new()));
+    let (to, mut from) = (Arc::clone(&screen), std::fs::File::from(ours.try_clone().expect("dup")));
+    std::thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        while let Ok(count @ 1..) = from.read(&mut chunk) {
+            to.lock().expect("screen").push_str(&String::from_utf8_lossy(&chunk[..count]));
+        }
+    });
+    let shows = |text: &str| {
+        wait_for(text, || screen.lock().expect("screen").contains(text));
+    };
+    let mut keys = std::fs::File::from(ours.try_clone().expect("dup"));
+    shows("# ");
+    assert_ne!(settings(&theirs), before, "not raw");
+    keys.write_all(b"stty size\n").expect("keys");
+    shows("23 81");
+    let size = libc::winsize { ws_row: 31, ws_col: 97, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: reads the one structure it is given.
+    assert_eq!(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCSWINSZ, &size) }, 0);
+    wait_for("the new size", || {
+        keys.write_all(b"stty size\n").expect("keys");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        screen.lock().expect("screen").contains("31 97")
+    });
+    // Ctrl-C is the guest's.
+    keys.write_all(b"\x03echo still $((40+2))\n").expect("keys");
+    shows("still 42");
+    keys.write_all(b"\x01x").expect("keys");
+    let mut status = None;
+    wait_for("brisk's end", || {
+        status = child.try_wait().expect("wait");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    assert_eq!(settings(&theirs), before, "not restored");
+}

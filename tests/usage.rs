@@ -1,0 +1,339 @@
+//! Bad input: brisk says in one line which flag or file is wrong and what mends it, ends with status
+//! 2 for the command line and 1 for the host's files, and leaves nothing behind.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod common;
+#[path = "usage/images.rs"]
+mod images;
+#[path = "usage/place.rs"]
+mod place;
+#[path = "usage/sandbox.rs"]
+mod sandbox;
+
+use std::os::unix::fs::PermissionsExt;
+
+use common::kernel::{BASE, Elf, Segment};
+use common::{brisk, run};
+use place::{FAILED, OFF, Place, USAGE};
+
+#[test]
+fn the_kernel_of_these_tests_is_a_good_one() {
+    common::kernel::check_disassembly("OFF", OFF, common::kernel::Bits::B32, BASE);
+    run(&mut Place::new().command(&[])).silent().with_status(0);
+}
+
+#[test]
+fn kernel_file() {
+    let place = Place::new();
+    let refuses = |name: &str, parts: &[&str]| {
+        let mut command = brisk();
+        command.current_dir(place.0.path("")).args(["--kernel", name, "--memory", "size=16M"]);
+        place.command_refuses(&mut command, FAILED, &[&["--kernel", name], parts].concat());
+    };
+    refuses("missing", &["No such file"]);
+    place.0.file("empty", "");
+    refuses("empty", &["is empty"]);
+    std::fs::create_dir(place.0.path("directory")).expect("a directory");
+    refuses("directory", &["directory"]);
+    refuses("/dev/null", &["regular file"]);
+    place.0.file("text", "#!/bin/sh\n".repeat(1000));
+    refuses("text", &["not an ELF file"]);
+    let whole = Elf::new(OFF, b"data").file();
+    for len in [5, 63, 64, 100, whole.len() - 1] {
+        let name = format!("cut-{len}");
+        place.0.file(&name, &whole[..len]);
+        refuses(&name, &["truncated"]);
+    }
+}
+
+#[test]
+fn kernel_that_nobody_may_read() {
+    let place = Place::new();
+    let kernel = place.0.path("kernel");
+    std::fs::set_permissions(kernel, PermissionsExt::from_mode(0o000)).expect("chmod");
+    let mut command = place.command(&[]);
+    sandbox::obey_permissions(&mut command);
+    place.command_refuses(&mut command, FAILED, &["--kernel kernel", "Permission denied"]);
+}
+
+#[test]
+fn kernel_for_another_machine() {
+    let good = Elf::new(OFF, &[]);
+    let refuses = |elf: Elf, parts: &[&str]| {
+        let place = Place::with(&elf.file());
+        place.refuses(&[], FAILED, &[&["--kernel kernel"], parts].concat());
+    };
+    refuses(Elf { machine: 183, ..good.clone() }, &["AArch64", "x86"]);
+    refuses(Elf { machine: 243, ..good.clone() }, &["RISC-V", "x86"]);
+    refuses(Elf { class: 1, machine: 3, ..good.clone() }, &["32-bit", "64-bit x86"]);
+    refuses(Elf { data: 2, ..good.clone() }, &["big-endian"]);
+    refuses(Elf { kind: 1, ..good.clone() }, &["not an executable", "vmlinux"]);
+}
+
+#[test]
+fn kernel_that_does_not_fit() {
+    let good = Elf::new(OFF, &[]);
+    let with = |paddr, mem_size| {
+        let bytes = vec![0x90; 16];
+        let mut elf = good.clone();
+        elf.segments.push(Segment { paddr, bytes, mem_size });
+        Place::with(&elf.file())
+    };
+    let outside = ["--kernel kernel", "no RAM", "memory"];
+    with(32 << 20, 4096).refuses(&[], FAILED, &outside);
+    with((16 << 20) - 16, 4096).refuses(&[], FAILED, &outside);
+    with(2 << 20, 1 << 40).refuses(&[], FAILED, &outside);
+    // Where the boot data is, and in the hole for devices.
+    with(0x1000, 4096).refuses(&[], FAILED, &["--kernel kernel", "0x1000"]);
+    with(0xd000_0000, 4096).refuses(&[], FAILED, &outside);
+    with(u64::MAX - 8, 4096).refuses(&[], FAILED, &["--kernel kernel", "impossible"]);
+    with(BASE + 8, 4096).refuses(&[], FAILED, &["--kernel kernel", "overlap"]);
+    let entry = Elf { pvh: Some(0x50_0000), ..good.clone() };
+    Place::with(&entry.file()).refuses(&[], FAILED, &["--kernel kernel", "entry", "0x500000"]);
+}
+
+#[test]
+fn boot_protocol() {
+    let place = Place::with(&Elf::new(OFF, &[]).linux64().file());
+    let parts = ["--kernel kernel", "no PVH note", "--boot-protocol"];
+    place.refuses(&["--boot-protocol", "pvh"], FAILED, &parts);
+    place.refuses(&["--boot-protocol", "uefi"], USAGE, &["--boot-protocol uefi", "pvh", "linux64"]);
+}
+
+#[test]
+fn initramfs() {
+    let place = Place::new();
+    place.refuses(&["--initramfs", "missing"], FAILED, &["--initramfs missing", "No such file"]);
+    place.0.file("empty", "");
+    place.refuses(&["--initramfs", "empty"], FAILED, &["--initramfs empty", "is empty"]);
+    place.0.file("large", vec![0; 16 << 20]);
+    let parts = ["--initramfs large", "16777216 bytes", "--memory"];
+    place.refuses(&["--initramfs", "large"], FAILED, &parts);
+}
+
+#[test]
+fn command_line() {
+    let place = Place::new();
+    let long = "a".repeat(2048);
+    for more in [&["--cmdline", &long] as &[&str], &["--cmdline-exact", "--cmdline", &long]] {
+        place.refuses(more, USAGE, &["--cmdline", "2047"]);
+    }
+    for line in ["caf\u{e9}", "a\tb", "a\nb"] {
+        place.refuses(&["--cmdline", line], USAGE, &["--cmdline", "not printable ASCII"]);
+    }
+    let mut command = place.command(&["--cmdline"]);
+    command.arg(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"a\xffb"));
+    place.command_refuses(&mut command, USAGE, &["--cmdline", "not printable ASCII"]);
+}
+
+#[test]
+fn memory_size() {
+    let place = Place::new();
+    let size = |text: &str| format!("size={text}");
+    for (text, mend) in [
+        ("0", "16M at least"),
+        ("1M", "16M at least"),
+        ("16777217", "multiple of 4K"),
+        ("16M1", "K, M, G or T"),
+        ("-1", "K, M, G or T"),
+        ("", "K, M, G or T"),
+        ("99999999999T", "K, M, G or T"),
+    ] {
+        place.refuses(&["--memory", &size(text)], USAGE, &["--memory", "size", mend]);
+    }
+    place.refuses(
+        &["--memory", "size=4096T"],
+        FAILED,
+        &["--memory size=", "this host has", "less"],
+    );
+    place.refuses(&["--memory", "sise=1G"], USAGE, &["--memory", "`sise`", "size"]);
+    place.refuses(&["--memory", "prefault=yes"], USAGE, &["--memory prefault", "on or off"]);
+}
+
+#[cfg(feature = "hugepages")]
+#[test]
+fn huge_pages_that_are_not_there() {
+    let place = Place::new();
+    let pool = std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
+    let number = |name: &str| -> u64 {
+        let text = std::fs::read_to_string(pool.join(name)).expect("the kernel has huge pages");
+        text.trim().parse().expect("a number")
+    };
+    let needed = number("free_hugepages") + 64;
+    for more in ["", ",shared=on"] {
+        let memory = format!("size={}M,hugepages=on{more}", needed * 2);
+        let parts = ["--memory hugepages=on", "sysctl vm.nr_hugepages=", " free; try"];
+        let needs = format!("{needed} free 2 MiB pages needed");
+        place.refuses(&["--memory", &memory], FAILED, &[&parts[..], &[&needs]].concat());
+    }
+    let huge = "/sys/kernel/mm/hugepages/hugepages-1048576kB";
+    let parts: &[&str] = if std::path::Path::new(huge).exists() {
+        &["--memory hugepages=on", "1 GiB pages needed", "nr_hugepages"]
+    } else {
+        &["--memory hugepages=on", "no 1 GiB pages"]
+    };
+    let memory = "size=3G,hugepages=on,hugepage_size=1G";
+    place.refuses(&["--memory", memory], FAILED, parts);
+    let odd = "size=17408K,hugepages=on";
+    place.refuses(&["--memory", odd], USAGE, &["--memory size=", "multiple of 2M"]);
+    place.refuses(&["--memory", "hugepage_size=2M"], USAGE, &["hugepage_size", "hugepages=on"]);
+    let four = "hugepages=on,hugepage_size=4M";
+    place.refuses(&["--memory", four], USAGE, &["hugepage_size=4M", "2M or 1G"]);
+}
+
+#[cfg(all(feature = "hugepages", feature = "thp"))]
+#[test]
+fn huge_pages_of_two_kinds() {
+    let memory = "hugepages=on,thp=on";
+    Place::new().refuses(&["--memory", memory], USAGE, &["--memory", "not both"]);
+}
+
+#[test]
+fn cpus() {
+    let place = Place::new();
+    for count in ["0", "255", "100000", "-1", "two", ""] {
+        let parts = ["--cpus boot=", "1 to 254"];
+        place.refuses(&["--cpus", &format!("boot={count}")], USAGE, &parts);
+    }
+    place.refuses(&["--cpus", "max=2"], USAGE, &["--cpus", "`max`", "boot"]);
+}
+
+#[test]
+fn flags() {
+    let place = Place::new();
+    place.refuses(&["--frobnicate"], USAGE, &["--frobnicate", "--help"]);
+    place.refuses(&["stray"], USAGE, &["stray", "--help"]);
+    place.refuses(&["--cmdline"], USAGE, &["--cmdline", "--help"]);
+    #[cfg(feature = "logging")]
+    place.refuses(&["--log-level", "loud"], USAGE, &["--log-level loud"]);
+    place.command_refuses(&mut brisk(), USAGE, &["--kernel", "--help"]);
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for flag in ["--help", "--version"] {
+        let ended = run(brisk().arg(flag)).silent().with_status(0);
+        assert!(ended.stdout.contains("brisk"), "{ended:?}");
+    }
+}
+
+/// Each flag that writes a file: what it is given, with `PATH` where the path goes.
+const OUTPUTS: &[(&str, &str)] = &[
+    #[cfg(feature = "boot-timer")]
+    ("--boot-log", "PATH"),
+    #[cfg(feature = "exit-stats")]
+    ("--stats", "PATH"),
+    #[cfg(feature = "serial")]
+    ("--serial", "file=PATH"),
+    #[cfg(feature = "console")]
+    ("--console", "file=PATH"),
+];
+
+#[test]
+fn output_that_cannot_be_written() {
+    let place = Place::new();
+    for (flag, value) in OUTPUTS {
+        for (path, why) in [("missing/file", "No such file"), (".", "directory")] {
+            let parts = [*flag, path, why];
+            place.refuses(&[flag, &value.replace("PATH", path)], FAILED, &parts);
+        }
+        let mut command = place.command(&[flag, &value.replace("PATH", "kept")]);
+        let kept = place.0.file("kept", "kept");
+        std::fs::set_permissions(&kept, PermissionsExt::from_mode(0o400)).expect("chmod");
+        sandbox::obey_permissions(&mut command);
+        place.command_refuses(&mut command, FAILED, &[flag, "kept", "Permission denied"]);
+        assert_eq!(place.0.text("kept"), "kept");
+        std::fs::remove_file(kept).expect("the file");
+    }
+}
+
+#[test]
+fn a_vm_that_never_was_leaves_no_files() {
+    let place = Place::new();
+    place.0.file("large", vec![0; 16 << 20]);
+    for (flag, value) in OUTPUTS {
+        let value = value.replace("PATH", "out");
+        place.refuses(&[flag, &value, "--initramfs", "missing"], FAILED, &["--initramfs missing"]);
+        place.refuses(&[flag, &value, "--initramfs", "large"], FAILED, &["--initramfs large"]);
+    }
+}
+
+#[cfg(all(feature = "serial", feature = "console"))]
+#[test]
+fn one_terminal_for_two_devices() {
+    let parts = ["--serial tty --console tty", "off, null or file=PATH"];
+    Place::new().refuses(&["--serial", "tty", "--console", "tty"], USAGE, &parts);
+    let place = Place::new();
+    place.refuses(&["--serial", "screen"], USAGE, &["--serial screen", "file=PATH"]);
+    place.refuses(&["--console", "file="], USAGE, &["--console file=", "file=PATH"]);
+}
+
+#[test]
+fn no_kvm() {
+    let place = Place::new();
+    let mut command = place.command(&[]);
+    sandbox::without_kvm(&mut command);
+    place.command_refuses(&mut command, FAILED, &["/dev/kvm", "not there", "kvm-intel or kvm-amd"]);
+}
+
+#[test]
+fn no_permission_on_kvm() {
+    let place = Place::new();
+    let mut command = place.command(&[]);
+    sandbox::with_forbidden_kvm(&mut command);
+    place.command_refuses(
+        &mut command,
+        FAILED,
+        &["/dev/kvm", "permission denied", "usermod -aG kvm"],
+    );
+}
+
+/// Flags of features that this build was made without, and the features' names. `cargo xtask test`
+/// builds all sorts.
+const WITHOUT: &[(&str, &[&str])] = &[
+    #[cfg(not(feature = "serial"))]
+    ("serial", &["--serial", "tty"]),
+    #[cfg(not(feature = "console"))]
+    ("console", &["--console", "tty"]),
+    #[cfg(not(feature = "block"))]
+    ("block", &["--disk", "path=kernel"]),
+    #[cfg(not(feature = "pmem"))]
+    ("pmem", &["--pmem", "file=kernel"]),
+    #[cfg(not(feature = "hugepages"))]
+    ("hugepages", &["--memory", "size=16M,hugepages=on"]),
+    #[cfg(not(feature = "thp"))]
+    ("thp", &["--memory", "size=16M,thp=on"]),
+    #[cfg(all(feature = "block", not(feature = "io-uring")))]
+    ("io-uring", &["--disk", "path=kernel,engine=io_uring"]),
+    #[cfg(not(feature = "pci"))]
+    ("pci", &["--transport", "pci"]),
+    #[cfg(not(feature = "logging"))]
+    ("logging", &["--log-level", "debug"]),
+    #[cfg(not(feature = "smp"))]
+    ("smp", &["--cpus", "boot=2"]),
+    #[cfg(not(feature = "boot-timer"))]
+    ("boot-timer", &["--boot-log", "log"]),
+    #[cfg(not(feature = "exit-stats"))]
+    ("exit-stats", &["--stats", "stats"]),
+];
+
+#[test]
+fn flags_of_features_that_are_off() {
+    let place = Place::new();
+    for (feature, flags) in WITHOUT {
+        let feature = format!("`{feature}`");
+        place.refuses(flags, USAGE, &[flags[0], "built without the feature", &feature]);
+    }
+    // What switches off a device that was never there asks for nothing.
+    run(&mut place.command(&["--serial", "null", "--console", "off"])).silent().with_status(0);
+    #[cfg(not(feature = "bzimage"))]
+    {
+        let mut file = vec![0; 4096];
+        file[0x1f1] = 1;
+        file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+        file[0x202..0x206].copy_from_slice(b"HdrS");
+        file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+        Place::with(&file).refuses(&[], USAGE, &["--kernel kernel", "bzImage", "`bzimage`"]);
+    }
+}

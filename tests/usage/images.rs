@@ -1,0 +1,98 @@
+//! Images that cannot be used.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::common::{key, run};
+use super::place::{FAILED, Place, USAGE};
+use super::sandbox;
+
+/// What a disk and a pmem have in common: the flag, its path key, and what makes it not write.
+const IMAGES: &[(&str, &str, &str)] = &[
+    #[cfg(feature = "block")]
+    ("--disk", "path", "readonly=on"),
+    #[cfg(feature = "pmem")]
+    ("--pmem", "file", "discard_writes=on"),
+];
+
+#[test]
+fn images() {
+    let place = Place::new();
+    place.0.file("empty", "");
+    std::fs::create_dir(place.0.path("directory")).expect("a directory");
+    for (flag, file, _) in IMAGES {
+        let refuses = |name: &str, part: &str| {
+            place.refuses(&[flag, &key(file, name)], FAILED, &[flag, name, part]);
+        };
+        refuses("missing", "No such file");
+        refuses("empty", "is empty");
+        refuses("directory", "is a directory");
+        refuses("/dev/null", "not a file or block device");
+        place.refuses(&[flag, &key(file, "")], USAGE, &[flag, file]);
+        place.refuses(&[flag, "color=red"], USAGE, &[flag, "`color`", file]);
+    }
+}
+
+#[test]
+fn images_that_may_not_be_written() {
+    let place = Place::new();
+    let image = place.0.file("image", vec![0; 2 << 20]);
+    for (flag, file, mend) in IMAGES {
+        for (mode, why) in [(0o444, *mend), (0o000, "Permission denied")] {
+            std::fs::set_permissions(&image, PermissionsExt::from_mode(mode)).expect("chmod");
+            let mut command = place.command(&[flag, &key(file, "image")]);
+            sandbox::obey_permissions(&mut command);
+            place.command_refuses(&mut command, FAILED, &[flag, "image", "Permission denied", why]);
+        }
+        // The mend that it names is one.
+        std::fs::set_permissions(&image, PermissionsExt::from_mode(0o444)).expect("chmod");
+        let mut command = place.command(&[flag, &format!("{file}=image,{mend}")]);
+        sandbox::obey_permissions(&mut command);
+        run(&mut command).silent().with_status(0);
+    }
+}
+
+#[test]
+fn one_image_for_two_devices() {
+    let place = Place::new();
+    place.0.file("image", vec![0; 2 << 20]);
+    for (flag, file, mend) in IMAGES {
+        for (other, other_file, other_mend) in IMAGES {
+            let (writes, other_writes) = (key(file, "image"), key(other_file, "image"));
+            let (reads, other_reads) =
+                (format!("{writes},{mend}"), format!("{other_writes},{other_mend}"));
+            let refuses = |one: &str, two: &str, part| {
+                place.refuses(&[flag, one, other, two], FAILED, &["image", part]);
+            };
+            refuses(&writes, &other_writes, "in use by another disk or VM");
+            // Which of the two is named depends on which is opened first.
+            refuses(&writes, &other_reads, "another disk or VM");
+            run(&mut place.command(&[flag, &reads, other, &other_reads])).silent().with_status(0);
+        }
+    }
+}
+
+#[cfg(feature = "block")]
+#[test]
+fn a_disk_of_half_a_sector() {
+    let place = Place::new();
+    place.0.file("image", vec![0; 1000]);
+    let parts = ["--disk image", "1000", "multiple of 512", "truncate"];
+    place.refuses(&["--disk", "path=image"], FAILED, &parts);
+}
+
+#[cfg(feature = "block")]
+#[test]
+fn a_disk_of_no_engine() {
+    let place = Place::new();
+    place.0.file("image", vec![0; 512]);
+    place.refuses(&["--disk", "path=image,engine=steam"], USAGE, &["--disk", "steam", "io_uring"]);
+}
+
+#[cfg(feature = "block")]
+#[test]
+fn more_devices_than_slots() {
+    let place = Place::new();
+    place.0.file("image", vec![0; 512]);
+    let more = ["--disk", "path=image,readonly=on"].repeat(100);
+    place.refuses(&more, USAGE, &["--disk", "room for"]);
+}

@@ -1,0 +1,181 @@
+//! virtio-blk on a real file.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use brisk::config::DiskConfig;
+use brisk::virtio::block::{Block, MAX_QUEUES};
+
+use crate::driver::{DATA, Driver};
+
+pub type Disk = Driver<Block, MAX_QUEUES>;
+
+pub const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH: u32 = 4;
+const GET_ID: u32 = 8;
+const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
+
+const OK: u8 = 0;
+const IOERR: u8 = 1;
+const UNSUPPORTED: u8 = 2;
+
+/// The header, and after it the status.
+const HEADER: u64 = DATA - 0x1000;
+const STATUS: u64 = HEADER + 16;
+
+/// A disk on a new file of `len` bytes, which is not locked for the test itself.
+pub fn disk(len: u64, readonly: bool) -> (Disk, File, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.raw");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    file.set_len(len).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    let block = Block::open(&DiskConfig { path, readonly, ..DiskConfig::default() }, 1).unwrap();
+    (Disk::started(block), file, dir)
+}
+
+impl Disk {
+    /// One request with data of these lengths from `DATA` up; its status.
+    pub fn request(&mut self, kind: u32, sector: u64, data: &[u32], write: bool) -> u8 {
+        self.put(HEADER, &kind.to_le_bytes());
+        self.put(HEADER + 4, &[0; 4]);
+        self.put(HEADER + 8, &sector.to_le_bytes());
+        self.put(STATUS, &[0xff]);
+        let mut buffers = vec![(HEADER, 16, false)];
+        let mut at = DATA;
+        for &len in data {
+            buffers.push((at, len, write));
+            at += u64::from(len);
+        }
+        buffers.push((STATUS, 1, true));
+        let room = if write { data.iter().sum::<u32>() } else { 0 };
+        assert_eq!(self.send(0, &buffers), room + 1);
+        self.take(STATUS, 1)[0]
+    }
+
+    fn segment(&mut self, kind: u32, sector: u64, sectors: u32, flags: u32) -> u8 {
+        self.put(DATA, &sector.to_le_bytes());
+        self.put(DATA + 8, &sectors.to_le_bytes());
+        self.put(DATA + 12, &flags.to_le_bytes());
+        self.request(kind, 0, &[16], false)
+    }
+}
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|n| (n as u8).wrapping_mul(31).wrapping_add(seed)).collect()
+}
+
+#[test]
+fn bytes_go_to_the_file_and_come_back() {
+    let (mut disk, file, _dir) = disk(1 << 20, false);
+    let bytes = pattern(4096, 7);
+    disk.put(DATA, &bytes);
+    // Borders anywhere, and a buffer without length.
+    assert_eq!(disk.request(OUT, 3, &[1, 511, 0, 3072, 512], false), OK);
+    let mut in_file = vec![0; 4096];
+    file.read_exact_at(&mut in_file, 3 * 512).unwrap();
+    assert!(in_file == bytes);
+    assert_eq!(disk.request(FLUSH, 0, &[], false), OK);
+    disk.put(DATA, &[0; 4096]);
+    assert_eq!(disk.request(IN, 3, &[4095, 1], true), OK);
+    assert!(disk.take(DATA, 4096) == bytes);
+    // The last sector is there, the one after is not, and neither is half a sector.
+    assert_eq!(disk.request(IN, 2047, &[512], true), OK);
+    assert_eq!(disk.request(IN, 2048, &[512], true), IOERR);
+    assert_eq!(disk.request(IN, 2047, &[1024], true), IOERR);
+    assert_eq!(disk.request(IN, u64::MAX, &[512], true), IOERR);
+    assert_eq!(disk.request(OUT, 0, &[511], false), IOERR);
+    assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn a_request_in_any_cut_is_the_same_request() {
+    let (mut disk, file, _dir) = disk(4096, false);
+    file.write_all_at(&pattern(512, 1), 512).unwrap();
+    disk.put(HEADER, &[0; 16]);
+    disk.put(HEADER + 8, &[1]);
+    // A header in two pieces; the status is the last byte of the data's buffer.
+    let buffers = [(HEADER, 5, false), (HEADER + 5, 11, false), (DATA, 513, true)];
+    disk.put(DATA + 512, &[0xff]);
+    assert_eq!(disk.send(0, &buffers), 513);
+    assert!(disk.take(DATA, 512) == pattern(512, 1));
+    assert_eq!(disk.take(DATA + 512, 1), [OK]);
+}
+
+#[test]
+fn discarded_and_zeroed_ranges_read_as_zeroes() {
+    let (mut disk, file, _dir) = disk(1 << 20, false);
+    file.write_all_at(&pattern(1 << 20, 1), 0).unwrap();
+    file.sync_all().unwrap();
+    let full = file.metadata().unwrap().blocks();
+    assert_eq!(disk.segment(DISCARD, 0, 1024, 0), OK);
+    assert!(file.metadata().unwrap().blocks() < full, "the host has no more room than before");
+    assert_eq!(disk.segment(WRITE_ZEROES, 1025, 3, 0), OK);
+    assert_eq!(disk.segment(WRITE_ZEROES, 1030, 1, 1), OK);
+    let mut bytes = vec![0xff; 1 << 20];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let old = pattern(1 << 20, 1);
+    for (sector, (new, old)) in bytes.chunks(512).zip(old.chunks(512)).enumerate() {
+        let zero = sector < 1024 || (1025..1028).contains(&sector) || sector == 1030;
+        assert!(if zero { new == [0; 512] } else { new == old }, "sector {sector}");
+    }
+    assert_eq!(disk.segment(DISCARD, 2047, 2, 0), IOERR);
+    assert_eq!(disk.segment(DISCARD, 0, 1, 1), UNSUPPORTED);
+    assert_eq!(disk.segment(WRITE_ZEROES, u64::MAX, u32::MAX, 0), IOERR);
+    assert_eq!(disk.request(DISCARD, 0, &[15], false), IOERR);
+    assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn the_id_is_the_file_s_name() {
+    let (mut disk, _file, _dir) = disk(512, false);
+    assert_eq!(disk.request(GET_ID, 0, &[20], true), OK);
+    assert_eq!(disk.take(DATA, 20), b"disk.raw\0\0\0\0\0\0\0\0\0\0\0\0");
+    assert_eq!(disk.request(GET_ID, 0, &[19], true), IOERR);
+    assert_eq!(disk.request(99, 0, &[], false), UNSUPPORTED);
+}
+
+#[test]
+fn a_read_only_disk_is_not_written() {
+    let (mut disk, file, _dir) = disk(4096, true);
+    disk.put(DATA, &[1; 512]);
+    assert_eq!(disk.request(OUT, 0, &[512], false), IOERR);
+    assert_eq!(disk.segment(DISCARD, 0, 1, 0), IOERR);
+    assert_eq!(disk.segment(WRITE_ZEROES, 0, 1, 0), IOERR);
+    assert_eq!(disk.request(IN, 0, &[512], true), OK);
+    assert_eq!(file.metadata().unwrap().blocks(), 0);
+}
+
+#[test]
+fn an_image_that_shrank_is_an_io_error() {
+    let (mut disk, file, _dir) = disk(64 << 10, false);
+    file.set_len(1000).unwrap();
+    assert_eq!(disk.request(IN, 0, &[512], true), OK);
+    assert_eq!(disk.request(IN, 1, &[512], true), IOERR, "ends within");
+    assert_eq!(disk.request(IN, 100, &[512], true), IOERR);
+    file.set_len(64 << 10).unwrap();
+    assert_eq!(disk.request(IN, 100, &[512], true), OK, "the disk does not come back");
+}
+
+/// As on a full disk: the host's kernel takes a part of what is written, then nothing.
+#[test]
+fn a_write_that_the_host_has_no_room_for_is_an_io_error() {
+    const LIMIT: u64 = 1 << 30;
+    let (mut disk, file, _dir) = disk(2 << 30, false);
+    let limit = libc::rlimit { rlim_cur: LIMIT, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: plain settings of this process; no other test has a file as long.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+    }
+    disk.put(DATA, &[1; 4096]);
+    assert_eq!(disk.request(OUT, LIMIT / 512, &[4096], false), IOERR);
+    assert_eq!(disk.request(OUT, LIMIT / 512 - 4, &[4096], false), IOERR, "half of it fits");
+    assert_eq!(disk.request(OUT, LIMIT / 512 - 8, &[4096], false), OK);
+    assert_eq!(disk.request(FLUSH, 0, &[], false), OK);
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, LIMIT - 4096).unwrap();
+    assert!(bytes == [1; 4096]);
+}

@@ -1,0 +1,336 @@
+//! `cargo xtask bench`: where the time until the guest's userspace goes, for brisk and other VMMs
+//! side by side.
+
+use anyhow::{Context, Result, bail, ensure};
+use argh::FromArgs;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::cache::Cache;
+use crate::{boot, debian, guest, images, kernel, lab};
+use scenario::{Root, Scenario};
+use script::{Besides, Place, Plan, Slot};
+pub use stats::{Report, Row};
+use vmm::{Filler, Peer};
+
+mod ab;
+mod scenario;
+mod script;
+mod setup;
+mod stats;
+mod table;
+mod trace;
+mod vmm;
+
+/// Compare boot times: where the time until the guest's userspace goes, by the tracepoints of the
+/// kernel below the VMMs.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "bench")]
+pub struct Args {
+    /// what is measured: serial (default) or talk
+    #[argh(option, default = "String::from(\"serial\")")]
+    scenario: String,
+    /// instead of a scenario, brisk without and with one thing: pio-fast-path or mcfg-one-bus
+    #[argh(option)]
+    ab: Option<String>,
+    /// boots of each VMM, of which the first is not counted (default 5)
+    #[argh(option, default = "5")]
+    runs: u32,
+    /// file for the results as JSON
+    #[argh(option)]
+    json: Option<PathBuf>,
+    /// another VMM, any number of times: qemu, or NAME='COMMAND' with {{kernel}} {{bzimage}}
+    /// {{initramfs}} {{disk}} {{serial}} {{memory}} {{cmdline}} {{args}} in it
+    #[argh(option)]
+    peer: Vec<Peer>,
+    /// where brisk's own time goes until the guest's first instruction: instructions, system calls
+    /// and page faults of each step
+    #[argh(switch)]
+    setup: bool,
+    /// lab (default): L1 and its instruction clock; host: this machine's KVM and real time
+    #[argh(option, default = "On::Lab")]
+    on: On,
+}
+
+/// Where the VMMs run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum On {
+    /// In L1.
+    Lab,
+    /// On this machine's KVM.
+    Host,
+}
+
+impl FromStr for On {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "lab" => Ok(Self::Lab),
+            "host" => Ok(Self::Host),
+            _ => Err(format!("{text}: neither lab nor host")),
+        }
+    }
+}
+
+/// What a slot of the plan is a measurement of.
+struct Subject {
+    vmm: String,
+    step: Option<&'static str>,
+}
+
+/// Seconds, of the clock in which is measured, until a guest is given up.
+const LIMIT: u32 = 20;
+
+/// Runs the task.
+///
+/// # Errors
+/// Something could not be built, or no VMM could be measured.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let scenario = scenario::find(&args.scenario)?;
+    ensure!(args.runs >= 2, "--runs {}: the first is not counted, so at least 2", args.runs);
+    if args.setup {
+        ensure!(args.peer.is_empty() && args.json.is_none(), "--setup: neither --peer nor --json");
+        print!("{}", measure_setup(scenario, args.runs, args.on)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (report, about) = match &args.ab {
+        Some(name) => {
+            ensure!(args.peer.is_empty(), "--ab: no --peer");
+            let (report, failures, about) = ab::measure(name, args.runs, args.on)?;
+            ((report, failures), about)
+        }
+        None => (measure(scenario, args.runs, &args.peer, args.on)?, scenario.about),
+    };
+    print!("{}", table::render(&report.0, about));
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report.0)? + "\n";
+        fs::write(path, json).with_context(|| format!("--json {}", path.display()))?;
+    }
+    for failure in &report.1 {
+        eprintln!("xtask: bench: {failure}");
+    }
+    Ok(if report.1.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Measures a scenario in the lab.
+///
+/// # Errors
+/// Something could not be built, or one of the VMMs did not get to its userspace.
+pub fn measure_all(scenario: &str, runs: u32, peers: &[Peer]) -> Result<Report> {
+    ensure!(runs >= 2, "--runs {runs}: the first is not counted, so at least 2");
+    let (report, failures) = measure(scenario::find(scenario)?, runs, peers, On::Lab)?;
+    ensure!(failures.is_empty(), "bench: {}", failures.join("\n"));
+    Ok(report)
+}
+
+/// Boots brisk and the peers in all steps. Returns what was measured, and a line for each VMM and
+/// step that did not get to its userspace.
+fn measure(
+    scenario: &'static Scenario,
+    runs: u32,
+    peers: &[Peer],
+    on: On,
+) -> Result<(Report, Vec<String>)> {
+    let brisk = boot::build(Some(scenario.features))?;
+    let bench = Bench::prepare(scenario, &brisk, runs, on, Besides::Exits, peers)?;
+    let results = bench.execute()?;
+    let mut report = Report {
+        clock: if on == On::Lab { "lab" } else { "host" },
+        scenario: scenario.name.to_owned(),
+        rows: Vec::new(),
+    };
+    let mut failures = Vec::new();
+    for (index, (subject, slot)) in bench.subjects.iter().zip(&bench.plan.slots).enumerate() {
+        match row(results.dir(), index, runs, subject, slot) {
+            Ok(row) => report.rows.push(row),
+            Err(e) => failures.push(format!("{}: {e:#}", subject.vmm)),
+        }
+    }
+    ensure!(!report.rows.is_empty(), "bench: nothing was measured:\n{}", failures.join("\n"));
+    Ok((report, failures))
+}
+
+/// Boots brisk in all steps. Returns the tables of what it did until the guest ran.
+fn measure_setup(scenario: &'static Scenario, runs: u32, on: On) -> Result<String> {
+    let mut text = setup::head(scenario.name, scenario.about, runs, on)?;
+    let features = [scenario.features, &["boot-timer"]].concat();
+    let brisk = boot::build(Some(&features))?;
+    let mut bench = Bench::prepare(scenario, &brisk, runs, on, Besides::Setup, &[])?;
+    bench.plan.slots.iter_mut().for_each(|slot| slot.command += setup::ARGUMENTS);
+    let results = bench.execute()?;
+    for (index, (subject, slot)) in bench.subjects.iter().zip(&bench.plan.slots).enumerate() {
+        let step = subject.step.map_or(String::new(), |step| format!("{step}\n\n"));
+        let tables = setup::report(results.dir(), index, runs, &slot.program, on)
+            .with_context(|| format!("bench --setup: {}", slot.command))?;
+        text += &format!("\n{step}{tables}");
+    }
+    Ok(text)
+}
+
+/// All that is ready to be measured.
+struct Bench {
+    scenario: &'static Scenario,
+    plan: Plan,
+    subjects: Vec<Subject>,
+    staging: tempfile::TempDir,
+}
+
+/// Where the results are.
+enum Results<'a> {
+    Lab(lab::Output),
+    Host(&'a Path),
+}
+
+impl Results<'_> {
+    fn dir(&self) -> &Path {
+        match self {
+            Self::Lab(output) => &output.dir,
+            Self::Host(dir) => dir,
+        }
+    }
+}
+
+impl Bench {
+    fn prepare(
+        scenario: &'static Scenario,
+        brisk: &Path,
+        boots: u32,
+        on: On,
+        besides: Besides,
+        peers: &[Peer],
+    ) -> Result<Self> {
+        let staging = tempfile::Builder::new().prefix("brisk-bench-").tempdir_in("/dev/shm")?;
+        let place = match on {
+            On::Lab => Place::Lab(Vec::new()),
+            On::Host => {
+                boot::host_kvm().map_err(|why| anyhow::anyhow!("--on host: {why}"))?;
+                Place::Host(staging.path().to_path_buf())
+            }
+        };
+        let shared = shared(scenario, brisk)?;
+        let mut own = vmm::files(brisk, "")?;
+        own.remove(brisk);
+        let mut plan = Plan { slots: Vec::new(), boots, besides, limit: LIMIT, shared, place };
+        let subjects = fill(scenario, peers, &mut plan, &mut own)?;
+        if let Place::Lab(files) = &mut plan.place {
+            files.extend(own);
+        }
+        Ok(Self { scenario, plan, subjects, staging })
+    }
+
+    /// Runs the plan's script.
+    fn execute(&self) -> Result<Results<'_>> {
+        Ok(match execute(self.scenario, &self.plan)? {
+            Some(output) => Results::Lab(output),
+            None => Results::Host(self.staging.path()),
+        })
+    }
+}
+
+/// The files that all VMMs use.
+fn shared(scenario: &Scenario, brisk: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
+    debian::ensure(debian::ALL)?;
+    let cache = Cache::open()?;
+    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
+    let mut files = vec![
+        (brisk.to_path_buf(), "brisk"),
+        (kernel.vmlinux, "vmlinux"),
+        (kernel.bzimage, "bzImage"),
+    ];
+    files.push(match scenario.root {
+        Root::Initramfs => (guest::ensure(&cache)?.initramfs, "initramfs"),
+        Root::Ext4Partition => (images::small(&cache)?.ext4_partition, script::DISK),
+    });
+    Ok(files)
+}
+
+/// Adds brisk and the peers to the plan, step by step, and their files to `own`.
+fn fill(
+    scenario: &'static Scenario,
+    peers: &[Peer],
+    plan: &mut Plan,
+    own: &mut BTreeSet<PathBuf>,
+) -> Result<Vec<Subject>> {
+    let mut subjects = Vec::new();
+    let files = plan.place.files();
+    for step in scenario.steps {
+        let filler = Filler { files: &files, scenario, step };
+        let program = format!("{files}/brisk");
+        let command = filler.fill(&vmm::brisk(&program, step))?;
+        plan.slots.push(Slot { program, command });
+        subjects.push(Subject { vmm: "brisk".to_owned(), step: step.name });
+    }
+    for peer in peers {
+        for step in scenario.steps {
+            let Some(command) = peer.command(step) else {
+                let step = step.name.unwrap_or_default();
+                eprintln!("xtask: bench: {} cannot do the step {step}, left out", peer.name());
+                continue;
+            };
+            let command = Filler { files: &files, scenario, step }.fill(&command)?;
+            let (program, rest) = vmm::program(&command)?;
+            own.extend(vmm::files(&program, rest)?);
+            let program = program.to_string_lossy().into_owned();
+            let command = format!("{} {rest}", lab::quote(&program));
+            plan.slots.push(Slot { program, command });
+            subjects.push(Subject { vmm: peer.name().to_owned(), step: step.name });
+        }
+    }
+    Ok(subjects)
+}
+
+/// Runs the plan's script. Returns L1's output where it ran there.
+fn execute(scenario: &Scenario, plan: &Plan) -> Result<Option<lab::Output>> {
+    let boots = u64::from(plan.boots) * plan.slots.len() as u64;
+    if let Place::Host(_) = plan.place {
+        let output = duct::cmd!("sh", "-c", plan.script()).stderr_to_stdout().unchecked();
+        let output = output.stdout_capture().run().context("cannot run sh")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "bench: the script failed (it needs root):\n{text}");
+        return Ok(None);
+    }
+    let step = crate::ui::Step::start(&format!("{boots} boots in the lab"));
+    let output = lab::run(&lab::Job {
+        mode: lab::Mode::Stopwatch,
+        script: plan.script(),
+        hugepages: scenario.hugepages(),
+        timeout: Duration::from_secs(120 + 20 * boots),
+        ..lab::Job::default()
+    })?;
+    step.done();
+    ensure!(output.status == 0, "bench: the script failed in the lab:\n{}", output.console);
+    Ok(Some(output))
+}
+
+/// Reads the results of one slot.
+fn row(dir: &Path, index: usize, runs: u32, subject: &Subject, slot: &Slot) -> Result<Row> {
+    let mut boots = Vec::new();
+    for number in 0..runs {
+        let read = |kind| {
+            let path = dir.join(script::result(kind, index, number));
+            fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let trace = read("trace").context("no trace was taken")?;
+        match trace::parse(&trace, &slot.program) {
+            Ok(boot) => boots.push(boot),
+            Err(e) => {
+                let (status, log) = (read("status")?, read("log")?);
+                let lines: Vec<&str> = log.lines().collect();
+                bail!(
+                    "{}{e}; exit status {}; command: {}; the end of its output:\n{}",
+                    subject.step.map(|s| format!("{s}: ")).unwrap_or_default(),
+                    status.trim(),
+                    slot.command,
+                    lines[lines.len().saturating_sub(15)..].join("\n")
+                );
+            }
+        }
+    }
+    let (counted, boots) = boots.split_first().context("no boots")?;
+    Row::new(&subject.vmm, subject.step, boots, counted).context("no boots")
+}

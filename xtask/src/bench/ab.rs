@@ -1,0 +1,110 @@
+//! `cargo xtask bench --ab NAME`: brisk without and with one of the talk's optimisations, side by
+//! side.
+
+use anyhow::{Result, bail};
+
+use super::scenario::{Console, Disk, Root, Scenario, Step};
+use super::vmm::Peer;
+use super::{On, Report};
+use crate::{boot, lab};
+
+/// One optimisation.
+struct Ab {
+    /// Features of the build without it.
+    before: &'static [&'static str],
+    /// What both boot; its features are those of the build with it.
+    scenario: Scenario,
+}
+
+/// A boot from pmem over PCI, the talk's last step.
+const PCI: Step = Step {
+    name: Some("PCI"),
+    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial off --console tty \
+           --transport pci --memory size=512M,hugepages=on",
+    cmdline: "root=/dev/pmem0p1 console=hvc0 quiet",
+    console: Console::Virtio,
+    disk: Disk::Pmem,
+    hugepages: true,
+};
+
+const PORTS: Step = Step {
+    name: Some("PCI by ports"),
+    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial off --console tty \
+           --transport pci-ports --memory size=512M,hugepages=on",
+    ..PCI
+};
+
+static ALL: [Ab; 2] = [
+    Ab {
+        before: &["serial", "console", "pmem", "pci", "hugepages"],
+        scenario: Scenario {
+            name: "pio-fast-path",
+            about: "ports served in the vCPU loop, before the bus",
+            memory_mib: 512,
+            features: &["serial", "console", "pmem", "pci", "hugepages", "pio-fast-path"],
+            root: Root::Ext4Partition,
+            steps: &[
+                PORTS,
+                Step {
+                    name: Some("serial console"),
+                    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial tty \
+                           --console off --memory size=512M,hugepages=on",
+                    cmdline: "root=/dev/pmem0p1 console=ttyS0",
+                    console: Console::Serial,
+                    ..PCI
+                },
+            ],
+        },
+    },
+    Ab {
+        before: &["console", "pmem", "pci", "hugepages", "ab-256-buses"],
+        scenario: Scenario {
+            name: "mcfg-one-bus",
+            about: "MCFG and DSDT with one PCI bus for 256",
+            memory_mib: 512,
+            features: &["console", "pmem", "pci", "hugepages"],
+            root: Root::Ext4Partition,
+            steps: &[PCI, PORTS],
+        },
+    },
+];
+
+/// Measures without and with the optimisation `name`. Returns what [`super::measure`] does, and a
+/// line about it.
+///
+/// # Errors
+/// There is no such optimisation, or as [`super::measure`].
+pub fn measure(name: &str, runs: u32, on: On) -> Result<(Report, Vec<String>, &'static str)> {
+    let Some(ab) = ALL.iter().find(|ab| ab.scenario.name == name) else {
+        let known: Vec<&str> = ALL.iter().map(|ab| ab.scenario.name).collect();
+        bail!("--ab {name}: there is no such comparison; there are {}", known.join(", "));
+    };
+    let program = boot::build(Some(ab.before))?;
+    let command = format!("{} {{args}}", lab::quote(&program.to_string_lossy()));
+    let before = Peer::Command("before".to_owned(), command);
+    let (mut report, failures) = super::measure(&ab.scenario, runs, &[before], on)?;
+    for row in &mut report.rows {
+        if row.vmm == "brisk" {
+            "after".clone_into(&mut row.vmm);
+        }
+    }
+    // Stable: the steps stay in order.
+    report.rows.sort_by_key(|row| row.vmm != "before");
+    Ok((report, failures, ab.scenario.about))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compared_differs_in_one_feature() {
+        for ab in &ALL {
+            let differing = ab.before.iter().filter(|f| !ab.scenario.features.contains(f)).count()
+                + ab.scenario.features.iter().filter(|f| !ab.before.contains(f)).count();
+            assert_eq!(differing, 1, "{}", ab.scenario.name);
+        }
+        let error = measure("no-such", 2, On::Lab).err().unwrap().to_string();
+        assert!(error.contains("pio-fast-path, mcfg-one-bus"), "{error}");
+    }
+}

@@ -1,0 +1,191 @@
+//! What is measured: the one table of scenarios.
+
+use anyhow::{Result, bail};
+
+/// A workload that VMMs are compared with. Words in braces in arguments and command lines are
+/// filled in, see [`super::vmm::Filler`].
+pub struct Scenario {
+    /// The name that `--scenario` takes.
+    pub name: &'static str,
+    /// One line for the head of the tables.
+    pub about: &'static str,
+    /// The guest's memory.
+    pub memory_mib: u32,
+    /// Features that brisk is built with, without the default ones.
+    pub features: &'static [&'static str],
+    /// What the guest's userspace is started from.
+    pub root: Root,
+    /// What is measured one after the other.
+    pub steps: &'static [Step],
+}
+
+/// Where the guest's userspace is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Root {
+    /// In an initial RAM file system.
+    Initramfs,
+    /// In the first partition of a raw image, in an ext4 file system.
+    Ext4Partition,
+}
+
+/// One way to start the guest.
+pub struct Step {
+    /// Name of the row, `None` in a scenario with one step.
+    pub name: Option<&'static str>,
+    /// brisk's arguments, which are those of Cloud Hypervisor too.
+    pub args: &'static str,
+    /// The guest kernel's command line.
+    pub cmdline: &'static str,
+    /// The guest's console.
+    pub console: Console,
+    /// The device that the image is behind.
+    pub disk: Disk,
+    /// Whether the guest's memory is in pages of 2 MiB.
+    pub hugepages: bool,
+}
+
+/// A guest's console.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Console {
+    /// A 16550A UART on port 0x3f8.
+    Serial,
+    /// virtio-console.
+    Virtio,
+}
+
+/// The device that a guest's image is behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disk {
+    /// There is none.
+    None,
+    /// virtio-block.
+    Block,
+    /// virtio-pmem.
+    Pmem,
+}
+
+/// All scenarios.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "serial",
+        about: "an initramfs and a serial console, 256 MiB, 1 vCPU",
+        memory_mib: 256,
+        features: &["serial"],
+        root: Root::Initramfs,
+        steps: &[Step {
+            name: None,
+            args: "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' \
+                   --serial file={serial} --memory size=256M",
+            cmdline: "quiet console=ttyS0",
+            console: Console::Serial,
+            disk: Disk::None,
+            hugepages: false,
+        }],
+    },
+    // The five commands of Rob Bradford's talk "How Fast Can We Go? Booting a Linux VM to Userspace
+    // in 100ms and Beyond", with {disk} for jammy.raw.
+    Scenario {
+        name: "talk",
+        about: "the five commands of the talk, a partitioned ext4 image, 512 MiB, 1 vCPU",
+        memory_mib: 512,
+        features: &["serial", "console", "block", "pmem", "hugepages"],
+        root: Root::Ext4Partition,
+        steps: &[
+            Step {
+                name: Some("serial"),
+                args: "--kernel {kernel} --disk path={disk} --cmdline '{cmdline}' --serial tty \
+                       --console off --memory size=512M",
+                cmdline: "root=/dev/vda1 console=ttyS0",
+                console: Console::Serial,
+                disk: Disk::Block,
+                hugepages: false,
+            },
+            Step {
+                name: Some("virtio-console"),
+                args: "--kernel {kernel} --disk path={disk} --cmdline '{cmdline}' --serial null \
+                       --console tty --memory size=512M",
+                cmdline: "root=/dev/vda1 console=hvc0",
+                console: Console::Virtio,
+                disk: Disk::Block,
+                hugepages: false,
+            },
+            Step {
+                name: Some("quiet"),
+                args: "--kernel {kernel} --disk path={disk} --cmdline '{cmdline}' --serial null \
+                       --console tty --memory size=512M",
+                cmdline: "root=/dev/vda1 console=hvc0 quiet",
+                console: Console::Virtio,
+                disk: Disk::Block,
+                hugepages: false,
+            },
+            Step {
+                name: Some("pmem"),
+                args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial null \
+                       --console tty --memory size=512M",
+                cmdline: "root=/dev/pmem0p1 console=hvc0 quiet",
+                console: Console::Virtio,
+                disk: Disk::Pmem,
+                hugepages: false,
+            },
+            Step {
+                name: Some("hugepages"),
+                args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial null \
+                       --console tty --memory size=512M,hugepages=on",
+                cmdline: "root=/dev/pmem0p1 console=hvc0 quiet",
+                console: Console::Virtio,
+                disk: Disk::Pmem,
+                hugepages: true,
+            },
+        ],
+    },
+];
+
+/// The scenario called `name`.
+///
+/// # Errors
+/// There is none; the error lists those there are.
+pub fn find(name: &str) -> Result<&'static Scenario> {
+    if let Some(scenario) = ALL.iter().find(|s| s.name == name) {
+        return Ok(scenario);
+    }
+    let list: String = ALL.iter().map(|s| format!("\n  {}: {}", s.name, s.about)).collect();
+    bail!("--scenario {name}: there is no such scenario; there are:{list}")
+}
+
+impl Scenario {
+    /// Pages of 2 MiB that the host needs free for any step.
+    pub fn hugepages(&self) -> u32 {
+        if self.steps.iter().any(|s| s.hugepages) { self.memory_mib.div_ceil(2) } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_or_listed() {
+        assert_eq!(find("talk").unwrap().steps.len(), 5);
+        let error = find("tallk").err().unwrap().to_string();
+        assert!(
+            error.contains("\n  serial: an initramfs") && error.contains("\n  talk:"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn arguments_fit_the_description() {
+        for scenario in ALL {
+            for step in scenario.steps {
+                let size = format!("--memory size={}M", scenario.memory_mib);
+                assert!(step.args.contains(&size), "{}", step.args);
+                assert_eq!(step.args.contains("hugepages=on"), step.hugepages);
+                assert_eq!(step.args.contains("--disk"), step.disk == Disk::Block);
+                assert_eq!(step.args.contains("--pmem"), step.disk == Disk::Pmem);
+                assert_eq!(step.args.contains("{initramfs}"), scenario.root == Root::Initramfs);
+                assert_eq!(scenario.steps.len() > 1, step.name.is_some());
+            }
+        }
+        assert_eq!((ALL[0].hugepages(), ALL[1].hugepages()), (0, 256));
+    }
+}

@@ -1,0 +1,253 @@
+//! The VMMs under test: their command lines, and the files that they need.
+
+use anyhow::{Context, Result, bail, ensure};
+use duct::cmd;
+use std::collections::BTreeSet;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::scenario::{Console, Disk, Scenario, Step};
+use crate::lab::quote;
+
+/// A VMM to compare with, from `--peer`.
+#[derive(Debug, PartialEq, Eq, Clone)]
+pub enum Peer {
+    /// QEMU's microvm machine, Debian's package.
+    Qemu,
+    /// Any other: its name and command.
+    Command(String, String),
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "qemu" => Ok(Self::Qemu),
+            Some((name, command)) if !name.is_empty() && !command.trim().is_empty() => {
+                Ok(Self::Command(name.to_owned(), command.trim().to_owned()))
+            }
+            _ => Err(format!("{text}: neither qemu nor NAME='COMMAND'")),
+        }
+    }
+}
+
+impl Peer {
+    /// Name of the peer's rows.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Qemu => "QEMU microvm",
+            Self::Command(name, _) => name,
+        }
+    }
+
+    /// The peer's command for a step, not filled in; `None` where it cannot do what the step needs.
+    pub fn command(&self, step: &Step) -> Option<String> {
+        match self {
+            Self::Qemu => qemu(step),
+            Self::Command(_, command) => Some(command.clone()),
+        }
+    }
+}
+
+/// QEMU's microvm with as little as it can be told to have: no PIT, PIC, RTC nor option ROM, as its
+/// manual advises for fast boots. Without ACPI the devices are announced on the command line. Its
+/// virtio-pmem needs PCI, and that ACPI. Huge pages are in no step that it can do.
+fn qemu(step: &Step) -> Option<String> {
+    if step.hugepages {
+        return None;
+    }
+    let disk = match step.disk {
+        Disk::None => "-initrd {initramfs}",
+        Disk::Block => {
+            "-drive id=disk,file={disk},format=raw,if=none -device virtio-blk-device,drive=disk"
+        }
+        Disk::Pmem => return None,
+    };
+    let (serial, console) = match step.console {
+        Console::Serial => ("on -serial file:{serial}", ""),
+        Console::Virtio => (
+            "off",
+            " -device virtio-serial-device -chardev file,id=hvc,path={serial} \
+             -device virtconsole,chardev=hvc",
+        ),
+    };
+    Some(format!(
+        "qemu-system-x86_64 -M microvm,acpi=off,pit=off,pic=off,rtc=off,x-option-roms=off,\
+         isa-serial={serial} -accel kvm -cpu host -m {{memory}}M -nodefaults \
+         -no-user-config -display none -no-reboot -kernel {{kernel}} {disk}{console} \
+         -append '{{cmdline}}'"
+    ))
+}
+
+/// What stands for the words in braces: `{kernel}` (ELF), `{bzimage}`, `{initramfs}`, `{disk}`,
+/// `{serial}` (a file for the console's output), `{memory}` (MiB), `{cmdline}`, and `{args}`, all of
+/// the step's arguments as brisk gets them.
+pub struct Filler<'a> {
+    /// Directory of the files that all VMMs share.
+    pub files: &'a str,
+    /// The scenario.
+    pub scenario: &'a Scenario,
+    /// The step.
+    pub step: &'a Step,
+}
+
+impl Filler<'_> {
+    /// `template` with all words in braces filled in.
+    ///
+    /// # Errors
+    /// A word that is not one of them.
+    pub fn fill(&self, template: &str) -> Result<String> {
+        let mut text = String::new();
+        let mut rest = template;
+        while let Some((before, tail)) = rest.split_once('{') {
+            let Some((word, after)) = tail.split_once('}') else { break };
+            text.push_str(before);
+            text.push_str(&self.word(word)?);
+            rest = after;
+        }
+        text.push_str(rest);
+        Ok(text)
+    }
+
+    fn word(&self, word: &str) -> Result<String> {
+        Ok(match word {
+            "kernel" => format!("{}/vmlinux", self.files),
+            "bzimage" => format!("{}/bzImage", self.files),
+            "initramfs" => format!("{}/initramfs", self.files),
+            "disk" => format!("{}/disk.raw", self.files),
+            "serial" => format!("{}/serial", self.files),
+            "memory" => self.scenario.memory_mib.to_string(),
+            "cmdline" => self.step.cmdline.to_owned(),
+            "args" => self.fill(self.step.args)?,
+            _ => bail!(
+                "--peer: {{{word}}} is unknown; there are {{kernel}} {{bzimage}} {{initramfs}} \
+                 {{disk}} {{serial}} {{memory}} {{cmdline}} {{args}}"
+            ),
+        })
+    }
+}
+
+/// Splits a command into its program, as an absolute path, and the rest.
+///
+/// # Errors
+/// The program is not there.
+pub fn program(command: &str) -> Result<(PathBuf, &str)> {
+    let (word, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+    if word.contains('/') {
+        let path = std::path::absolute(word)?;
+        ensure!(path.is_file(), "--peer: {word} is not there");
+        return Ok((path, rest));
+    }
+    let path = env::var_os("PATH").context("PATH is not set")?;
+    let found = env::split_paths(&path).map(|dir| dir.join(word)).find(|file| file.is_file());
+    Ok((found.with_context(|| format!("--peer: {word} is not there; PATH has none"))?, rest))
+}
+
+/// All files of this machine that `command` needs to run: the program, the libraries that it is
+/// linked with, its data as far as known here, and each file that the command names by its absolute
+/// path.
+///
+/// # Errors
+/// A library is missing.
+pub fn files(program: &Path, rest: &str) -> Result<BTreeSet<PathBuf>> {
+    let mut files = BTreeSet::from([program.to_path_buf()]);
+    // Static programs make ldd fail, which is fine.
+    let text = cmd!("ldd", program)
+        .stderr_null()
+        .stdout_capture()
+        .unchecked()
+        .run()
+        .context("cannot run ldd")?
+        .stdout;
+    for line in String::from_utf8_lossy(&text).lines() {
+        ensure!(!line.ends_with("not found"), "{}: {}", program.display(), line.trim());
+        files.extend(line.split_whitespace().find(|w| w.starts_with('/')).map(PathBuf::from));
+    }
+    let named = rest.split(|c: char| c.is_whitespace() || "=,'\"".contains(c));
+    let named = named.filter(|w| w.starts_with('/')).map(PathBuf::from);
+    files.extend(named.filter(|path| path.is_file()));
+    if program.file_name().is_some_and(|n| n.to_string_lossy().starts_with("qemu-system-")) {
+        // Firmware of microvm, and what a missing module or ROM would be looked for in.
+        for dir in ["/usr/share/qemu", "/usr/share/seabios"] {
+            let Ok(entries) = std::fs::read_dir(dir) else { continue };
+            let small = entries.flatten().map(|e| e.path()).filter(|path| {
+                path.extension().is_some_and(|e| e == "bin" || e == "rom")
+                    && path.metadata().is_ok_and(|m| m.len() <= 1 << 20)
+            });
+            files.extend(small);
+        }
+    }
+    Ok(files)
+}
+
+/// brisk's command for a step, not filled in.
+pub fn brisk(program: &str, step: &Step) -> String {
+    format!("{} {}", quote(program), step.args)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scenario;
+    use super::*;
+
+    #[test]
+    fn peers_from_the_command_line() {
+        assert_eq!("qemu".parse(), Ok(Peer::Qemu));
+        assert_eq!(
+            "a=b --c={kernel}".parse(),
+            Ok(Peer::Command("a".to_owned(), "b --c={kernel}".to_owned()))
+        );
+        for wrong in ["", "x", "=b", "a=", "a= "] {
+            assert!(wrong.parse::<Peer>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn words_are_filled_in() {
+        let scenario = scenario::find("talk").unwrap();
+        let step = &scenario.steps[4];
+        let filler = Filler { files: "/d", scenario, step };
+        assert_eq!(filler.fill("{disk} {memory}-{x").unwrap(), "/d/disk.raw 512-{x");
+        assert_eq!(
+            filler.fill(&brisk("/b c", step)).unwrap(),
+            "'/b c' --kernel /d/vmlinux --pmem file=/d/disk.raw \
+             --cmdline 'root=/dev/pmem0p1 console=hvc0 quiet' --serial null --console tty \
+             --memory size=512M,hugepages=on"
+        );
+        assert_eq!(
+            filler.fill("cloud-hypervisor {args}").unwrap(),
+            filler.fill(&brisk("cloud-hypervisor", step)).unwrap()
+        );
+        assert!(filler.fill("{krenel}").unwrap_err().to_string().contains("{krenel} is unknown"));
+    }
+
+    #[test]
+    fn qemu_does_what_microvm_can() {
+        let talk = scenario::find("talk").unwrap();
+        let can: Vec<_> = talk.steps.iter().map(|s| Peer::Qemu.command(s).is_some()).collect();
+        assert_eq!(can, [true, true, true, false, false]);
+        for scenario in scenario::ALL {
+            for step in scenario.steps {
+                let Some(command) = Peer::Qemu.command(step) else { continue };
+                let command = Filler { files: "/d", scenario, step }.fill(&command).unwrap();
+                assert!(!command.contains(['{', '}']), "{command}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_of_a_program() {
+        let (sh, rest) = program("sh -c /etc/passwd,x='/etc/hosts' /nowhere").unwrap();
+        assert!(sh.is_absolute() && sh.ends_with("sh"));
+        let files = files(&sh, rest).unwrap();
+        for wanted in [&sh, Path::new("/etc/passwd"), Path::new("/etc/hosts")] {
+            assert!(files.contains(wanted), "{files:?}");
+        }
+        assert!(files.iter().any(|f| f.to_string_lossy().contains("libc.so")), "{files:?}");
+        assert!(!files.contains(Path::new("/nowhere")));
+        assert!(program("no-such-program-anywhere x").is_err());
+        assert!(program("/nowhere x").is_err());
+    }
+}

@@ -1,0 +1,322 @@
+//! `cargo xtask boot`: boots Linux to userspace, on this machine's KVM where that can, else in the
+//! lab.
+
+use anyhow::{Context, Result, bail};
+use argh::FromArgs;
+use duct::cmd;
+use serde::Deserialize;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::bench::On;
+use crate::cache::{Cache, Inputs};
+use crate::{build, debian, guest, kernel, lab, paths};
+
+/// Boot Linux to userspace and show where the time went.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "boot")]
+pub struct Args {
+    /// host: this machine's KVM; lab: L1's; by default the host's if it can run a Linux
+    #[argh(option)]
+    on: Option<On>,
+    /// guest (our own, default), debian-cloud (Debian's 6.12) or a file
+    #[argh(option, default = "Kernel::Guest")]
+    kernel: Kernel,
+    /// arguments for brisk, after --; in the lab, files below /tmp are at /run/host/tmp
+    #[argh(positional, greedy)]
+    extra: Vec<String>,
+}
+
+/// The guest's kernel.
+#[derive(PartialEq, Eq, Debug)]
+enum Kernel {
+    Guest,
+    DebianCloud,
+    File(PathBuf),
+}
+
+impl FromStr for Kernel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "guest" => Ok(Self::Guest),
+            "debian-cloud" => Ok(Self::DebianCloud),
+            path if Path::new(path).is_file() => Ok(Self::File(path.into())),
+            _ => Err(format!("{text}: neither guest, debian-cloud nor a file")),
+        }
+    }
+}
+
+/// A line of brisk's `--boot-log`.
+#[derive(Deserialize)]
+struct Point {
+    name: String,
+    #[serde(default)]
+    process_us: f64,
+}
+
+/// 2 MiB pages that L1 reserves when brisk is told to use them: 1 GiB.
+const LAB_HUGEPAGES: u32 = 512;
+
+/// Runs the task: success is a guest that reached its userspace and powered off.
+///
+/// # Errors
+/// Something could not be built, or the lab failed.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let on = place(args.on)?;
+    debian::ensure(debian::ALL)?;
+    let cache = Cache::open()?;
+    let kernel = match &args.kernel {
+        Kernel::Guest => kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux,
+        Kernel::DebianCloud => debian_cloud(&cache)?,
+        Kernel::File(path) => path.canonicalize()?,
+    };
+    let initramfs = guest::ensure(&cache)?.initramfs;
+    let brisk = build(None)?;
+    let (status, log) = match on {
+        On::Host => {
+            let dir = tempfile::tempdir()?;
+            let log = dir.path().join("boot.jsonl");
+            let args = arguments(&kernel, &initramfs, &log, &args.extra);
+            let output = cmd(&brisk, args).unchecked().run().context("cannot run brisk")?;
+            (output.status.code().unwrap_or(1), fs::read_to_string(&log).unwrap_or_default())
+        }
+        On::Lab => {
+            let output = lab::run(&job(&brisk, &kernel, &initramfs, &args.extra))?;
+            (output.status, fs::read_to_string(output.dir.join("boot.jsonl")).unwrap_or_default())
+        }
+    };
+    Ok(verdict(status, &log, on))
+}
+
+/// A boot in the lab, with these arguments besides. The boot log is `boot.jsonl` in its output.
+pub fn job(brisk: &Path, kernel: &Path, initramfs: &Path, extra: &[String]) -> lab::Job {
+    // On L1's own tmpfs, for reading this machine's files takes long there.
+    let mut script = "mkdir /tmp/boot\n".to_owned();
+    let [brisk, kernel, initramfs] =
+        [(brisk, "brisk"), (kernel, "kernel"), (initramfs, "initramfs")].map(|(from, name)| {
+            let from = lab::path_in_l1(from).to_string_lossy().into_owned();
+            let to = Path::new("/tmp/boot").join(name);
+            script += &format!("cp {} {}\n", lab::quote(&from), to.display());
+            to
+        });
+    let mut words = vec![brisk.to_string_lossy().into_owned()];
+    words.extend(arguments(&kernel, &initramfs, Path::new("/tmp/out/boot.jsonl"), extra));
+    script += &words.iter().map(|word| lab::quote(word)).collect::<Vec<_>>().join(" ");
+    let huge = extra.iter().any(|word| word.contains("hugepages=on"));
+    lab::Job {
+        script,
+        hugepages: if huge { LAB_HUGEPAGES } else { 0 },
+        timeout: Duration::from_secs(180),
+        relay: true,
+        ..lab::Job::default()
+    }
+}
+
+/// Where to boot, saying which and why.
+fn place(wish: Option<On>) -> Result<On> {
+    let (on, why) = match (wish, host_kvm()) {
+        (Some(On::Host), Err(why)) => bail!("--on host: {why}"),
+        (Some(on), _) => (on, "as --on says".to_owned()),
+        (None, Ok(())) => (On::Host, "it can run an unmodified Linux".to_owned()),
+        (None, Err(why)) => (On::Lab, why),
+    };
+    match on {
+        On::Host => println!("booting on this machine's KVM: {why}"),
+        On::Lab => println!("booting in the lab, a KVM in software: {why}"),
+    }
+    Ok(on)
+}
+
+/// Whether this machine's KVM can run an unmodified Linux; the error says why it cannot.
+///
+/// # Errors
+/// It cannot.
+pub fn host_kvm() -> Result<(), String> {
+    let kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").map(drop);
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    judge(kvm, &cpuinfo, Path::new("/sys/module/kvm_pvm").exists())
+}
+
+/// A KVM of the PVM kind runs the guest's kernel in the CPU's user mode and emulates what differs
+/// there: small guests run, Linux fails at the first instruction that it does not emulate. It needs
+/// no CPU with virtualization, so the lack of that shows it, and its module's name does.
+fn judge(kvm: io::Result<()>, cpuinfo: &str, pvm: bool) -> Result<(), String> {
+    if let Err(e) = kvm {
+        return Err(match e.kind() {
+            io::ErrorKind::NotFound => "this machine has no /dev/kvm".to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                "no permission on /dev/kvm (try: sudo usermod -aG kvm $USER)".to_owned()
+            }
+            _ => format!("/dev/kvm does not open: {e}"),
+        });
+    }
+    if pvm {
+        return Err(
+            "this machine's KVM is kvm_pvm, which cannot run an unmodified Linux".to_owned()
+        );
+    }
+    let flags = cpuinfo.lines().find(|l| l.starts_with("flags")).unwrap_or_default();
+    if !flags.split_whitespace().any(|flag| flag == "svm" || flag == "vmx") {
+        return Err("this machine's CPU shows neither svm nor vmx, so its KVM cannot run an \
+                    unmodified Linux"
+            .to_owned());
+    }
+    Ok(())
+}
+
+/// brisk's arguments: what the user gave, and the rest so that it boots.
+fn arguments(kernel: &Path, initramfs: &Path, log: &Path, extra: &[String]) -> Vec<String> {
+    let given = |flag: &str| extra.iter().any(|word| word == flag);
+    let own_root = extra.iter().any(|word| word.contains("root="));
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let mut words = Vec::new();
+    let mut default = |flag: &str, value: String| {
+        if !given(flag) {
+            words.extend([flag.to_owned(), value]);
+        }
+    };
+    default("--kernel", path(kernel));
+    if !own_root {
+        default("--initramfs", path(initramfs));
+    }
+    default("--cmdline", "console=ttyS0".to_owned());
+    if !given("--console") {
+        default("--serial", "tty".to_owned());
+    }
+    default("--memory", "size=512M".to_owned());
+    words.extend(["--boot-log".to_owned(), path(log)]);
+    if !given("--timeline") {
+        words.push("--timeline".to_owned());
+    }
+    words.extend_from_slice(extra);
+    words
+}
+
+/// Says how it went.
+fn verdict(status: i32, log: &str, on: On) -> ExitCode {
+    let points = log.lines().filter_map(|line| serde_json::from_str::<Point>(line).ok());
+    let userspace = points.into_iter().find(|point| point.name == "userspace");
+    match (&userspace, status) {
+        (Some(point), 0) => {
+            let clock = match on {
+                On::Host => "",
+                On::Lab => " of the lab's fast mode, which says nothing about a real machine",
+            };
+            println!("userspace after {:.1} ms{clock}; powered off", point.process_us / 1000.0);
+            return ExitCode::SUCCESS;
+        }
+        (Some(_), _) => eprintln!("xtask: boot: userspace reached, but brisk ended with {status}"),
+        (None, _) => eprintln!("xtask: boot: userspace not reached, brisk ended with {status}"),
+    }
+    ExitCode::FAILURE
+}
+
+/// Builds brisk as `cargo xtask build --static` ships it, with these features or, when `None`, all.
+/// Returns the program's path.
+///
+/// Static, since the time from exec on counts, and the dynamic linker's work is a good part of it.
+///
+/// # Errors
+/// There is no such feature, or cargo failed.
+pub fn build(features: Option<&[&str]>) -> Result<PathBuf> {
+    let known = build::features::of_brisk()?;
+    let list = features.map_or_else(|| "full".to_owned(), |list| list.join(","));
+    let scenario = build::adhoc(&list, &known.names())?;
+    let target_dir = paths::target()?;
+    let order = build::Order {
+        source: paths::workspace(),
+        target_dir: &target_dir,
+        scenario: &scenario,
+        fixed: true,
+        target: build::TARGET,
+    };
+    let step = crate::ui::Step::start("building brisk");
+    let product = build::make(&order)?;
+    step.done();
+    let out = target_dir.join("brisk").join("static").join(&scenario.name);
+    build::write(&out, &product, &build::manifest(&order, &product, &known)?)?;
+    Ok(out.join("brisk"))
+}
+
+/// Debian's newest 6.12 cloud kernel, as it is in its package.
+///
+/// # Errors
+/// There is no such package, or it cannot be downloaded.
+pub fn debian_cloud(cache: &Cache) -> Result<PathBuf> {
+    let wanted = |name: &str| name.ends_with("-cloud-amd64-unsigned");
+    let newest = || debian::newest("linux-image-6.12.", wanted);
+    let inputs = |(package, version): &(String, String)| {
+        Inputs::new().with("package", package).with("version", version)
+    };
+    let source = match newest()? {
+        Some(source) if cache.has("kernel-debian-cloud", &inputs(&source)) => source,
+        _ => {
+            debian::update();
+            newest()?.context("apt knows no package linux-image-6.12*-cloud-amd64-unsigned")?
+        }
+    };
+    let dir = cache.artifact("kernel-debian-cloud", &inputs(&source), |work, out| {
+        debian::unpack(&source.0, &source.1, work)?;
+        let kernel = fs::read_dir(work.join("boot"))?
+            .flatten()
+            .find(|e| e.file_name().to_string_lossy().starts_with("vmlinuz-"))
+            .with_context(|| format!("{} has no boot/vmlinuz-*", source.0))?;
+        fs::copy(kernel.path(), out.join("vmlinuz"))?;
+        Ok(())
+    })?;
+    Ok(dir.join("vmlinuz"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kvms_that_can_and_that_cannot() {
+        let amd = "processor : 0\nflags\t\t: fpu svm sse\n";
+        assert_eq!(judge(Ok(()), amd, false), Ok(()));
+        assert_eq!(judge(Ok(()), "flags : vmx", false), Ok(()));
+        assert!(judge(Ok(()), amd, true).unwrap_err().contains("kvm_pvm"));
+        for cpuinfo in ["flags : fpu svme vmx_x", "", "bugs : svm"] {
+            assert!(judge(Ok(()), cpuinfo, false).unwrap_err().contains("neither svm nor vmx"));
+        }
+        let fails = |kind: io::ErrorKind| judge(Err(kind.into()), amd, false).unwrap_err();
+        assert!(fails(io::ErrorKind::NotFound).contains("no /dev/kvm"));
+        assert!(fails(io::ErrorKind::PermissionDenied).contains("usermod"));
+    }
+
+    #[test]
+    fn the_users_arguments_win() {
+        let with = |extra: &[&str]| {
+            let extra: Vec<String> = extra.iter().map(|&w| w.to_owned()).collect();
+            arguments(Path::new("/k"), Path::new("/i"), Path::new("/l"), &extra).join(" ")
+        };
+        assert_eq!(
+            with(&[]),
+            "--kernel /k --initramfs /i --cmdline console=ttyS0 --serial tty --memory size=512M \
+             --boot-log /l --timeline"
+        );
+        assert_eq!(
+            with(&["--disk", "path=/d", "--cmdline", "root=/dev/vda", "--console", "tty"]),
+            "--kernel /k --memory size=512M --boot-log /l --timeline --disk path=/d \
+             --cmdline root=/dev/vda --console tty"
+        );
+    }
+
+    #[test]
+    fn success_is_userspace_and_status_0() {
+        let log = "{\"name\":\"first-entry\",\"process_us\":1.5}\n\
+                   {\"name\":\"userspace\",\"code\":96,\"process_us\":2.5,\"vm_us\":1.0}\n";
+        let code = |status, log| format!("{:?}", verdict(status, log, On::Lab));
+        let (good, bad) = (format!("{:?}", ExitCode::SUCCESS), format!("{:?}", ExitCode::FAILURE));
+        assert_eq!(code(0, log), good);
+        assert_eq!(code(3, log), bad);
+        assert_eq!(code(0, "{\"name\":\"kernel\"}"), bad);
+    }
+}

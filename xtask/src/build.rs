@@ -1,0 +1,322 @@
+//! `cargo xtask build`: the smallest binary for a workload, and a manifest that says what it is.
+
+use anyhow::{Context, Result, bail, ensure};
+use argh::FromArgs;
+use duct::cmd;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs};
+
+use crate::scenario::{self, Scenario};
+use crate::ui::Step;
+use crate::{cache, paths};
+use parts::Parts;
+
+pub mod features;
+mod parts;
+pub mod twice;
+
+/// Build the smallest brisk for a workload.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "build")]
+pub struct Args {
+    /// features with commas between, and nothing else
+    #[argh(option)]
+    features: Option<String>,
+    /// a scenario of the table (see features.md) or of your brisk.toml
+    #[argh(option)]
+    scenario: Option<String>,
+    /// link glibc into it: runs on any Linux, and starts sooner
+    #[argh(switch, long = "static")]
+    fixed: bool,
+    /// target triple (default x86_64-unknown-linux-gnu)
+    #[argh(option, default = "TARGET.to_owned()")]
+    target: String,
+    /// build again from a copy of the source elsewhere, and fail if the bytes differ
+    #[argh(switch)]
+    twice: bool,
+    /// directory for brisk and manifest.json (default target/brisk/NAME)
+    #[argh(option)]
+    out: Option<PathBuf>,
+}
+
+/// What is built where nothing else is asked for.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The profile in Cargo.toml that binaries are shipped with.
+pub const PROFILE: &str = "size";
+
+/// How the linker is called; features.md says what each gains. Paths are from the workspace, where
+/// cargo runs the compiler.
+/// - Functions with the same code become one.
+/// - No unwind tables: a panic aborts.
+/// - Relocations in DT_RELR's short form (glibc 2.36 and later, musl 1.2.4).
+/// - No build id: nothing reads it.
+const LINK: &[&str] = &[
+    "-Wl,--icf=all",
+    "-Wl,--no-eh-frame-hdr",
+    "-Wl,-T,xtask/src/build/no-unwind.ld",
+    "-Wl,-z,pack-relative-relocs",
+    "-Wl,--build-id=none",
+];
+
+/// Another way to build than the shipped one, to see what a choice gains.
+#[derive(Default)]
+pub struct Variation {
+    /// What is different.
+    pub what: &'static str,
+    /// For cargo's `--config`.
+    config: &'static [&'static str],
+    /// Of [`LINK`], what is left out.
+    without: &'static [&'static str],
+}
+
+/// The choices that were open.
+pub const VARIATIONS: &[Variation] = &[
+    Variation { what: "opt-level 3", config: &["profile.size.opt-level=3"], without: &[] },
+    Variation { what: "opt-level z", config: &["profile.size.opt-level='z'"], without: &[] },
+    Variation { what: "thin LTO", config: &["profile.size.lto='thin'"], without: &[] },
+    Variation {
+        what: "16 codegen units",
+        config: &["profile.size.codegen-units=16"],
+        without: &[],
+    },
+    Variation { what: "equal functions kept apart", config: &[], without: &["-Wl,--icf=all"] },
+    Variation {
+        what: "unwind tables kept",
+        config: &[],
+        without: &["-Wl,--no-eh-frame-hdr", "-Wl,-T,xtask/src/build/no-unwind.ld"],
+    },
+    Variation {
+        what: "relocations in the long form",
+        config: &[],
+        without: &["-Wl,-z,pack-relative-relocs"],
+    },
+];
+
+/// What is to be built.
+#[derive(Clone, Copy)]
+pub struct Order<'a> {
+    /// The checkout: the workspace.
+    pub source: &'a Path,
+    /// cargo's target directory.
+    pub target_dir: &'a Path,
+    /// Features of package brisk, and arguments that are baked in.
+    pub scenario: &'a Scenario,
+    /// Whether glibc is linked in.
+    pub fixed: bool,
+    /// The target triple.
+    pub target: &'a str,
+}
+
+/// What was built.
+pub struct Product {
+    /// The program, stripped.
+    pub program: Vec<u8>,
+    /// What is in it.
+    pub parts: Parts,
+}
+
+/// Runs the task.
+///
+/// # Errors
+/// Unknown features or scenario; cargo failed.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let known = features::of_brisk()?;
+    let wanted = match (&args.scenario, &args.features) {
+        (Some(name), None) => scenario::find(name, &known.names())?,
+        (None, Some(list)) => adhoc(list, &known.names())?,
+        _ => bail!("give one of --features A,B and --scenario NAME"),
+    };
+    let target_dir = paths::target()?;
+    let out = match &args.out {
+        Some(dir) => dir.clone(),
+        None => target_dir.join("brisk").join(&wanted.name),
+    };
+    let order = Order {
+        source: paths::workspace(),
+        target_dir: &target_dir,
+        scenario: &wanted,
+        fixed: args.fixed,
+        target: &args.target,
+    };
+    let step = Step::start(&format!("building brisk for {}", wanted.name));
+    let product = make(&order)?;
+    step.done();
+    if args.twice {
+        let step = Step::start("building it again elsewhere");
+        twice::check(&order, &product)?;
+        step.done();
+    }
+    let manifest = manifest(&order, &product, &known)?;
+    write(&out, &product, &manifest)?;
+    println!("{}", product.parts.table());
+    println!("{}: {} bytes", out.join("brisk").display(), product.program.len());
+    println!("{}", out.join("manifest.json").display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The scenario that `--features` stands for.
+///
+/// # Errors
+/// There is no such feature.
+pub fn adhoc(list: &str, known: &[String]) -> Result<Scenario> {
+    let features: BTreeSet<&str> = list.split([',', ' ']).filter(|f| !f.is_empty()).collect();
+    for feature in &features {
+        let all = known.join(", ");
+        ensure!(
+            known.iter().any(|k| k == feature),
+            "--features: there is no feature `{feature}`; there are {all}"
+        );
+    }
+    let features: Vec<String> = features.into_iter().map(str::to_owned).collect();
+    let name = if features.is_empty() { "none".to_owned() } else { features.join("+") };
+    Ok(Scenario { name, features, example: "brisk".to_owned(), ..Scenario::default() })
+}
+
+/// Builds a binary. The same source gives the same bytes, wherever it and the target directory are.
+///
+/// # Errors
+/// cargo or strip failed.
+pub fn make(order: &Order<'_>) -> Result<Product> {
+    make_varied(order, &Variation::default())
+}
+
+/// Builds a binary in another way than it is shipped.
+///
+/// # Errors
+/// cargo or strip failed.
+pub fn make_varied(order: &Order<'_>, variation: &Variation) -> Result<Product> {
+    // cargo builds all again when the compiler's flags change, unless each has a place of its own.
+    let target_dir = &order.target_dir.join(if order.fixed { "static" } else { "dynamic" });
+    let flags = rustflags(&Order { target_dir, ..*order }, variation)?;
+    // With symbols, for the table; they are taken out below.
+    let strip = format!("profile.{PROFILE}.strip=false");
+    let mut words = vec!["build", "--quiet", "--locked", "--package=brisk", "--bin=brisk"];
+    let features = cargo_features(&order.scenario.features);
+    words.extend(["--profile", PROFILE, "--config", &strip, "--target", order.target]);
+    words.extend(["--no-default-features", "--features", &features]);
+    words.extend(variation.config.iter().flat_map(|config| ["--config", *config]));
+    cmd(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), words)
+        .dir(order.source)
+        .env("CARGO_TARGET_DIR", target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env("BRISK_DEFAULT_ARGS", scenario::baked(&order.scenario.args))
+        .stdout_to_stderr()
+        .run()
+        .context("brisk does not build")?;
+    let whole = target_dir.join(order.target).join(PROFILE).join("brisk");
+    let dir = tempfile::tempdir()?;
+    let program = dir.path().join("brisk");
+    cmd!("strip", "--strip-all", "--remove-section=.comment", "-o", &program, &whole)
+        .run()
+        .context("strip of package binutils")?;
+    let program = fs::read(&program)?;
+    let parts = Parts::of(&fs::read(&whole)?, &program).context("the built program")?;
+    Ok(Product { program, parts })
+}
+
+/// Features for cargo: without `logging` no crate below brisk keeps its log messages either.
+fn cargo_features(features: &[String]) -> String {
+    let mut list = features.to_vec();
+    if !features.iter().any(|f| f == "logging" || f == "full" || f == "default") {
+        list.push("log/max_level_off".to_owned());
+    }
+    list.join(",")
+}
+
+/// The compiler's flags. They name no directory that ends up in the binary.
+fn rustflags(order: &Order<'_>, variation: &Variation) -> Result<Vec<String>> {
+    let home = match env::var_os("CARGO_HOME") {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(&env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
+    };
+    let remap = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let mut flags = vec![
+        remap(&home.join("registry/src"), "crates"),
+        remap(&home, "cargo"),
+        remap(order.target_dir, "target"),
+        remap(order.source, "brisk"),
+    ];
+    let kept = LINK.iter().filter(|arg| !variation.without.contains(arg));
+    flags.extend(kept.map(|arg| format!("-Clink-arg={arg}")));
+    if order.fixed {
+        // Not position-independent: no relocation at start, and shorter code.
+        flags.extend(["-Ctarget-feature=+crt-static", "-Crelocation-model=static"].map(Into::into));
+    }
+    Ok(flags)
+}
+
+/// What the binary is, for people and machines that get it without this checkout.
+///
+/// # Errors
+/// cargo metadata failed.
+pub fn manifest(
+    order: &Order<'_>,
+    product: &Product,
+    known: &features::Features,
+) -> Result<serde_json::Value> {
+    let git = |words: &[&str]| {
+        let command = cmd("git", words).dir(order.source).stderr_null();
+        command.read().ok().map(|text| text.trim().to_owned())
+    };
+    // Without git (a source archive) there is no revision.
+    let changed = git(&["status", "--porcelain"]).is_some_and(|text| !text.is_empty());
+    let revision = git(&["rev-parse", "HEAD"]).map(|rev| rev + if changed { "+" } else { "" });
+    let rustc = cmd!("rustc", "-V").dir(order.source).read().unwrap_or_default();
+    Ok(json!({
+        "name": order.scenario.name,
+        "about": order.scenario.about,
+        "version": known.version,
+        "revision": revision,
+        "compiler": rustc,
+        "features": known.closure(&order.scenario.features),
+        "target": order.target,
+        "static": order.fixed,
+        "profile": PROFILE,
+        "baked_arguments": order.scenario.args,
+        "command": order.scenario.example,
+        "size": product.program.len(),
+        "sections": product.parts.sections(),
+        "sha256": cache::sum(&product.program),
+    }))
+}
+
+/// Writes `brisk` and `manifest.json` into a directory.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(out: &Path, product: &Product, manifest: &serde_json::Value) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let cannot = || format!("{}: cannot write", out.display());
+    fs::create_dir_all(out).with_context(cannot)?;
+    let program = out.join("brisk");
+    // A running program cannot be written to, but replaced.
+    let _ = fs::remove_file(&program);
+    fs::write(&program, &product.program).with_context(cannot)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).with_context(cannot)?;
+    let text = serde_json::to_string_pretty(manifest)? + "\n";
+    fs::write(out.join("manifest.json"), text).with_context(cannot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_are_a_set_and_are_checked() {
+        let known = ["pmem", "hugepages"].map(str::to_owned);
+        assert_eq!(adhoc("pmem,hugepages,pmem", &known).unwrap().name, "hugepages+pmem");
+        assert_eq!(adhoc("", &known).unwrap().name, "none");
+        let error = adhoc("pmem,hugepage", &known).unwrap_err().to_string();
+        assert!(error.contains("`hugepage`; there are pmem, hugepages"), "{error}");
+    }
+
+    #[test]
+    fn without_logging_no_crate_logs() {
+        assert_eq!(cargo_features(&["pmem".to_owned()]), "pmem,log/max_level_off");
+        assert_eq!(cargo_features(&["full".to_owned()]), "full");
+        assert_eq!(cargo_features(&["a".to_owned(), "logging".to_owned()]), "a,logging");
+    }
+}

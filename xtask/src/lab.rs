@@ -1,0 +1,260 @@
+//! `cargo xtask lab`: runs a command under a real KVM on a machine that has none.
+//!
+//! QEMU's software CPU emulates AMD SVM, so a Debian kernel in it (L1) has a real `kvm_amd`. L1's
+//! root is this machine's root, read-only, over 9p; `/tmp` and `/run` are its own tmpfs; `/tmp/out`
+//! is the job's directory.
+
+use anyhow::{Context, Result, bail, ensure};
+use argh::FromArgs;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{env, fs};
+
+use crate::cache::Cache;
+use crate::paths;
+
+mod l1;
+mod qemu;
+
+/// Run a command in L1, a virtual machine with a real KVM.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "lab")]
+pub struct Args {
+    /// one CPU and a clock that advances 1 ns per instruction
+    #[argh(switch)]
+    stopwatch: bool,
+    /// memory of L1 in MiB (default 4096)
+    #[argh(option, default = "4096")]
+    memory: u32,
+    /// huge pages of 2 MiB to reserve in L1
+    #[argh(option, default = "0")]
+    hugepages: u32,
+    /// seconds until L1 is killed (default 300)
+    #[argh(option, default = "300")]
+    timeout: u64,
+    /// the command: one word is a shell script, more are a program and its arguments
+    #[argh(positional, greedy)]
+    command: Vec<String>,
+}
+
+/// How L1 runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Two CPUs, as fast as it goes.
+    Fast,
+    /// One CPU, and the clock advances 1 ns for each instruction, in L1 and its guests.
+    Stopwatch,
+}
+
+/// Something to run in L1.
+pub struct Job {
+    /// How L1 runs.
+    pub mode: Mode,
+    /// POSIX shell script, run as root with `/tmp/out` as working directory. tracefs and debugfs
+    /// are mounted below `/sys/kernel`, `BRISK_LAB` is `fast` or `stopwatch`.
+    pub script: String,
+    /// Files copied into the job directory: L1 sees them as `/tmp/out/NAME`. Programs and files
+    /// elsewhere on this machine can be used by their own path, but for those below `/tmp`, `/run`,
+    /// `/dev`, `/proc` and `/sys`: these are at `/run/host/PATH`. The workspace, cargo's target
+    /// folder and the cache are at their own path wherever they are.
+    pub files: Vec<(PathBuf, String)>,
+    /// Memory of L1 in MiB.
+    pub memory_mib: u32,
+    /// 2 MiB huge pages to reserve in L1.
+    pub hugepages: u32,
+    /// L1 is killed after this time.
+    pub timeout: Duration,
+    /// Whether L1's output is shown while it comes, each line after `L1| `.
+    pub relay: bool,
+}
+
+/// What a job left.
+pub struct Output {
+    /// The job's directory, with what the script wrote to `/tmp/out`. Removed with this struct.
+    pub dir: PathBuf,
+    /// What the script (and L1's kernel, if it had to complain) wrote to the console.
+    pub console: String,
+    /// The script's exit status.
+    pub status: i32,
+    _guard: tempfile::TempDir,
+}
+
+impl Default for Job {
+    /// Fast mode, 4 GiB, 5 minutes, nothing to run.
+    fn default() -> Self {
+        Self {
+            mode: Mode::Fast,
+            script: String::new(),
+            files: Vec::new(),
+            memory_mib: 4096,
+            hugepages: 0,
+            timeout: Duration::from_secs(300),
+            relay: false,
+        }
+    }
+}
+
+/// Makes sure that L1's kernel and initrd are in the cache.
+///
+/// # Errors
+/// The kernel package cannot be fetched or the cache cannot be written.
+pub fn ensure(cache: &Cache) -> Result<()> {
+    l1::ensure(cache).map(drop)
+}
+
+/// Runs a job in L1 and waits for its end.
+///
+/// # Errors
+/// L1 did not come up, died (the end of its console is in the error) or took longer than the
+/// timeout. A script that fails is no error: see [`Output::status`].
+pub fn run(job: &Job) -> Result<Output> {
+    let cache = Cache::open()?;
+    let l1 = l1::ensure(&cache)?;
+    let guard = tempfile::Builder::new().prefix("brisk-lab-").tempdir()?;
+    let dir = guard.path();
+    fs::create_dir(dir.join(".lab"))?;
+    fs::write(dir.join(".lab/script"), &job.script)?;
+    fs::write(
+        dir.join(".lab/start"),
+        start(job.mode, &[paths::workspace(), &paths::target()?, cache.root()]),
+    )?;
+    for (from, name) in &job.files {
+        let to = dir.join(name);
+        fs::create_dir_all(to.parent().unwrap_or(dir))?;
+        fs::copy(from, &to).with_context(|| format!("{}: cannot copy", from.display()))?;
+    }
+    let end = qemu::run(job, &l1, dir)?;
+    let Ok(status) = fs::read_to_string(dir.join(".lab/status")) else {
+        let why = if end.timed_out { "was still running after" } else { "died within" };
+        bail!(
+            "lab: L1 {why} {} s; the end of its console:\n{}\n{}",
+            job.timeout.as_secs(),
+            end_of(&end.console),
+            end_of(&end.complaints)
+        );
+    };
+    let status = status.trim().parse().context("lab: exit status of the script")?;
+    Ok(Output { dir: dir.to_path_buf(), console: end.console, status, _guard: guard })
+}
+
+/// `cargo xtask lab`: ends with the command's exit status.
+pub fn command(args: &Args) -> Result<ExitCode> {
+    let script = match &args.command[..] {
+        [] => bail!("lab: no command; say for example: cargo xtask lab -- ls -l /dev/kvm"),
+        [script] => script.clone(),
+        words => words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),
+    };
+    ensure!(args.memory >= 512, "--memory {}: L1 needs at least 512 MiB", args.memory);
+    crate::debian::ensure(crate::debian::ALL)?;
+    let output = run(&Job {
+        mode: if args.stopwatch { Mode::Stopwatch } else { Mode::Fast },
+        script,
+        memory_mib: args.memory,
+        hugepages: args.hugepages,
+        timeout: Duration::from_secs(args.timeout),
+        relay: true,
+        ..Job::default()
+    })?;
+    Ok(ExitCode::from(u8::try_from(output.status).unwrap_or(1)))
+}
+
+/// The shell program that L1's init ends in. `visible` directories get to their own path again
+/// where a mount of L1 hides them.
+fn start(mode: Mode, visible: &[&Path]) -> String {
+    let mut text = String::new();
+    for dir in visible.iter().filter(|dir| hidden(dir)) {
+        let dir = quote(&dir.to_string_lossy());
+        let _ = writeln!(text, "mkdir -p {dir}; mount --bind /run/host{dir} {dir}");
+    }
+    let mode = match mode {
+        Mode::Fast => "fast",
+        Mode::Stopwatch => "stopwatch",
+    };
+    // What PATH has here holds there too. stty waits for the console to be written out. QEMU ends
+    // with the write to I/O port 0xf4, which is faster than to power off; the kernel's panic after
+    // exit is for a machine without it.
+    let path = quote(&env::var("PATH").unwrap_or_default());
+    let home = quote(&env::var("HOME").unwrap_or_default());
+    let _ = write!(
+        text,
+        "stty -onlcr -echo < /dev/console\n\
+         export PATH={path}:/usr/sbin:/usr/bin:/sbin:/bin HOME={home} BRISK_LAB={mode} TERM=dumb\n\
+         cd /tmp/out\n\
+         /bin/sh .lab/script < /dev/null\n\
+         echo $? > /tmp/out/.lab/status\n\
+         stty onlcr < /dev/console\n\
+         printf 0 | dd of=/dev/port bs=1 seek=244 2> /dev/null\n"
+    );
+    text
+}
+
+/// Whether L1 has a mount of its own over `path`.
+fn hidden(path: &Path) -> bool {
+    ["/tmp", "/run", "/dev", "/proc", "/sys"].iter().any(|own| path.starts_with(own))
+}
+
+/// The path by which L1 sees a file of this machine.
+pub fn path_in_l1(path: &Path) -> PathBuf {
+    match path.strip_prefix("/") {
+        Ok(rest) if hidden(path) => Path::new("/run/host").join(rest),
+        _ => path.to_path_buf(),
+    }
+}
+
+/// `word` as one word of a shell command.
+pub fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The part of a console that tells why it ended: a panic's first lines, else the last ones.
+fn end_of(console: &str) -> String {
+    let lines: Vec<&str> = console.lines().collect();
+    let last = lines.len().saturating_sub(15);
+    let from = lines.iter().position(|line| line.contains("Kernel panic")).unwrap_or(last);
+    lines.get(from..).unwrap_or_default().iter().take(15).copied().collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn quotes_for_the_shell() {
+        for word in ["", "a b", "it's", "$HOME", "a\nb", "/plain/path", "*", "a=b", "\\"] {
+            let output =
+                Command::new("sh").args(["-c", &format!("printf %s {}", quote(word))]).output();
+            assert_eq!(output.unwrap().stdout, word.as_bytes());
+        }
+        assert_eq!(quote("/plain/path"), "/plain/path");
+    }
+
+    #[test]
+    fn paths_hidden_by_mounts_of_l1() {
+        assert_eq!(path_in_l1(Path::new("/tmp/a")), Path::new("/run/host/tmp/a"));
+        assert_eq!(path_in_l1(Path::new("/tmpfile")), Path::new("/tmpfile"));
+        let text = start(Mode::Fast, &[Path::new("/home/a"), Path::new("/tmp/b c")]);
+        assert!(text.contains("mount --bind /run/host'/tmp/b c' '/tmp/b c'\n"), "{text}");
+        assert!(!text.contains("/home/a\n"), "{text}");
+        let check = Command::new("sh").args(["-n", "-c", &text]).status();
+        assert!(check.unwrap().success(), "{text}");
+    }
+
+    #[test]
+    fn the_end_of_a_console() {
+        assert_eq!(end_of("a\nb\n"), "a\nb");
+        assert_eq!(end_of(""), "");
+        let long = "line\n".repeat(100) + "last";
+        assert_eq!(end_of(&long).lines().count(), 15);
+        assert!(end_of(&long).ends_with("\nlast"));
+        let panic = format!("before\n[1] Kernel panic - not syncing\n{long}");
+        assert!(end_of(&panic).starts_with("[1] Kernel panic"));
+        assert_eq!(end_of(&panic).lines().count(), 15);
+    }
+}

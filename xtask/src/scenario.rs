@@ -1,0 +1,256 @@
+//! The scenarios that `--scenario` names: what a binary is built for, and what is baked into it.
+//!
+//! The table is [`TABLE`]; users add their own in a `brisk.toml` in the working directory or, where
+//! that has none, in the workspace:
+//!
+//! ```toml
+//! [scenario.api]
+//! about = "our API's sandbox"
+//! features = ["pmem", "hugepages", "console"]
+//! # Baked into the binary, so that ./brisk alone boots it. Flags given to ./brisk win.
+//! args = ["--kernel", "/srv/vmlinux", "--pmem", "file=/srv/api.raw", "--cmdline", "root=/dev/pmem0"]
+//! ```
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::paths;
+
+/// What a binary is built for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scenario {
+    /// Its name.
+    pub name: String,
+    /// Its purpose in a sentence.
+    pub about: String,
+    /// The features of package brisk.
+    pub features: Vec<String>,
+    /// Arguments that are baked into the binary.
+    pub args: Vec<String>,
+    /// An example command. What it boots is in `crate::matrix`.
+    pub example: String,
+}
+
+/// A row of the table.
+struct Row {
+    name: &'static str,
+    about: &'static str,
+    features: &'static str,
+    example: &'static str,
+}
+
+/// The scenarios that come with brisk.
+const TABLE: &[Row] = &[
+    Row {
+        name: "serial",
+        about: "A kernel and an initramfs with a serial console: the plainest machine.",
+        features: "serial,boot-timer",
+        example: "brisk --kernel vmlinux --initramfs initramfs.cpio --cmdline console=ttyS0 \
+                  --serial tty",
+    },
+    Row {
+        name: "console-block",
+        about: "A disk image that can be written to, and virtio-console.",
+        features: "console,block",
+        example: "brisk --kernel vmlinux --disk path=ext4.raw \
+                  --cmdline \"root=/dev/vda console=hvc0 quiet\" --console tty",
+    },
+    Row {
+        name: "pmem",
+        about: "An image mapped into the guest's memory, so that the guest needs no cache of it.",
+        features: "console,pmem",
+        example: "brisk --kernel vmlinux --pmem file=ext4.raw \
+                  --cmdline \"root=/dev/pmem0 console=hvc0 quiet\" --console tty",
+    },
+    Row {
+        name: "pmem-hugepages",
+        about: "The talk's last and fastest command: pmem, and guest memory in 2 MiB pages.",
+        features: "console,pmem,hugepages",
+        example: "brisk --kernel vmlinux --pmem file=ext4-partition.raw \
+                  --cmdline \"root=/dev/pmem0p1 console=hvc0 quiet\" --serial null --console tty \
+                  --memory size=512M,hugepages=on",
+    },
+    Row {
+        name: "pci-distro",
+        about: "A distribution's own kernel as it is packed, with its devices on a PCI bus.",
+        features: "serial,block,pci,bzimage",
+        example: "brisk --kernel vmlinuz --initramfs initramfs.cpio --disk path=ext4.raw \
+                  --transport pci --cmdline console=ttyS0 --serial tty",
+    },
+    Row {
+        name: "function",
+        about: "The smallest that can run one program from an EROFS image and return: no console, \
+                the answer is the exit status.",
+        features: "pmem",
+        example: "brisk --kernel vmlinux --pmem file=erofs.raw,discard_writes=on \
+                  --cmdline \"root=/dev/pmem0 rootfstype=erofs quiet\" --memory size=128M",
+    },
+    Row {
+        name: "full",
+        about: "Every feature, for a machine where size does not matter.",
+        features: "full",
+        example: "brisk --kernel vmlinux --disk path=ext4.raw \
+                  --cmdline \"root=/dev/vda console=hvc0\" --console tty --timeline",
+    },
+];
+
+/// The text of a `brisk.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    scenario: BTreeMap<toml::Spanned<String>, Own>,
+}
+
+/// A user's scenario.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Own {
+    #[serde(default)]
+    about: String,
+    features: Vec<toml::Spanned<String>>,
+    #[serde(default)]
+    args: Vec<toml::Spanned<String>>,
+}
+
+/// The scenarios that come with brisk.
+pub fn table() -> Vec<Scenario> {
+    let row = |row: &Row| Scenario {
+        name: row.name.to_owned(),
+        about: row.about.to_owned(),
+        features: row.features.split(',').map(str::to_owned).collect(),
+        args: Vec::new(),
+        example: row.example.to_owned(),
+    };
+    TABLE.iter().map(row).collect()
+}
+
+/// The scenario called `name`, of the table or of the user's `brisk.toml`.
+///
+/// # Errors
+/// There is none (the error lists those there are), or the file is wrong.
+pub fn find(name: &str, known: &[String]) -> Result<Scenario> {
+    let mut all = table();
+    if let Some(path) = file() {
+        let text = fs::read_to_string(&path)?;
+        all.extend(parse(&text, known).with_context(|| path.display().to_string())?);
+    }
+    if let Some(found) = all.iter().find(|scenario| scenario.name == name) {
+        return Ok(found.clone());
+    }
+    let list: String = all.iter().map(|s| format!("\n  {:15} {}", s.name, s.about)).collect();
+    bail!("--scenario {name}: there is no such scenario; there are:{list}")
+}
+
+/// The user's file, if there is one.
+fn file() -> Option<PathBuf> {
+    let here = std::env::current_dir().ok();
+    let places = here.iter().map(PathBuf::as_path).chain([paths::workspace()]);
+    places.map(|dir: &Path| dir.join("brisk.toml")).find(|path| path.is_file())
+}
+
+/// Reads a `brisk.toml`. `known` are the features that there are.
+///
+/// # Errors
+/// It is wrong; the error names the line.
+fn parse(text: &str, known: &[String]) -> Result<Vec<Scenario>> {
+    let line = |span: Range<usize>| text[..span.start].matches('\n').count() + 1;
+    let file: File = toml::from_str(text).map_err(|e| match e.span() {
+        Some(span) => anyhow::anyhow!("line {}: {}", line(span), e.message()),
+        None => anyhow::anyhow!("{}", e.message()),
+    })?;
+    let mut scenarios = Vec::new();
+    for (name, own) in file.scenario {
+        let at = line(name.span());
+        if TABLE.iter().any(|row| row.name == name.get_ref()) {
+            bail!("line {at}: {} is a scenario of brisk's own; take another name", name.get_ref());
+        }
+        for feature in &own.features {
+            if !known.contains(feature.get_ref()) {
+                let (at, list) = (line(feature.span()), known.join(", "));
+                bail!("line {at}: there is no feature `{}`; there are {list}", feature.get_ref());
+            }
+        }
+        if let Some(first) = own.args.first()
+            && !first.get_ref().starts_with("--")
+        {
+            bail!("line {}: args start with a flag, as in [\"--kernel\", …]", line(first.span()));
+        }
+        if let Some(arg) = own.args.iter().find(|arg| arg.get_ref().contains(['\n', '\t'])) {
+            bail!("line {}: an argument has a line break or a tab in it", line(arg.span()));
+        }
+        let plain = |words: Vec<toml::Spanned<String>>| {
+            words.into_iter().map(toml::Spanned::into_inner).collect::<Vec<_>>()
+        };
+        scenarios.push(Scenario {
+            name: name.into_inner(),
+            about: own.about,
+            features: plain(own.features),
+            args: plain(own.args),
+            example: "brisk".to_owned(),
+        });
+    }
+    Ok(scenarios)
+}
+
+/// Arguments as `src/cli.rs` gets them when it is compiled: a flag a line, its values after tabs.
+pub fn baked(args: &[String]) -> String {
+    let mut text = String::new();
+    for (index, arg) in args.iter().enumerate() {
+        if index > 0 {
+            text.push(if arg.starts_with("--") { '\n' } else { '\t' });
+        }
+        text.push_str(arg);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Vec<String> {
+        ["pmem", "serial"].map(str::to_owned).into()
+    }
+
+    fn error(text: &str) -> String {
+        format!("{:#}", parse(text, &known()).unwrap_err())
+    }
+
+    #[test]
+    fn a_users_scenario() {
+        let text = "[scenario.api]\nabout = \"x\"\nfeatures = [\"pmem\"]\n\
+                    args = [\"--kernel\", \"/k\", \"--timeline\", \"--cmdline\", \"a b\"]\n";
+        let found = parse(text, &known()).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].name.as_str(), &found[0].features[..]), ("api", &["pmem".into()][..]));
+        assert_eq!(baked(&found[0].args), "--kernel\t/k\n--timeline\n--cmdline\ta b");
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let wrong = error("[scenario.api]\nfeatures = [\n  \"serial\",\n  \"pnem\",\n]\n");
+        assert_eq!(wrong, "line 4: there is no feature `pnem`; there are pmem, serial");
+        let wrong = error("\n[scenario.api]\nfeatuers = []\n");
+        assert!(wrong.starts_with("line 3: unknown field `featuers`"), "{wrong}");
+        assert!(error("[scenario.api]\nfeatures = \"pmem\"\n").starts_with("line 2: "));
+        assert!(error("# x\n[scenario.api]\nabout = \"\"\n").contains("missing field `features`"));
+        assert!(error("[scenario.full]\nfeatures = []\n").starts_with("line 1: full is"));
+        assert!(error("[scenario.a]\nfeatures = []\nargs = [\"x\"]\n").starts_with("line 3: args"));
+        assert!(
+            error("[scenario.a]\nfeatures = []\nargs = [\"--a\", \"b\\n\"]").contains("line 3")
+        );
+        assert!(error("[scenario\n").starts_with("line 1: "));
+    }
+
+    #[test]
+    fn unknown_scenarios_are_answered_with_the_table() {
+        let error = find("pmen", &known()).unwrap_err().to_string();
+        assert!(error.contains("\n  pmem            An image mapped"), "{error}");
+        assert_eq!(find("full", &known()).unwrap().features, ["full"]);
+    }
+}

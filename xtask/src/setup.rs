@@ -1,0 +1,33 @@
+//! `cargo xtask setup`: installs and builds all that the other tasks need.
+
+use anyhow::Result;
+use argh::FromArgs;
+use std::process::ExitCode;
+
+use crate::cache::Cache;
+use crate::{boot, debian, guest, images, kernel, lab};
+
+/// Install missing Debian packages, build guest kernels, images and the lab.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "setup")]
+pub struct Args {}
+
+/// Runs the task.
+pub fn run(_args: &Args) -> Result<ExitCode> {
+    everything(&Cache::open()?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure that all packages and artifacts are there.
+///
+/// # Errors
+/// A package cannot be installed or an artifact cannot be built.
+pub fn everything(cache: &Cache) -> Result<()> {
+    debian::ensure(debian::ALL)?;
+    lab::ensure(cache)?;
+    guest::ensure(cache)?;
+    kernel::ensure(cache, kernel::Config::Guest)?;
+    images::ensure(cache)?;
+    boot::debian_cloud(cache)?;
+    Ok(())
+}

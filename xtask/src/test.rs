@@ -1,0 +1,247 @@
+//! `cargo xtask test`: all that CI runs.
+
+use anyhow::{Context, Result, ensure};
+use argh::FromArgs;
+use duct::cmd;
+use serde_json::Value;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::cache::Cache;
+use crate::lab::{self, Job, quote};
+use crate::{boot, build, docs, guest, images, kernel, matrix, paths, readme, setup, size};
+use count::Count;
+
+mod count;
+
+/// Run formatting, lints, unit tests, exit tests and Linux boots.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "test")]
+pub struct Args {
+    /// only what fits in 5 minutes
+    #[argh(switch)]
+    quick: bool,
+}
+
+/// What was run so far.
+#[derive(Default)]
+struct Report {
+    total: Count,
+    lines: Vec<String>,
+    skipped: Vec<&'static str>,
+}
+
+/// Runs the task. The last line is `N passed, N failed`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let mut report = Report::default();
+    report.step("setup", |_| setup::everything(&Cache::open()?));
+    report.step("format", |count| {
+        cargo("fmt --all --check", count)?;
+        // Not part of a package, as it is compiled for guests.
+        stream("rustfmt", &["--check", "--edition=2024", "xtask/guest/init.rs"], count)
+    });
+    report.step("lints", |count| {
+        cargo("clippy --quiet --workspace --all-targets -- -D warnings", count)?;
+        cargo("clippy --quiet --package brisk --no-default-features -- -D warnings", count)
+    });
+    report.step("combinations of features", |count| {
+        let (built, refused) = matrix::check(args.quick)?;
+        count.passed += u64::from(built + refused);
+        cargo(NO_FEATURES, count)
+    });
+    // The exit tests are among these where the host's KVM can run them.
+    let host_kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    report.step("unit, property and exit tests", |count| on_host(host_kvm, count));
+    report.step("README", |_| readme::check());
+    report.step("features.md", |_| docs::check());
+    for (name, work) in SHIPPED {
+        if args.quick {
+            report.skipped.push(name);
+        } else {
+            report.step(name, |count| {
+                count.passed += u64::from(work()?);
+                Ok(())
+            });
+        }
+    }
+    let docs = "examples in the documentation";
+    if args.quick {
+        report.skipped.push(docs);
+    } else {
+        report.step(docs, |count| cargo("test --quiet --workspace --doc", count));
+    }
+    if host_kvm {
+        report.step("Linux boots in the lab", |count| in_lab(&["linux"], count));
+    } else {
+        let name = "exit tests and Linux boots in the lab";
+        report.step(name, |count| in_lab(&["exits", "linux"], count));
+    }
+    Ok(report.end())
+}
+
+impl Report {
+    /// Runs a step, which adds its tests to the count that it gets.
+    fn step(&mut self, name: &str, work: impl FnOnce(&mut Count) -> Result<()>) {
+        println!("==> {name}");
+        let since = Instant::now();
+        let mut count = Count::default();
+        let fate = match work(&mut count) {
+            Ok(()) => "ok",
+            Err(e) => {
+                println!("{e:#}");
+                count.failed = count.failed.max(1); // the step itself, if none of its tests
+                "FAILED"
+            }
+        };
+        let line = format!("{fate:6} {:7.1} s  {name}", since.elapsed().as_secs_f32());
+        println!("<== {line}");
+        self.lines.push(line);
+        self.total += count;
+    }
+
+    /// Prints what was run.
+    fn end(self) -> ExitCode {
+        println!();
+        for line in &self.lines {
+            println!("{line}");
+        }
+        for name in &self.skipped {
+            println!("left out by --quick: {name}");
+        }
+        println!("{} passed, {} failed", self.total.passed, self.total.failed);
+        if self.total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// What a build without features says to each flag that needs one.
+const NO_FEATURES: &str =
+    "test --quiet -p brisk --no-default-features --test usage flags_of_features_that_are_off";
+
+/// Tests something, and returns how many of it there were.
+type Work = fn() -> Result<u32>;
+
+/// What is tested of the binaries as they are shipped.
+const SHIPPED: &[(&str, Work)] = &[
+    ("sizes within budgets", size::check_budgets),
+    ("the same bytes from another directory", build::twice::check_usual),
+    ("every scenario boots in the lab", matrix::boots),
+];
+
+/// All tests that run on this machine.
+fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
+    let nextest = cmd!("cargo", "nextest", "--version").stdout_null().stderr_null().run().is_ok();
+    match (nextest, with_exits) {
+        (true, true) => cargo("nextest run --workspace --no-fail-fast", count),
+        (true, false) => {
+            cargo("nextest run --workspace --no-fail-fast -E not(binary(exits))", count)
+        }
+        (false, true) => cargo("test --workspace --no-fail-fast --lib --bins --tests", count),
+        (false, false) => {
+            let mut words = "test --workspace --no-fail-fast --lib --bins".to_owned();
+            for target in package("brisk")?["targets"].as_array().into_iter().flatten() {
+                let name = target["name"].as_str().unwrap_or_default();
+                if target["kind"][0] == "test" && target["test"] == true && name != "exits" {
+                    words += &format!(" --test {name}");
+                }
+            }
+            cargo(&words, count)
+        }
+    }
+}
+
+/// Runs tests of package brisk in L1, all in one. They find what they boot by the environment: on
+/// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_DEBIAN_BZIMAGE` (Debian's own
+/// cloud kernel), `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_DISK_*`, which a
+/// test that writes copies first.
+fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
+    let cache = Cache::open()?;
+    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
+    let guest = guest::ensure(&cache)?;
+    let (brisk, programs) = build(tests)?;
+    let files = [
+        ("BRISK_BIN", brisk),
+        ("BRISK_KERNEL", kernel.vmlinux),
+        ("BRISK_BZIMAGE", kernel.bzimage),
+        ("BRISK_DEBIAN_BZIMAGE", boot::debian_cloud(&cache)?),
+        ("BRISK_INITRAMFS", guest.initramfs),
+        ("BRISK_SHELL_INITRAMFS", guest.shell_initramfs),
+    ];
+    let mut script = "mkdir /tmp/files\n".to_owned();
+    for (name, path) in &files {
+        let path = quote(&path.to_string_lossy());
+        script += &format!("cp {path} /tmp/files/{name}; export {name}=/tmp/files/{name}\n");
+    }
+    for (name, path) in images::ensure(&cache)? {
+        script += &format!("export {name}={}\n", quote(&path.to_string_lossy()));
+    }
+    script += &format!("status=0; cd {}\n", quote(&paths::workspace().to_string_lossy()));
+    for program in &programs {
+        script += &format!("{} || status=1\n", quote(&program.to_string_lossy()));
+    }
+    script += "exit $status\n";
+    let timeout = Duration::from_secs(25 * 60);
+    let output = lab::run(&Job { script, timeout, relay: true, ..Job::default() })?;
+    let ran = Count::of(&output.console);
+    *count += ran;
+    ensure!(output.status == 0, "tests failed in the lab");
+    ensure!(ran != Count::default(), "no test was run in the lab");
+    Ok(())
+}
+
+/// Builds test programs of package brisk, optimised since L1's CPU is slow. Returns the path of
+/// brisk itself and of the programs.
+fn build(tests: &[&str]) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let mut words = vec!["test", "--release", "--no-run", "--message-format=json", "-p", "brisk"];
+    tests.iter().for_each(|test| words.extend(["--test", test]));
+    println!("$ cargo {}", words.join(" "));
+    let messages = cmd("cargo", words).dir(paths::workspace()).read().context("cargo failed")?;
+    let artifacts: Vec<Value> =
+        messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let program = |kind: &str, name: &str| {
+        artifacts
+            .iter()
+            .filter(|a| a["target"]["kind"][0] == kind && a["target"]["name"] == name)
+            .find_map(|a| a["executable"].as_str().map(PathBuf::from))
+            .with_context(|| format!("cargo built no {kind} {name}"))
+    };
+    let programs = tests.iter().map(|test| program("test", test)).collect::<Result<_>>()?;
+    Ok((program("bin", "brisk")?, programs))
+}
+
+/// What cargo says of a package of the workspace.
+fn package(name: &str) -> Result<Value> {
+    let text = cmd!("cargo", "metadata", "--no-deps", "--format-version=1")
+        .dir(paths::workspace())
+        .read()
+        .context("cannot run cargo metadata")?;
+    let metadata: Value = serde_json::from_str(&text).context("cargo metadata")?;
+    let packages = metadata["packages"].as_array().context("cargo metadata: packages")?;
+    let found = packages.iter().find(|package| package["name"] == name);
+    found.cloned().with_context(|| format!("cargo metadata: no package {name}"))
+}
+
+/// Runs cargo with these arguments (no spaces in any). See [`stream`].
+fn cargo(words: &str, count: &mut Count) -> Result<()> {
+    stream("cargo", &words.split(' ').collect::<Vec<_>>(), count)
+}
+
+/// Runs a program in the workspace, showing its output and counting the tests in it.
+///
+/// # Errors
+/// It cannot be run, or failed.
+fn stream(program: &str, words: &[&str], count: &mut Count) -> Result<()> {
+    println!("$ {program} {}", words.join(" "));
+    let command = cmd(program, words).dir(paths::workspace()).stdin_null().stderr_to_stdout();
+    let handle = command.unchecked().reader().with_context(|| format!("cannot run {program}"))?;
+    for line in BufReader::new(&handle).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        *count += Count::of(&line);
+    }
+    let done = handle.try_wait()?.is_some_and(|end| end.status.success());
+    ensure!(done, "{program} {} failed", words.first().unwrap_or(&""));
+    Ok(())
+}
