@@ -30,10 +30,19 @@ use crate::virtio::Slots;
 /// - `panic=-1`: a panic ends the VM at once. With `reboot=panic_warm` the kernel marks that reset
 ///   as a warm one, by which a panic is told from a reboot.
 /// - `8250.nr_uarts=1`: there is one UART at most; do not probe the other three.
+/// - `pty.legacy_count=0`: no BSD pseudo terminals, `/dev/ptyp0` and its like, of which
+///   `CONFIG_LEGACY_PTYS` makes 256 with a device each. Programs use `/dev/ptmx`.
 /// - `pci=off`, the last one: where there is no PCI, do not look for it through ports 0xcf8 and 0xcfc.
 /// - `tsc=reliable`, `no_timer_check`: KVM's clock needs no watchdog and no check against a PIT.
-const DEFAULTS: [&str; 6] =
-    ["panic=-1", PANIC_IS_WARM, "8250.nr_uarts=1", "tsc=reliable", "no_timer_check", NO_PCI];
+const DEFAULTS: [&str; 7] = [
+    "panic=-1",
+    PANIC_IS_WARM,
+    "8250.nr_uarts=1",
+    "pty.legacy_count=0",
+    "tsc=reliable",
+    "no_timer_check",
+    NO_PCI,
+];
 const NO_PCI: &str = "pci=off";
 const PANIC_IS_WARM: &str = "reboot=panic_warm";
 /// Where Linux leaves how it reset the machine, and the mark of a warm reset
