@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 
+use crate::clock::{self, Micros};
 use crate::error::Result;
 use crate::output;
 
@@ -31,7 +32,8 @@ pub enum Point {
 }
 
 impl Point {
-    fn name(self, text: &mut String) {
+    /// Adds its name to `text`.
+    pub fn name(self, text: &mut String) {
         text.push_str(match self {
             Point::ProcessStart => "process-start",
             Point::VmCreated => "vm-created",
@@ -66,9 +68,7 @@ impl BootTimer {
     /// # Errors
     /// The file cannot be made.
     pub fn start(path: Option<&str>, timeline: bool) -> Result<BootTimer> {
-        // The process has done nothing but run since it was made, so the CPU time it used so far is
-        // its age; /proc/self/stat would tell it in steps of 10 ms.
-        let start = now(libc::CLOCK_MONOTONIC) - now(libc::CLOCK_PROCESS_CPUTIME_ID);
+        let start = clock::process_start();
         let log = match path {
             Some(path) => Some(output::create("--boot-log", path)?),
             None => None,
@@ -84,7 +84,7 @@ impl BootTimer {
             return;
         }
         if self.points.len() < MAX_POINTS || point == Point::Exit {
-            self.points.push((point, now(libc::CLOCK_MONOTONIC)));
+            self.points.push((point, clock::now()));
         } else {
             self.dropped += 1;
         }
@@ -102,22 +102,6 @@ impl BootTimer {
         if self.timeline {
             let _ = std::io::stderr().write_all(timeline(&self.points, self.start).as_bytes());
         }
-    }
-}
-
-fn now(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: fills the one structure it is given.
-    unsafe { libc::clock_gettime(clock, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// Microseconds with three decimals: nanoseconds without floating point.
-struct Micros(u64);
-
-impl std::fmt::Display for Micros {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
     }
 }
 

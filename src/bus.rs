@@ -5,11 +5,13 @@ use brisk_devices::ioapic::{self, IoApic};
 
 #[cfg(feature = "boot-timer")]
 use crate::boot_timer::{BootTimer, Point};
+use crate::exit_kind::ExitKind;
 #[cfg(feature = "exit-stats")]
-use crate::exit_stats::{ExitKind, ExitStats};
+use crate::exit_stats::ExitStats;
 use crate::kvm::Vm;
 #[cfg(feature = "serial")]
 use crate::signals;
+use crate::trace::Trace;
 #[cfg(feature = "serial")]
 use crate::uart::Uart;
 #[cfg(feature = "mmio")]
@@ -66,6 +68,7 @@ pub struct Bus {
     pub(crate) timer: BootTimer,
     #[cfg(feature = "exit-stats")]
     pub(crate) stats: ExitStats,
+    pub(crate) trace: Trace,
 }
 
 impl Bus {
@@ -106,7 +109,7 @@ impl Bus {
             #[cfg(feature = "boot-timer")]
             layout::BOOT_TIMER_PORT => {
                 for access in data.chunks_exact(width.into()) {
-                    self.timer.mark(Point::Code(access[0]));
+                    self.mark(access[0]);
                 }
                 true
             }
@@ -243,6 +246,13 @@ impl Bus {
         quit
     }
 
+    /// The guest wrote `code` to port 0x80.
+    #[cfg(feature = "boot-timer")]
+    pub(crate) fn mark(&mut self, code: u8) {
+        self.timer.mark(Point::Code(code));
+        self.trace.mark(code);
+    }
+
     /// Counts an exit that has no address.
     pub fn count_other(&mut self) {
         self.count(ExitKind::Other, 0, true);
@@ -262,14 +272,12 @@ impl Bus {
         }
     }
 
-    #[cfg(feature = "exit-stats")]
     pub(crate) fn count(&mut self, kind: ExitKind, address: u64, claimed: bool) {
+        #[cfg(feature = "exit-stats")]
         self.stats.count(kind, address, claimed);
+        let _ = claimed;
+        self.trace.exit(kind, address);
     }
-
-    #[cfg(not(feature = "exit-stats"))]
-    #[inline(always)]
-    pub(crate) fn count(&mut self, _: ExitKind, _: u64, _: bool) {}
 }
 
 /// Brings a device's interrupt to the guest.
@@ -294,15 +302,4 @@ fn deliver(ioapic: &mut IoApic<MAX_PINS>, vm: &Vm) {
     while let Some(msi) = ioapic.deliver() {
         vm.signal_msi(msi);
     }
-}
-
-/// Kinds of exits where nobody counts them.
-#[cfg(not(feature = "exit-stats"))]
-pub(crate) enum ExitKind {
-    PioIn,
-    PioOut,
-    MmioRead,
-    MmioWrite,
-    Interrupted,
-    Other,
 }

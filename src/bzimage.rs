@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::loader::{self, Loaded};
 use crate::memory::Ram;
+use crate::trace::Laps;
 
 /// No kernel is larger unpacked; a file that says so is broken.
 const MAX_UNPACKED: u32 = 1 << 30;
@@ -20,7 +21,14 @@ const MAX_UNPACKED: u32 = 1 << 30;
 ///
 /// # Errors
 /// The file is broken, packed in a way that is not known here, or does not fit.
-pub fn load(config: &Config, file: &File, len: u64, head: &[u8], ram: &mut Ram) -> Result<Loaded> {
+pub fn load(
+    config: &Config,
+    file: &File,
+    len: u64,
+    head: &[u8],
+    ram: &mut Ram,
+    laps: &mut Laps,
+) -> Result<Loaded> {
     let path = &config.kernel;
     let broken = |error: io::Error| loader::not_a_kernel(path, &error);
     let header = parse(head, len).map_err(|error| loader::not_a_kernel(path, &error))?;
@@ -30,6 +38,7 @@ pub fn load(config: &Config, file: &File, len: u64, head: &[u8], ram: &mut Ram) 
     let size = size.ok_or_else(|| broken(io::Error::other("unpacked size is not a kernel's")))?;
     let vmlinux = unpack(&packed, size as usize).map_err(broken)?;
     drop(packed);
+    laps.lap("unpack");
 
     let head = &vmlinux[..vmlinux.len().min(elf::HEAD)];
     let image = elf::parse(head, vmlinux.len() as u64)
@@ -39,7 +48,7 @@ pub fn load(config: &Config, file: &File, len: u64, head: &[u8], ram: &mut Ram) 
         to.copy_from_slice(from.ok_or_else(|| broken(io::Error::other("truncated")))?);
         Ok(())
     };
-    let loaded = loader::finish(config, &image, ram, read)?;
+    let loaded = loader::finish(config, &image, ram, laps, read)?;
     Ok(Loaded { setup_header: Some(header.setup_header), ..loaded })
 }
 

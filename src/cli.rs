@@ -59,6 +59,9 @@ struct Args {
     /// write the counts of exits to this file as JSON (feature exit-stats)
     #[argh(option)]
     stats: Option<String>,
+    /// write what each thread did and when to this file, for Perfetto (feature trace)
+    #[argh(option)]
+    trace: Option<String>,
     /// off, error, warn, info, debug or trace; by default warn (feature logging)
     #[argh(option)]
     log_level: Option<String>,
@@ -126,6 +129,7 @@ fn config(args: Args) -> Result<Config> {
     let timed = args.boot_log.is_some() || args.timeline;
     without(timed, cfg!(feature = "boot-timer"), "--boot-log, --timeline", "boot-timer")?;
     without(args.stats.is_some(), cfg!(feature = "exit-stats"), "--stats", "exit-stats")?;
+    without(args.trace.is_some(), cfg!(feature = "trace"), "--trace", "trace")?;
     #[cfg(any(feature = "serial", feature = "console"))]
     let outputs = outputs(args.serial.as_deref(), args.console.as_deref())?;
     Ok(Config {
@@ -163,6 +167,8 @@ fn config(args: Args) -> Result<Config> {
         timeline: args.timeline,
         #[cfg(feature = "exit-stats")]
         stats: args.stats,
+        #[cfg(feature = "trace")]
+        trace: args.trace,
     })
 }
 

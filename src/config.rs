@@ -45,6 +45,9 @@ pub struct Config {
     /// `--stats`
     #[cfg(feature = "exit-stats")]
     pub stats: Option<String>,
+    /// `--trace`
+    #[cfg(feature = "trace")]
+    pub trace: Option<String>,
 }
 
 /// How the guest reaches its virtio devices.

@@ -8,6 +8,7 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use crate::error::Result;
+use crate::exit_kind::ExitKind;
 use crate::output;
 
 /// `_IO(KVMIO, 0xce)`, Documentation/virt/kvm/api.rst 4.133.
@@ -16,36 +17,6 @@ const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
 const MAX_ROWS: usize = 512;
 /// The register window of one device is one row.
 const MMIO_ROW: u64 = !0xfff;
-
-/// Kinds of exits to this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitKind {
-    /// `in` from a port
-    PioIn,
-    /// `out` to a port
-    PioOut,
-    /// A read of a device's registers
-    MmioRead,
-    /// A write of a device's registers
-    MmioWrite,
-    /// A signal
-    Interrupted,
-    /// Anything else
-    Other,
-}
-
-impl ExitKind {
-    fn name(self) -> &'static str {
-        match self {
-            ExitKind::PioIn => "pio_in",
-            ExitKind::PioOut => "pio_out",
-            ExitKind::MmioRead => "mmio_read",
-            ExitKind::MmioWrite => "mmio_write",
-            ExitKind::Interrupted => "interrupted",
-            ExitKind::Other => "other",
-        }
-    }
-}
 
 #[derive(Debug, PartialEq, Eq)]
 struct Row {

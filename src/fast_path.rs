@@ -6,17 +6,12 @@
 #[cfg(feature = "boot-timer")]
 use brisk_boot::layout;
 
-#[cfg(feature = "boot-timer")]
-use crate::boot_timer::Point;
 use crate::bus::Bus;
-#[cfg(not(feature = "exit-stats"))]
-use crate::bus::ExitKind;
 #[cfg(feature = "serial")]
 use crate::bus::{COM1, COM1_END};
 #[cfg(feature = "pci")]
 use crate::bus::{PCI_PORTS, PCI_PORTS_END, raise};
-#[cfg(feature = "exit-stats")]
-use crate::exit_stats::ExitKind;
+use crate::exit_kind::ExitKind;
 
 impl Bus {
     /// Does the `out` of `data` to `port`; false where it has to take the long way.
@@ -25,7 +20,7 @@ impl Bus {
         let done = match (port, data) {
             #[cfg(feature = "boot-timer")]
             (layout::BOOT_TIMER_PORT, &[code]) => {
-                self.timer.mark(Point::Code(code));
+                self.mark(code);
                 true
             }
             #[cfg(feature = "serial")]

@@ -18,9 +18,12 @@ pub mod bus;
 #[cfg(feature = "bzimage")]
 mod bzimage;
 pub mod cli;
+#[cfg(feature = "boot-timer")]
+mod clock;
 pub mod config;
 pub mod cpuid;
 pub mod error;
+pub mod exit_kind;
 #[cfg(feature = "exit-stats")]
 pub mod exit_stats;
 #[cfg(feature = "pio-fast-path")]
@@ -29,6 +32,7 @@ mod fast_path;
 mod image;
 pub mod kvm;
 mod loader;
+mod loading;
 #[cfg(feature = "logging")]
 mod logger;
 pub mod memory;
@@ -43,6 +47,11 @@ pub mod shared;
 mod signals;
 #[cfg(any(feature = "serial", feature = "console"))]
 mod terminal;
+#[cfg(feature = "trace")]
+pub mod trace;
+#[cfg(not(feature = "trace"))]
+#[path = "trace/off.rs"]
+pub mod trace;
 #[cfg(feature = "serial")]
 mod uart;
 pub mod vcpu;
@@ -59,7 +68,7 @@ pub fn main() -> ! {
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let result = match cli::parse(&arguments) {
-        Ok(cli::Command::Run(config)) => vm::run(*config),
+        Ok(cli::Command::Run(config)) => vm::run(config),
         Ok(cli::Command::Print(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             Ok(0)

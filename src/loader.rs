@@ -9,6 +9,7 @@ use brisk_boot::{Protocol, Range, bzimage, elf, layout};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::memory::Ram;
+use crate::trace::Laps;
 
 /// Enough of a kernel file to know what it is.
 const HEAD: usize = if elf::HEAD > bzimage::HEAD { elf::HEAD } else { bzimage::HEAD };
@@ -33,7 +34,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// A file that cannot be read, is no kernel, or does not fit.
-pub fn load(config: &Config, ram: &mut Ram) -> Result<Loaded> {
+pub fn load(config: &Config, ram: &mut Ram, laps: &mut Laps) -> Result<Loaded> {
     let path = &config.kernel;
     let (file, len) = open("--kernel", path)?;
     let mut head = [0; HEAD];
@@ -43,7 +44,7 @@ pub fn load(config: &Config, ram: &mut Ram) -> Result<Loaded> {
 
     if bzimage::is_bzimage(head) {
         #[cfg(feature = "bzimage")]
-        return crate::bzimage::load(config, &file, len, head, ram);
+        return crate::bzimage::load(config, &file, len, head, ram, laps);
         #[cfg(not(feature = "bzimage"))]
         return Err(Error::Usage(format!(
             "--kernel {path}: a bzImage, and this brisk was built without the feature `bzimage`; \
@@ -53,7 +54,7 @@ pub fn load(config: &Config, ram: &mut Ram) -> Result<Loaded> {
     let image = elf::parse(head, len).map_err(|error| not_a_kernel(path, &error))?;
     let read =
         |at: u64, to: &mut [u8]| file.read_exact_at(to, at).map_err(Error::file("--kernel", path));
-    finish(config, &image, ram, read)
+    finish(config, &image, ram, laps, read)
 }
 
 /// Loads the segments of `image`, whose bytes `read(offset, to)` gives, then the initramfs.
@@ -61,6 +62,7 @@ pub fn finish(
     config: &Config,
     image: &elf::Image,
     ram: &mut Ram,
+    laps: &mut Laps,
     read: impl Fn(u64, &mut [u8]) -> Result<()>,
 ) -> Result<Loaded> {
     let path = &config.kernel;
@@ -74,10 +76,15 @@ pub fn finish(
             .ok_or_else(|| Error::Failed(format!("--kernel {path}: does not fit in memory")))?;
         read(segment.offset, to)?;
     }
+    laps.lap("kernel");
     // Behind the kernel, where the guest will have pages mapped and huge pages touched anyway.
     let free = image.end().next_multiple_of(PAGE);
     let initramfs = match &config.initramfs {
-        Some(path) => Some(load_initramfs(path, free, ram)?),
+        Some(path) => {
+            let range = load_initramfs(path, free, ram)?;
+            laps.lap("initramfs");
+            Some(range)
+        }
         None => None,
     };
     Ok(Loaded { protocol, entry, initramfs, setup_header: None })

@@ -3,7 +3,10 @@
 use std::io;
 
 use brisk_boot::layout;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
 
 use crate::config::{MemoryConfig, PageSize};
 use crate::error::{Error, Result};
@@ -21,6 +24,11 @@ pub struct Ram {
     size: u64,
     guest: GuestMemoryMmap,
 }
+
+// SAFETY: the pointer is to a mapping that no thread has for itself; what is written through it is
+// written by who has the value alone (`&mut self`).
+#[cfg(feature = "async-loader")]
+unsafe impl Send for Ram {}
 
 impl Ram {
     /// Maps memory as `config` wants it. Nothing is touched yet.
@@ -42,19 +50,20 @@ impl Ram {
         Ok(Ram { base, size: config.size, guest })
     }
 
-    /// Announces the memory to KVM, from slot 0 up; answers the first free slot.
+    /// Announces the memory that [`Self::guest`] describes to KVM, from slot 0 up; answers the first
+    /// free slot. Needs no [`Ram`], which may be the loader's just then.
     ///
     /// # Errors
     /// KVM's refusal.
-    pub fn register(&self, vm: &Vm) -> Result<u32> {
+    pub fn register(guest: &GuestMemoryMmap, vm: &Vm) -> Result<u32> {
         let mut slot = 0;
-        for (guest, offset, len) in regions(self.size) {
-            if len > 0 {
-                // SAFETY: the mapping is never undone while the process lives, and
-                // `offset + len <= size` by `regions`.
-                unsafe { vm.set_memory(slot, guest, len, self.base as u64 + offset)? };
-                slot += 1;
+        for region in guest.iter() {
+            // SAFETY: each region is a part of the mapping that `map` made, which is never undone.
+            unsafe {
+                let host = region.as_ptr() as u64;
+                vm.set_memory(slot, region.start_addr().0, region.len(), host)?;
             }
+            slot += 1;
         }
         Ok(slot)
     }

@@ -103,7 +103,7 @@ pub fn expect_input() {
 }
 
 /// Keeps the process's signals away from the calling thread, so that the first vCPU's gets them.
-#[cfg(any(feature = "smp", feature = "io-uring"))]
+#[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
 pub fn block() {
     // SAFETY: fills and applies a signal set of our own.
     unsafe {

@@ -15,15 +15,20 @@ pub enum Outcome {
     Crash(String),
 }
 
-/// Runs `vcpu` until the VM ends. `first` is the vCPU whose thread gets the signals.
+/// Runs `vcpu` until the VM ends. The thread of the first, `id` 0, gets the signals.
 ///
 /// # Errors
 /// KVM failed.
-pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, first: bool) -> Result<Outcome> {
+pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, id: u8) -> Result<Outcome> {
+    let lock = || {
+        let mut bus = bus.lock();
+        bus.trace.begin(id);
+        bus
+    };
     loop {
         match vcpu.run()? {
             Exit::PioOut { port, width, data } => {
-                let mut bus = bus.lock();
+                let mut bus = lock();
                 #[cfg(feature = "pio-fast-path")]
                 if bus.fast_out(port, data) {
                     continue;
@@ -33,25 +38,25 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, first: bool) -> Result<Outcome> {
                 }
             }
             Exit::PioIn { port, width, data } => {
-                let mut bus = bus.lock();
+                let mut bus = lock();
                 #[cfg(feature = "pio-fast-path")]
                 if bus.fast_in(port, width, data) {
                     continue;
                 }
                 bus.pio_in(port, width, data);
             }
-            Exit::MmioWrite { address, data } => bus.lock().mmio_write(address, data),
-            Exit::MmioRead { address, data } => bus.lock().mmio_read(address, data),
-            Exit::Eoi(vector) => bus.lock().eoi(vector),
-            Exit::Interrupted if first => {
+            Exit::MmioWrite { address, data } => lock().mmio_write(address, data),
+            Exit::MmioRead { address, data } => lock().mmio_read(address, data),
+            Exit::Eoi(vector) => lock().eoi(vector),
+            Exit::Interrupted if id == 0 => {
                 signals::rearm();
-                if signals::stop() || bus.lock().input() {
+                if signals::stop() || lock().input() {
                     return Ok(Outcome::End(End::Quit));
                 }
             }
             Exit::Interrupted => {}
             #[cfg(feature = "pmem")]
-            Exit::MemoryGone if bus.lock().virtio.mend_memory() => {}
+            Exit::MemoryGone if lock().virtio.mend_memory() => {}
             Exit::MemoryGone => {
                 return Err(Error::Failed(
                     "KVM_RUN: the host has no memory for what the guest touched".into(),
@@ -67,7 +72,7 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, first: bool) -> Result<Outcome> {
             Exit::FailEntry(reason) => {
                 return Ok(crash(format!("the CPU refused to enter the guest: {reason:#x}")));
             }
-            Exit::Halt | Exit::Unexpected(_) => bus.lock().count_other(),
+            Exit::Halt | Exit::Unexpected(_) => lock().count_other(),
         }
     }
 }

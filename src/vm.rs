@@ -15,10 +15,12 @@ use crate::error::{Error, Result};
 #[cfg(feature = "exit-stats")]
 use crate::exit_stats::ExitStats;
 use crate::kvm::{System, Vcpu, Vm};
-use crate::loader::{self, Loaded};
+use crate::loader::Loaded;
+use crate::loading::Loading;
 use crate::memory::Ram;
 use crate::shared::Shared;
 use crate::signals;
+use crate::trace::Trace;
 #[cfg(feature = "serial")]
 use crate::uart::Uart;
 use crate::vcpu::{self, Outcome};
@@ -75,12 +77,20 @@ struct Machinery {
 ///
 /// # Errors
 /// Whatever kept it from running.
-pub fn run(config: Config) -> Result<u8> {
+pub fn run(config: Box<Config>) -> Result<u8> {
+    let config: &'static Config = Box::leak(config);
     #[cfg(feature = "boot-timer")]
     let mut timer = BootTimer::start(config.boot_log.as_deref(), config.timeline)?;
     #[cfg(feature = "exit-stats")]
     let mut stats = ExitStats::start(config.stats.as_deref())?;
+    let mut trace = Trace::start(config)?;
     signals::install();
+
+    let ram = Ram::map(&config.memory)?;
+    let guest = ram.guest().clone();
+    let ram_size = ram.size();
+    let loading = Loading::start(config, ram)?;
+    trace.step("memory");
 
     let system = System::open()?;
     if config.cpus > 1 && usize::from(config.cpus) > system.max_cpus() {
@@ -93,12 +103,8 @@ pub fn run(config: Config) -> Result<u8> {
     let vm: &'static Vm = Box::leak(Box::new(system.create_vm()?));
     #[cfg(feature = "boot-timer")]
     timer.mark(Point::VmCreated);
-
-    let mut ram = Ram::map(&config.memory)?;
-    let free_slot = ram.register(vm)?;
-    if config.memory.prefault {
-        ram.prefault()?;
-    }
+    let free_slot = Ram::register(&guest, vm)?;
+    trace.step("VM");
     #[cfg(feature = "boot-timer")]
     timer.mark(Point::MemoryReady);
 
@@ -106,9 +112,9 @@ pub fn run(config: Config) -> Result<u8> {
     let serial = Uart::open(&config.serial)?;
     #[cfg(feature = "mmio")]
     let virtio = {
-        let ram_end = brisk_boot::ram_end(ram.size());
+        let ram_end = brisk_boot::ram_end(ram_size);
         #[allow(unused_mut, reason = "only PCI has more to do")]
-        let mut slots = Slots::open(&config, ram.guest(), vm, free_slot, ram_end)?;
+        let mut slots = Slots::open(config, &guest, vm, free_slot, ram_end)?;
         #[cfg(feature = "pci")]
         slots.make_readable(vm, free_slot + crate::virtio::MAX_VIRTIO as u32)?;
         slots
@@ -117,7 +123,9 @@ pub fn run(config: Config) -> Result<u8> {
     let announced = virtio.windows();
     #[cfg(not(feature = "mmio"))]
     let (announced, _): ([VirtioMmio; 0], _) = ([], free_slot);
-    let loaded = loader::load(&config, &mut ram)?;
+    trace.step("devices");
+    let mut vcpus = create_vcpus(&system, vm, config.cpus)?;
+    trace.step("vCPUs");
     #[cfg(feature = "pci")]
     let (pci, pci_word) = match virtio.over_pci() {
         true => (Some(PCI_HOST), Some(PCI_WORD)),
@@ -125,15 +133,17 @@ pub fn run(config: Config) -> Result<u8> {
     };
     #[cfg(not(feature = "pci"))]
     let (pci, pci_word) = (None, None);
-    let (line, panic_is_warm) = command_line(&config, pci_word)?;
+    let (line, panic_is_warm) = command_line(config, pci_word)?;
     log::debug!("command line: {}", String::from_utf8_lossy(&line));
     #[cfg(feature = "serial")]
     let has_serial = serial.is_some();
     #[cfg(not(feature = "serial"))]
     let has_serial = false;
     let pins = pins(has_serial, &announced);
+    let (mut ram, loaded) = loading.finish(&mut trace)?;
+    trace.step("load");
     let machine = Machine {
-        ram_size: ram.size(),
+        ram_size,
         cpus: config.cpus,
         cmdline: &line,
         initramfs: loaded.initramfs,
@@ -145,8 +155,6 @@ pub fn run(config: Config) -> Result<u8> {
     let entry = write_boot_data(&machine, &loaded, &mut ram)?;
     #[cfg(feature = "boot-timer")]
     timer.mark(Point::KernelLoaded);
-
-    let mut vcpus = create_vcpus(&system, vm, config.cpus)?;
     #[cfg(feature = "exit-stats")]
     stats.watch(vm.as_raw_fd(), vcpus.iter().map(Vcpu::as_raw_fd));
     let first = &mut vcpus[0];
@@ -154,6 +162,8 @@ pub fn run(config: Config) -> Result<u8> {
     signals::attach(first.run_page());
     #[cfg(feature = "boot-timer")]
     timer.mark(Point::FirstEntry);
+    trace.step("boot data");
+    trace.enter(0);
 
     let bus = Bus {
         vm,
@@ -166,12 +176,10 @@ pub fn run(config: Config) -> Result<u8> {
         timer,
         #[cfg(feature = "exit-stats")]
         stats,
+        trace,
     };
-    let machinery: &'static Machinery = Box::leak(Box::new(Machinery {
-        bus: Shared::new(bus),
-        memory: ram.guest().clone(),
-        panic_is_warm,
-    }));
+    let machinery: &'static Machinery =
+        Box::leak(Box::new(Machinery { bus: Shared::new(bus), memory: guest, panic_is_warm }));
     #[cfg(any(
         feature = "boot-timer",
         feature = "exit-stats",
@@ -181,7 +189,7 @@ pub fn run(config: Config) -> Result<u8> {
     crate::output::keep();
     #[cfg(feature = "smp")]
     start_others(&mut vcpus, machinery)?;
-    let outcome = vcpu::run(&mut vcpus[0], &machinery.bus, true)?;
+    let outcome = vcpu::run(&mut vcpus[0], &machinery.bus, 0)?;
     Ok(machinery.finish(outcome))
 }
 
@@ -201,6 +209,7 @@ impl Machinery {
         bus.timer.finish();
         #[cfg(feature = "exit-stats")]
         bus.stats.finish();
+        bus.trace.finish();
         let status = match outcome {
             Outcome::End(End::Reset) if self.panicked() => {
                 say("the guest's kernel panicked");
@@ -292,7 +301,9 @@ fn start_others(vcpus: &mut Vec<Vcpu>, machinery: &'static Machinery) -> Result<
         vcpu.set_waiting()?;
         let run = move || {
             signals::block();
-            let result = vcpu::run(&mut vcpu, &machinery.bus, false);
+            let id = id as u8 + 1;
+            machinery.bus.lock().trace.enter(id);
+            let result = vcpu::run(&mut vcpu, &machinery.bus, id);
             crate::exit(result.map(|outcome| machinery.finish(outcome)))
         };
         std::thread::Builder::new().name(format!("vcpu{}", id + 1)).spawn(run).map_err(

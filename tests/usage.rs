@@ -224,6 +224,8 @@ const OUTPUTS: &[(&str, &str)] = &[
     ("--boot-log", "PATH"),
     #[cfg(feature = "exit-stats")]
     ("--stats", "PATH"),
+    #[cfg(feature = "trace")]
+    ("--trace", "PATH"),
     #[cfg(feature = "serial")]
     ("--serial", "file=PATH"),
     #[cfg(feature = "console")]
@@ -316,6 +318,8 @@ const WITHOUT: &[(&str, &[&str])] = &[
     ("boot-timer", &["--boot-log", "log"]),
     #[cfg(not(feature = "exit-stats"))]
     ("exit-stats", &["--stats", "stats"]),
+    #[cfg(not(feature = "trace"))]
+    ("trace", &["--trace", "trace"]),
 ];
 
 #[test]

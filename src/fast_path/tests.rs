@@ -5,6 +5,7 @@ use crate::boot_timer::BootTimer;
 use crate::cli::{self, Command};
 use crate::exit_stats::ExitStats;
 use crate::kvm::{System, Vm};
+use crate::trace::Trace;
 use crate::uart::Uart;
 use crate::virtio::Slots;
 use brisk_devices::ioapic::IoApic;
@@ -22,6 +23,7 @@ fn bus(vm: &'static Vm) -> Bus {
         virtio: Slots::open(&config, &memory, vm, 0, 1 << 32).unwrap(),
         timer: BootTimer::start(None, false).unwrap(),
         stats: ExitStats::start(None).unwrap(),
+        trace: Trace::start(&config).unwrap(),
     }
 }
 

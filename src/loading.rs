@@ -1,0 +1,83 @@
+//! When kernel and initramfs are loaded: after the VM and its devices are made, or, with the feature
+//! `async-loader` and a second CPU to do it on, meanwhile.
+
+#[cfg(feature = "async-loader")]
+use std::thread::{self, JoinHandle};
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::loader::{self, Loaded};
+use crate::memory::Ram;
+use crate::trace::{Laps, Trace};
+
+/// What a load gives back.
+type Done = Result<(Ram, Loaded, Laps)>;
+
+/// Guest memory, and what is to be in it.
+pub enum Loading {
+    /// Not begun.
+    Later(&'static Config, Ram),
+    /// On a thread of its own, which has the memory until it is done.
+    #[cfg(feature = "async-loader")]
+    Meanwhile(JoinHandle<Done>),
+}
+
+impl Loading {
+    /// Begins where another CPU is free to do it; on the only one that would be a thread more and
+    /// nothing gained.
+    ///
+    /// # Errors
+    /// There is no room for a thread.
+    pub fn start(config: &'static Config, ram: Ram) -> Result<Loading> {
+        #[cfg(feature = "async-loader")]
+        if cpus() > 1 {
+            let thread = thread::Builder::new().name("loader".into()).spawn(move || {
+                crate::signals::block();
+                load(config, ram)
+            });
+            return thread.map(Loading::Meanwhile).map_err(|error| {
+                crate::error::Error::Failed(format!("--kernel: a thread to load it: {error}"))
+            });
+        }
+        Ok(Loading::Later(config, ram))
+    }
+
+    /// Waits for the end of it, or does it now.
+    ///
+    /// # Errors
+    /// As [`loader::load`].
+    pub fn finish(self, trace: &mut Trace) -> Result<(Ram, Loaded)> {
+        let (done, own_thread) = match self {
+            Loading::Later(config, ram) => (load(config, ram), false),
+            #[cfg(feature = "async-loader")]
+            Loading::Meanwhile(thread) => match thread.join() {
+                Ok(done) => (done, true),
+                Err(panic) => std::panic::resume_unwind(panic),
+            },
+        };
+        let (ram, loaded, laps) = done?;
+        trace.loaded(laps, own_thread);
+        Ok((ram, loaded))
+    }
+}
+
+fn load(config: &Config, mut ram: Ram) -> Done {
+    let mut laps = Laps::start();
+    if config.memory.prefault {
+        ram.prefault()?;
+        laps.lap("prefault");
+    }
+    let loaded = loader::load(config, &mut ram, &mut laps)?;
+    Ok((ram, loaded, laps))
+}
+
+/// CPUs that this process may use. The standard library's answer reads files of the cgroup's too.
+#[cfg(feature = "async-loader")]
+fn cpus() -> i32 {
+    // SAFETY: fills and counts a set of our own; where that fails it stays empty.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::sched_getaffinity(0, size_of_val(&set), &mut set);
+        libc::CPU_COUNT(&set)
+    }
+}
