@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use argh::FromArgs;
 use duct::cmd;
 use serde::Deserialize;
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,9 @@ struct Point {
     process_us: f64,
 }
 
+/// Where in L1 a boot's files are; those that brisk writes in `out` below it. On L1's own tmpfs, for
+/// this machine's files take long there.
+pub const IN_L1: &str = "/tmp/boot";
 /// 2 MiB pages that L1 reserves when brisk is told to use them: 1 GiB.
 const LAB_HUGEPAGES: u32 = 512;
 
@@ -94,20 +98,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(verdict(status, &log, on))
 }
 
-/// A boot in the lab, with these arguments besides. The boot log is `boot.jsonl` in its output.
+/// A boot in the lab, with these arguments besides. The boot log is `boot.jsonl` in its output, where
+/// all files end up that brisk writes to [`IN_L1`].
 pub fn job(brisk: &Path, kernel: &Path, initramfs: &Path, extra: &[String]) -> lab::Job {
-    // On L1's own tmpfs, for reading this machine's files takes long there.
-    let mut script = "mkdir /tmp/boot\n".to_owned();
+    let mut script = format!("mkdir -p {IN_L1}/out\n");
     let [brisk, kernel, initramfs] =
         [(brisk, "brisk"), (kernel, "kernel"), (initramfs, "initramfs")].map(|(from, name)| {
             let from = lab::path_in_l1(from).to_string_lossy().into_owned();
-            let to = Path::new("/tmp/boot").join(name);
+            let to = Path::new(IN_L1).join(name);
             script += &format!("cp {} {}\n", lab::quote(&from), to.display());
             to
         });
     let mut words = vec![brisk.to_string_lossy().into_owned()];
-    words.extend(arguments(&kernel, &initramfs, Path::new("/tmp/out/boot.jsonl"), extra));
+    words.extend(arguments(&kernel, &initramfs, &Path::new(IN_L1).join("out/boot.jsonl"), extra));
     script += &words.iter().map(|word| lab::quote(word)).collect::<Vec<_>>().join(" ");
+    let _ = write!(script, "\nstatus=$?; cp {IN_L1}/out/* /tmp/out; exit $status\n");
     let huge = extra.iter().any(|word| word.contains("hugepages=on"));
     lab::Job {
         script,

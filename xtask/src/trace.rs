@@ -112,8 +112,8 @@ fn boot(args: &Args) -> Result<(String, String)> {
     if !extra.iter().any(|word| word == "--cmdline") {
         extra.extend(["--cmdline", "quiet console=ttyS0"].map(str::to_owned));
     }
-    extra.extend(["--trace", "/tmp/out/trace.json"].map(str::to_owned));
-    let brisk = boot::build(Some(&["full", "trace"]))?;
+    extra.extend(["--trace".to_owned(), format!("{}/out/trace.json", boot::IN_L1)]);
+    let brisk = boot::build(None)?;
     let mut job = boot::job(&brisk, &kernel.vmlinux, &guest.initramfs, &extra);
     let clock = if args.stopwatch {
         job.mode = lab::Mode::Stopwatch;

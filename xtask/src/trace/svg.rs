@@ -25,6 +25,9 @@ const COLOURS: [[&str; 2]; 5] = [
 ];
 /// A name that comes more often than this in a lane is not written below it.
 const OFTEN: usize = 8;
+/// In a lane of more boxes than this, such as a vCPU's exits, those narrower than a pixel have names
+/// only where the pointer is over them.
+const MANY: usize = 40;
 
 /// A part of the time.
 struct Panel<'a> {
@@ -185,7 +188,10 @@ fn lane_boxes(
                 top + 14.0,
                 escape(inside)
             );
-        } else if !is_elsewhere(span.end) && names.get(span.name.as_str()) <= Some(&OFTEN) {
+        } else if !is_elsewhere(span.end)
+            && names.get(span.name.as_str()) <= Some(&OFTEN)
+            && (lane.spans.len() <= MANY || width > 1.0)
+        {
             let y = top + ROW - 4.0;
             callouts.push(Callout {
                 x: left + width.min(6.0) / 2.0,
