@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::loader::{self, Loaded};
 use crate::memory::Ram;
+use crate::pieces::{Pieces, Plan};
 use crate::trace::Laps;
 
 /// No kernel is larger unpacked; a file that says so is broken.
@@ -27,6 +28,7 @@ pub fn load(
     len: u64,
     head: &[u8],
     ram: &mut Ram,
+    pieces: &Pieces,
     laps: &mut Laps,
 ) -> Result<Loaded> {
     let path = &config.kernel;
@@ -48,8 +50,10 @@ pub fn load(
         to.copy_from_slice(from.ok_or_else(|| broken(io::Error::other("truncated")))?);
         Ok(())
     };
-    let loaded = loader::finish(config, &image, ram, laps, read)?;
-    Ok(Loaded { setup_header: Some(header.setup_header), ..loaded })
+    let loaded = loader::lay_out(config, &image, ram, read, read)?;
+    laps.lap("kernel");
+    let loaded = Loaded { setup_header: Some(header.setup_header), ..loaded };
+    loader::finish(config, loaded, ram, Plan::default(), pieces, laps)
 }
 
 /// Unpacks to exactly `size` bytes; what the file holds beyond is not looked at.

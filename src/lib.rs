@@ -43,6 +43,7 @@ pub mod memory;
     feature = "console"
 ))]
 mod output;
+mod pieces;
 pub mod shared;
 mod signals;
 #[cfg(any(feature = "serial", feature = "console"))]

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use brisk_boot::{Protocol, Range, bzimage, elf, layout};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::memory::Ram;
+use crate::pieces::{Pieces, Plan, Source};
 use crate::trace::Laps;
 
 /// Enough of a kernel file to know what it is.
@@ -24,6 +26,8 @@ pub struct Loaded {
     pub protocol: Protocol,
     /// Guest-physical address of its first instruction.
     pub entry: u64,
+    /// The end of its memory.
+    pub end: u64,
     /// Where the initramfs is.
     pub initramfs: Option<Range>,
     /// The setup header, where the kernel was a bzImage.
@@ -34,7 +38,7 @@ pub struct Loaded {
 ///
 /// # Errors
 /// A file that cannot be read, is no kernel, or does not fit.
-pub fn load(config: &Config, ram: &mut Ram, laps: &mut Laps) -> Result<Loaded> {
+pub fn load(config: &Config, ram: &mut Ram, pieces: &Pieces, laps: &mut Laps) -> Result<Loaded> {
     let path = &config.kernel;
     let (file, len) = open("--kernel", path)?;
     let mut head = [0; HEAD];
@@ -44,7 +48,7 @@ pub fn load(config: &Config, ram: &mut Ram, laps: &mut Laps) -> Result<Loaded> {
 
     if bzimage::is_bzimage(head) {
         #[cfg(feature = "bzimage")]
-        return crate::bzimage::load(config, &file, len, head, ram, laps);
+        return crate::bzimage::load(config, &file, len, head, ram, pieces, laps);
         #[cfg(not(feature = "bzimage"))]
         return Err(Error::Usage(format!(
             "--kernel {path}: a bzImage, and this brisk was built without the feature `bzimage`; \
@@ -52,18 +56,25 @@ pub fn load(config: &Config, ram: &mut Ram, laps: &mut Laps) -> Result<Loaded> {
         )));
     }
     let image = elf::parse(head, len).map_err(|error| not_a_kernel(path, &error))?;
-    let read =
-        |at: u64, to: &mut [u8]| file.read_exact_at(to, at).map_err(Error::file("--kernel", path));
-    finish(config, &image, ram, laps, read)
+    let source = Arc::new(Source { flag: "--kernel", path: path.clone(), file });
+    let mut plan = Plan::default();
+    let place = |at: u64, to| {
+        plan.add(&source, at, to);
+        Ok(())
+    };
+    let read = |at: u64, to: &mut [u8]| source.read(at, to);
+    let loaded = lay_out(config, &image, ram, read, place)?;
+    finish(config, loaded, ram, plan, pieces, laps)
 }
 
-/// Loads the segments of `image`, whose bytes `read(offset, to)` gives, then the initramfs.
-pub fn finish(
+/// Where the image's segments go: `place(offset, to)` is told of each; `read(offset, to)` gives bytes
+/// at once.
+pub fn lay_out(
     config: &Config,
     image: &elf::Image,
     ram: &mut Ram,
-    laps: &mut Laps,
     read: impl Fn(u64, &mut [u8]) -> Result<()>,
+    mut place: impl FnMut(u64, &'static mut [u8]) -> Result<()>,
 ) -> Result<Loaded> {
     let path = &config.kernel;
     let (protocol, entry) = choose_entry(config, image, &read)?;
@@ -71,23 +82,32 @@ pub fn finish(
     elf::check_fits(image, &brisk_boot::ram(ram.size()))
         .map_err(|error| not_a_kernel(path, &error))?;
     for segment in &image.segments {
-        let to = ram
-            .slice(segment.paddr, segment.file_size)
-            .ok_or_else(|| Error::Failed(format!("--kernel {path}: does not fit in memory")))?;
-        read(segment.offset, to)?;
+        // SAFETY: `check_fits` found no segment to overlap another, or the boot data.
+        let to = unsafe { ram.lend(segment.paddr, segment.file_size) };
+        let to =
+            to.ok_or_else(|| Error::Failed(format!("--kernel {path}: does not fit in memory")))?;
+        place(segment.offset, to)?;
     }
-    laps.lap("kernel");
-    // Behind the kernel, where the guest will have pages mapped and huge pages touched anyway.
-    let free = image.end().next_multiple_of(PAGE);
-    let initramfs = match &config.initramfs {
-        Some(path) => {
-            let range = load_initramfs(path, free, ram)?;
-            laps.lap("initramfs");
-            Some(range)
-        }
-        None => None,
-    };
-    Ok(Loaded { protocol, entry, initramfs, setup_header: None })
+    Ok(Loaded { protocol, entry, end: image.end(), initramfs: None, setup_header: None })
+}
+
+/// Adds the initramfs to what `plan` has of the kernel, and reads all.
+pub fn finish(
+    config: &Config,
+    mut loaded: Loaded,
+    ram: &mut Ram,
+    mut plan: Plan,
+    pieces: &Pieces,
+    laps: &mut Laps,
+) -> Result<Loaded> {
+    if let Some(path) = &config.initramfs {
+        // Behind the kernel, where the guest will have pages mapped and huge pages touched anyway.
+        let start = loaded.end.next_multiple_of(PAGE);
+        loaded.initramfs = Some(add_initramfs(path, start, ram, &mut plan)?);
+    }
+    pieces.publish(plan);
+    pieces.work(|name| laps.lap(name))?;
+    Ok(loaded)
 }
 
 /// By the kernel's notes: the 64-bit protocol for Linux, which in PVH's looks for Xen at 256 CPUID
@@ -119,17 +139,19 @@ fn choose_entry(
     Ok((Protocol::Linux64, image.entry))
 }
 
-fn load_initramfs(path: &str, start: u64, ram: &mut Ram) -> Result<Range> {
+fn add_initramfs(path: &str, start: u64, ram: &mut Ram, plan: &mut Plan) -> Result<Range> {
     let (file, len) = open("--initramfs", path)?;
     let size = ram.size();
-    let Some(to) = ram.slice(start, len) else {
+    // SAFETY: nothing else is behind the kernel yet.
+    let Some(to) = (unsafe { ram.lend(start, len) }) else {
         let room = size.min(layout::HOLE_START).saturating_sub(start);
         return Err(Error::Failed(format!(
             "--initramfs {path}: {len} bytes, and {room} are free behind the kernel; give the \
              guest more --memory"
         )));
     };
-    file.read_exact_at(to, 0).map_err(Error::file("--initramfs", path))?;
+    let source = Arc::new(Source { flag: "--initramfs", path: path.into(), file });
+    plan.add(&source, 0, to);
     Ok(Range { start, len })
 }
 

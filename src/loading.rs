@@ -2,12 +2,16 @@
 //! `async-loader` and a second CPU to do it on, meanwhile.
 
 #[cfg(feature = "async-loader")]
-use std::thread::{self, JoinHandle};
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+};
 
 use crate::config::Config;
 use crate::error::Result;
 use crate::loader::{self, Loaded};
 use crate::memory::Ram;
+use crate::pieces::Pieces;
 use crate::trace::{Laps, Trace};
 
 /// What a load gives back.
@@ -19,7 +23,7 @@ pub enum Loading {
     Later(&'static Config, Ram),
     /// On a thread of its own, which has the memory until it is done.
     #[cfg(feature = "async-loader")]
-    Meanwhile(JoinHandle<Done>),
+    Meanwhile(JoinHandle<Done>, Arc<Pieces>),
 }
 
 impl Loading {
@@ -31,29 +35,37 @@ impl Loading {
     pub fn start(config: &'static Config, ram: Ram) -> Result<Loading> {
         #[cfg(feature = "async-loader")]
         if cpus() > 1 {
+            let pieces = Arc::new(Pieces::new(true));
+            let its = Arc::clone(&pieces);
             let thread = thread::Builder::new().name("loader".into()).spawn(move || {
                 crate::signals::block();
-                load(config, ram)
+                load(config, ram, &its)
             });
-            return thread.map(Loading::Meanwhile).map_err(|error| {
-                crate::error::Error::Failed(format!("--kernel: a thread to load it: {error}"))
-            });
+            return match thread {
+                Ok(thread) => Ok(Loading::Meanwhile(thread, pieces)),
+                Err(error) => Err(crate::error::Error::Failed(format!(
+                    "--kernel: a thread to load it: {error}"
+                ))),
+            };
         }
         Ok(Loading::Later(config, ram))
     }
 
-    /// Waits for the end of it, or does it now.
+    /// Does it now, or what the other thread has not yet begun of it, and waits for the rest.
     ///
     /// # Errors
     /// As [`loader::load`].
     pub fn finish(self, trace: &mut Trace) -> Result<(Ram, Loaded)> {
         let (done, own_thread) = match self {
-            Loading::Later(config, ram) => (load(config, ram), false),
+            Loading::Later(config, ram) => (load(config, ram, &Pieces::new(false)), false),
             #[cfg(feature = "async-loader")]
-            Loading::Meanwhile(thread) => match thread.join() {
-                Ok(done) => (done, true),
-                Err(panic) => std::panic::resume_unwind(panic),
-            },
+            Loading::Meanwhile(thread, pieces) => {
+                let helped = pieces.work(|name| trace.step(name));
+                match thread.join() {
+                    Ok(done) => (done.and_then(|done| helped.map(|()| done)), true),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
         };
         let (ram, loaded, laps) = done?;
         trace.loaded(laps, own_thread);
@@ -61,13 +73,13 @@ impl Loading {
     }
 }
 
-fn load(config: &Config, mut ram: Ram) -> Done {
+fn load(config: &Config, mut ram: Ram, pieces: &Pieces) -> Done {
     let mut laps = Laps::start();
     if config.memory.prefault {
         ram.prefault()?;
         laps.lap("prefault");
     }
-    let loaded = loader::load(config, &mut ram, &mut laps)?;
+    let loaded = loader::load(config, &mut ram, pieces, &mut laps)?;
     Ok((ram, loaded, laps))
 }
 

@@ -118,11 +118,15 @@ impl Ram {
 
     /// `len` bytes of RAM at guest address `start`, before the guest runs; `None` where that is not
     /// all RAM in one piece.
-    pub fn slice(&mut self, start: u64, len: u64) -> Option<&mut [u8]> {
+    ///
+    /// # Safety
+    /// No byte may be lent twice, or be one of [`Self::low`]'s while that is in use.
+    pub unsafe fn lend(&mut self, start: u64, len: u64) -> Option<&'static mut [u8]> {
         let (guest, offset, _) = regions(self.size).into_iter().find(|&(guest, _, size)| {
             start >= guest && start.checked_add(len).is_some_and(|end| end <= guest + size)
         })?;
-        // SAFETY: the range lies within one region of our mapping, and `&mut self` makes it ours.
+        // SAFETY: the range lies within one region of our mapping, which is never undone, and the
+        // caller promised that nobody else has it.
         Some(unsafe {
             std::slice::from_raw_parts_mut(
                 self.base.add((offset + start - guest) as usize),

@@ -18,6 +18,7 @@ pub use stats::{Report, Row};
 use vmm::{Filler, Peer};
 
 mod ab;
+mod paired;
 mod scenario;
 mod script;
 mod setup;
@@ -34,7 +35,8 @@ pub struct Args {
     /// what is measured: serial (default) or talk
     #[argh(option, default = "String::from(\"serial\")")]
     scenario: String,
-    /// instead of a scenario, brisk without and with one thing: pio-fast-path or mcfg-one-bus
+    /// instead of a scenario, brisk without and with one thing: pio-fast-path, mcfg-one-bus or
+    /// async-loader
     #[argh(option)]
     ab: Option<String>,
     /// boots of each VMM, of which the first is not counted (default 5)
@@ -96,6 +98,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.setup {
         ensure!(args.peer.is_empty() && args.json.is_none(), "--setup: neither --peer nor --json");
         print!("{}", measure_setup(scenario, args.runs, args.on)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(name) = &args.ab
+        && let Some(text) = ab::pairs(name, args.runs, args.on)?
+    {
+        ensure!(
+            args.peer.is_empty() && args.json.is_none(),
+            "--ab {name}: neither --peer nor --json"
+        );
+        print!("{text}");
         return Ok(ExitCode::SUCCESS);
     }
     let (report, about) = match &args.ab {
@@ -177,6 +189,7 @@ struct Bench {
     scenario: &'static Scenario,
     plan: Plan,
     subjects: Vec<Subject>,
+    mode: lab::Mode,
     staging: tempfile::TempDir,
 }
 
@@ -220,12 +233,12 @@ impl Bench {
         if let Place::Lab(files) = &mut plan.place {
             files.extend(own);
         }
-        Ok(Self { scenario, plan, subjects, staging })
+        Ok(Self { scenario, plan, subjects, mode: lab::Mode::Stopwatch, staging })
     }
 
     /// Runs the plan's script.
     fn execute(&self) -> Result<Results<'_>> {
-        Ok(match execute(self.scenario, &self.plan)? {
+        Ok(match execute(self.scenario, &self.plan, self.mode)? {
             Some(output) => Results::Lab(output),
             None => Results::Host(self.staging.path()),
         })
@@ -285,7 +298,7 @@ fn fill(
 }
 
 /// Runs the plan's script. Returns L1's output where it ran there.
-fn execute(scenario: &Scenario, plan: &Plan) -> Result<Option<lab::Output>> {
+fn execute(scenario: &Scenario, plan: &Plan, mode: lab::Mode) -> Result<Option<lab::Output>> {
     let boots = u64::from(plan.boots) * plan.slots.len() as u64;
     if let Place::Host(_) = plan.place {
         let output = duct::cmd!("sh", "-c", plan.script()).stderr_to_stdout().unchecked();
@@ -296,7 +309,7 @@ fn execute(scenario: &Scenario, plan: &Plan) -> Result<Option<lab::Output>> {
     }
     let step = crate::ui::Step::start(&format!("{boots} boots in the lab"));
     let output = lab::run(&lab::Job {
-        mode: lab::Mode::Stopwatch,
+        mode,
         script: plan.script(),
         hugepages: scenario.hugepages(),
         timeout: Duration::from_secs(120 + 20 * boots),

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 
 use super::scenario::{Console, Disk, Root, Scenario, Step};
 use super::vmm::Peer;
-use super::{On, Report};
+use super::{On, Report, paired};
 use crate::{boot, lab};
 
 /// One optimisation.
@@ -69,6 +69,51 @@ static ALL: [Ab; 2] = [
     },
 ];
 
+/// What the stopwatch with its one CPU cannot show.
+static PAIRED: [Ab; 1] = [Ab {
+    before: &["serial", "hugepages"],
+    scenario: Scenario {
+        name: "async-loader",
+        about: "kernel and initramfs loaded while the VM is made",
+        memory_mib: 256,
+        features: &["serial", "hugepages", "async-loader"],
+        root: Root::Initramfs,
+        steps: &[
+            LOAD,
+            Step { name: Some("2 MiB pages"), args: LOAD_HUGE, hugepages: true, ..LOAD },
+        ],
+    },
+}];
+
+const LOAD: Step = Step {
+    name: Some("4 KiB pages"),
+    args: "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' --serial file={serial} \
+           --memory size=256M",
+    cmdline: "quiet console=ttyS0",
+    console: Console::Serial,
+    disk: Disk::None,
+    hugepages: false,
+};
+
+const LOAD_HUGE: &str = "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' \
+                         --serial file={serial} --memory size=256M,hugepages=on";
+
+/// Measures pairs of boots, where `name` is something that needs it.
+///
+/// # Errors
+/// As [`paired::measure`].
+pub fn pairs(name: &str, pairs: u32, on: On) -> Result<Option<String>> {
+    let Some(ab) = PAIRED.iter().find(|ab| ab.scenario.name == name) else { return Ok(None) };
+    paired::measure(&ab.scenario, before(ab)?, pairs, on).map(Some)
+}
+
+/// brisk without the optimisation, as if it were somebody else's.
+fn before(ab: &Ab) -> Result<Peer> {
+    let program = boot::build(Some(ab.before))?;
+    let command = format!("{} {{args}}", lab::quote(&program.to_string_lossy()));
+    Ok(Peer::Command("before".to_owned(), command))
+}
+
 /// Measures without and with the optimisation `name`. Returns what [`super::measure`] does, and a
 /// line about it.
 ///
@@ -76,12 +121,10 @@ static ALL: [Ab; 2] = [
 /// There is no such optimisation, or as [`super::measure`].
 pub fn measure(name: &str, runs: u32, on: On) -> Result<(Report, Vec<String>, &'static str)> {
     let Some(ab) = ALL.iter().find(|ab| ab.scenario.name == name) else {
-        let known: Vec<&str> = ALL.iter().map(|ab| ab.scenario.name).collect();
+        let known: Vec<&str> = ALL.iter().chain(&PAIRED).map(|ab| ab.scenario.name).collect();
         bail!("--ab {name}: there is no such comparison; there are {}", known.join(", "));
     };
-    let program = boot::build(Some(ab.before))?;
-    let command = format!("{} {{args}}", lab::quote(&program.to_string_lossy()));
-    let before = Peer::Command("before".to_owned(), command);
+    let before = before(ab)?;
     let (mut report, failures) = super::measure(&ab.scenario, runs, &[before], on)?;
     for row in &mut report.rows {
         if row.vmm == "brisk" {
@@ -99,12 +142,12 @@ mod tests {
 
     #[test]
     fn what_is_compared_differs_in_one_feature() {
-        for ab in &ALL {
+        for ab in ALL.iter().chain(&PAIRED) {
             let differing = ab.before.iter().filter(|f| !ab.scenario.features.contains(f)).count()
                 + ab.scenario.features.iter().filter(|f| !ab.before.contains(f)).count();
             assert_eq!(differing, 1, "{}", ab.scenario.name);
         }
         let error = measure("no-such", 2, On::Lab).err().unwrap().to_string();
-        assert!(error.contains("pio-fast-path, mcfg-one-bus"), "{error}");
+        assert!(error.contains("pio-fast-path, mcfg-one-bus, async-loader"), "{error}");
     }
 }

@@ -1,0 +1,144 @@
+//! What is to be read from files into guest memory, in pieces that more than one thread can take.
+//!
+//! Everything is read, so what becomes of a file once the guest runs is nothing to the guest. One that
+//! becomes shorter before is an error that names it; one whose content changes meanwhile gives what a
+//! `cp` of it would give.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::error::{Error, Result};
+
+/// Pieces end where a huge page does, so that no two threads wait for the zeroing of one.
+const HUGE: usize = 2 << 20;
+
+/// A file that a flag names.
+pub struct Source {
+    /// The flag, with its dashes.
+    pub flag: &'static str,
+    /// Its value.
+    pub path: String,
+    /// The file.
+    pub file: File,
+}
+
+impl Source {
+    /// Reads the bytes from `at` on.
+    ///
+    /// # Errors
+    /// The file ends before, or cannot be read.
+    pub fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(to, at).map_err(|error| {
+            Error::file(self.flag, &self.path)(match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    io::Error::other("became shorter while it was loaded")
+                }
+                _ => error,
+            })
+        })
+    }
+}
+
+/// Some bytes of a file and where they go.
+struct Piece {
+    source: Arc<Source>,
+    at: u64,
+    to: &'static mut [u8],
+}
+
+/// All that is left to read.
+pub struct Pieces {
+    /// Whether anybody helps: alone, larger pieces are fewer calls.
+    cut: bool,
+    left: Mutex<Vec<Piece>>,
+}
+
+/// Pieces that nobody may take yet.
+#[derive(Default)]
+pub struct Plan(Vec<Piece>);
+
+impl Plan {
+    /// Adds bytes of `source` from `at` on.
+    pub fn add(&mut self, source: &Arc<Source>, at: u64, to: &'static mut [u8]) {
+        self.0.push(Piece { source: Arc::clone(source), at, to });
+    }
+}
+
+impl Pieces {
+    /// For one thread or, with `cut`, for two.
+    pub fn new(cut: bool) -> Pieces {
+        Pieces { cut, left: Mutex::new(Vec::new()) }
+    }
+
+    /// Gives out what `plan` has.
+    pub fn publish(&self, plan: Plan) {
+        let mut list = Vec::with_capacity(plan.0.len());
+        for Piece { source, mut at, mut to } in plan.0 {
+            while self.cut && to.len() > HUGE {
+                let middle = HUGE - to.as_ptr() as usize % HUGE;
+                let (first, rest) = to.split_at_mut(middle);
+                list.push(Piece { source: Arc::clone(&source), at, to: first });
+                (at, to) = (at + middle as u64, rest);
+            }
+            list.push(Piece { source, at, to });
+        }
+        list.reverse();
+        *self.left() = list;
+    }
+
+    /// Reads until nothing is left, and says of each piece what it was of.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn work(&self, mut done: impl FnMut(&'static str)) -> Result<()> {
+        loop {
+            let Some(Piece { source, at, to }) = self.left().pop() else { return Ok(()) };
+            source.read(at, to)?;
+            done(source.flag.trim_start_matches('-'));
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Piece>> {
+        self.left.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_threads_read_all_of_it() {
+        let bytes: Vec<u8> = (0..5u32 << 18).flat_map(u32::to_le_bytes).collect();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        io::Write::write_all(&mut file, &bytes).unwrap();
+        let path = file.path().to_str().unwrap().to_owned();
+        let source = Arc::new(Source { flag: "--kernel", path, file: file.reopen().unwrap() });
+        for cut in [false, true] {
+            let (to, rest) = vec![0; bytes.len() + 5].leak().split_at_mut(bytes.len());
+            let seen: &'static [u8] = unsafe_alias(to);
+            let pieces = Pieces::new(cut);
+            let mut plan = Plan::default();
+            plan.add(&source, 0, to);
+            pieces.publish(plan);
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| pieces.work(|_| ()));
+                pieces.work(|name| assert_eq!(name, "kernel")).unwrap();
+                other.join().unwrap().unwrap();
+            });
+            assert!(seen == bytes);
+            let mut plan = Plan::default();
+            plan.add(&source, bytes.len() as u64 - 4, rest);
+            pieces.publish(plan);
+            let error = pieces.work(|_| ()).unwrap_err().to_string();
+            assert!(error.contains("--kernel") && error.contains("became shorter"), "{error}");
+        }
+    }
+
+    fn unsafe_alias(of: &mut [u8]) -> &'static [u8] {
+        // SAFETY: leaked memory; looked at only when the threads that write to it have ended.
+        unsafe { std::slice::from_raw_parts(of.as_ptr(), of.len()) }
+    }
+}
