@@ -7,6 +7,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[path = "exits/calls.rs"]
+mod calls;
 mod common;
 #[path = "exits/guests.rs"]
 mod guests;
