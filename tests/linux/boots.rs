@@ -74,6 +74,34 @@ fn a_quiet_boot_leaves_the_guest_seldom() {
     assert!(all <= 3000, "{all} exits");
 }
 
+/// Exits to brisk and all exits, of quiet boots to userspace and out. A change that costs exits is to
+/// be seen here; the margin is for timer interrupts, which come when they come.
+#[test]
+fn exits_of_a_boot() {
+    let serial = Guest::doing("");
+    let mut guests = vec![("serial", serial, 375, 1090)];
+    #[cfg(all(feature = "pmem", feature = "console"))]
+    {
+        let image =
+            format!("file={},discard_writes=on", artifact("BRISK_DISK_EXT4_PARTITION").display());
+        let flags = ["--pmem", &image, "--console", "null"];
+        let mut pmem = Guest::from_root("/dev/pmem0p1", &flags);
+        pmem.cmdline = "root=/dev/pmem0p1 console=hvc0 quiet".into();
+        pmem.serial = "off".into();
+        guests.push(("pmem", pmem, 253, 1055));
+    }
+    for (name, guest, to_brisk, all) in guests {
+        guest.run().silent().with_status(0);
+        let stats = guest.stats();
+        let now = (stats.userspace_exits(), stats.of_kvm("exits").expect("KVM counts exits"));
+        assert!(
+            now.0 <= to_brisk + 8,
+            "{name}: {now:?}, {to_brisk} when this was written: {stats:?}"
+        );
+        assert!(now.1 <= all + all / 6, "{name}: {now:?}, {all} when this was written: {stats:?}");
+    }
+}
+
 #[test]
 fn ends() {
     for (verb, status, reason) in [
