@@ -5,6 +5,8 @@ use brisk_devices::ioapic::{self, IoApic};
 
 #[cfg(feature = "boot-timer")]
 use crate::boot_timer::{BootTimer, Point};
+#[cfg(feature = "coalesced-serial")]
+use crate::coalesced::Ring;
 use crate::exit_kind::ExitKind;
 #[cfg(feature = "exit-stats")]
 use crate::exit_stats::ExitStats;
@@ -69,6 +71,8 @@ pub struct Bus {
     #[cfg(feature = "exit-stats")]
     pub(crate) stats: ExitStats,
     pub(crate) trace: Trace,
+    #[cfg(feature = "coalesced-serial")]
+    pub(crate) ring: Ring,
 }
 
 impl Bus {
@@ -120,6 +124,8 @@ impl Bus {
                         serial.write((port - COM1) as u8, access[0]);
                     }
                     self.serial_interrupt();
+                    #[cfg(feature = "coalesced-serial")]
+                    self.coalesce(port);
                     true
                 }
                 None => false,
@@ -244,6 +250,27 @@ impl Bus {
             quit |= virtio.input(woken, |to| raise(ioapic, vm, to));
         }
         quit
+    }
+
+    /// Gives the serial port what KVM kept for it. To be done before anything else after an exit.
+    #[cfg(feature = "coalesced-serial")]
+    pub(crate) fn catch_up(&mut self) {
+        while let Some(byte) = self.ring.pop() {
+            if let Some(serial) = &mut self.serial {
+                serial.write(0, byte);
+            }
+        }
+    }
+
+    /// After a write to the serial port's `port`: the driver may now want interrupts, or none any more.
+    #[cfg(feature = "coalesced-serial")]
+    pub(crate) fn coalesce(&mut self, port: u16) {
+        if port == COM1 + u16::from(crate::uart::IER) {
+            let Some(serial) = &self.serial else { return };
+            self.ring.set(!serial.wants_interrupts(), self.vm);
+            // Another vCPU may have written in between.
+            self.catch_up();
+        }
     }
 
     /// The guest wrote `code` to port 0x80.

@@ -28,6 +28,8 @@ impl Bus {
                 let Some(serial) = &mut self.serial else { return false };
                 serial.write((port - COM1) as u8, byte);
                 self.serial_interrupt();
+                #[cfg(feature = "coalesced-serial")]
+                self.coalesce(port);
                 true
             }
             #[cfg(feature = "pci")]

@@ -184,6 +184,25 @@ impl Vm {
         }
     }
 
+    /// Has KVM keep the guest's writes of a byte to `port` in the ring behind a vCPU's page, or not any
+    /// more (api.rst 4.116, KVM_CAP_COALESCED_PIO); false where it cannot.
+    #[cfg(feature = "coalesced-serial")]
+    pub fn coalesce_port(&self, port: u16, on: bool) -> bool {
+        /// `_IOW(KVMIO, 0x67, struct kvm_coalesced_mmio_zone)`, and 0x68 to end it.
+        const KVM_REGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae67;
+        const KVM_UNREGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae68;
+        use std::os::fd::AsRawFd;
+        let mut zone = kvm_bindings::kvm_coalesced_mmio_zone {
+            addr: port.into(),
+            size: 1,
+            ..Default::default()
+        };
+        zone.__bindgen_anon_1.pio = 1;
+        let request = if on { KVM_REGISTER_COALESCED_MMIO } else { KVM_UNREGISTER_COALESCED_MMIO };
+        // SAFETY: reads the one structure that it is given.
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), request, &zone) == 0 }
+    }
+
     /// Whether KVM has `cap`.
     pub fn has(&self, cap: Cap) -> bool {
         self.fd.check_extension(cap)

@@ -20,6 +20,8 @@ mod bzimage;
 pub mod cli;
 #[cfg(feature = "boot-timer")]
 mod clock;
+#[cfg(feature = "coalesced-serial")]
+pub mod coalesced;
 pub mod config;
 pub mod cpuid;
 pub mod error;

@@ -11,7 +11,7 @@ use crate::terminal::{self, Input};
 /// Output is handed on at each end of a line, or when this many bytes wait.
 const BATCH: usize = 256;
 /// Interrupt enable register: a driver writes it when it has nothing more to send.
-const IER: u8 = 1;
+pub(crate) const IER: u8 = 1;
 /// Line status register: a driver that polls reads it before each byte.
 const LSR: u8 = 5;
 
@@ -64,6 +64,12 @@ impl Uart {
         } else if offset == IER {
             self.flush();
         }
+    }
+
+    /// Whether the driver has any interrupt enabled.
+    #[cfg(feature = "coalesced-serial")]
+    pub fn wants_interrupts(&self) -> bool {
+        self.model.wants_interrupts()
     }
 
     /// Whether the interrupt line has risen since this was last asked.

@@ -1,6 +1,7 @@
 //! Builds the machine, in the order in which its parts need one another, and runs it.
 
 use std::io::Write;
+use std::mem::ManuallyDrop;
 
 use brisk_boot::{Machine, VirtioMmio, cmdline, layout};
 use brisk_devices::ioapic::IoApic;
@@ -124,7 +125,8 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     #[cfg(not(feature = "mmio"))]
     let (announced, _): ([VirtioMmio; 0], _) = ([], free_slot);
     trace.step("devices");
-    let mut vcpus = create_vcpus(&system, vm, config.cpus)?;
+    // Kept to the end even where that is an error: signals and the bus know the first one's page.
+    let mut vcpus = ManuallyDrop::new(create_vcpus(&system, vm, config.cpus)?);
     trace.step("vCPUs");
     #[cfg(feature = "pci")]
     let (pci, pci_word) = match virtio.over_pci() {
@@ -177,6 +179,9 @@ pub fn run(config: Box<Config>) -> Result<u8> {
         #[cfg(feature = "exit-stats")]
         stats,
         trace,
+        #[cfg(feature = "coalesced-serial")]
+        // SAFETY: kvm-ioctls mapped it, and vCPUs are kept until the process ends.
+        ring: unsafe { crate::coalesced::Ring::new(first.run_page()) },
     };
     let machinery: &'static Machinery =
         Box::leak(Box::new(Machinery { bus: Shared::new(bus), memory: guest, panic_is_warm }));
@@ -199,6 +204,8 @@ impl Machinery {
     fn finish(&self, outcome: Outcome) -> u8 {
         #[allow(unused_mut, reason = "not every build has something to finish")]
         let mut bus = self.bus.lock();
+        #[cfg(feature = "coalesced-serial")]
+        bus.catch_up();
         #[cfg(feature = "serial")]
         if let Some(serial) = &mut bus.serial {
             serial.flush();

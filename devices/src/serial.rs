@@ -188,6 +188,11 @@ impl Serial {
         None
     }
 
+    /// Whether the driver has any interrupt enabled.
+    pub fn wants_interrupts(&self) -> bool {
+        self.ier != 0
+    }
+
     /// The level of the interrupt line. On a PC, OUT2 connects it; loopback disconnects OUT2.
     pub fn irq(&self) -> bool {
         self.mcr & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 && self.cause() != IIR_NONE

@@ -24,6 +24,8 @@ fn bus(vm: &'static Vm) -> Bus {
         timer: BootTimer::start(None, false).unwrap(),
         stats: ExitStats::start(None).unwrap(),
         trace: Trace::start(&config).unwrap(),
+        // SAFETY: null is no page.
+        ring: unsafe { crate::coalesced::Ring::new(std::ptr::null_mut()) },
     }
 }
 

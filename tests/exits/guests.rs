@@ -6,6 +6,7 @@ use super::common::kernel::{BASE, Bits, Code};
 pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("TO_TIMER", TO_TIMER, Bits::B32, BASE),
     ("TO_SERIAL", TO_SERIAL, Bits::B32, BASE),
+    ("STREAM", STREAM, Bits::B32, BASE),
     ("FROM_NOWHERE", FROM_NOWHERE, Bits::B32, BASE),
     ("FROM_DEVICES", FROM_DEVICES, Bits::B32, BASE),
     ("STRINGS_OUT", STRINGS_OUT, Bits::B32, BASE),
@@ -53,6 +54,21 @@ pub const TO_SERIAL: Code = &[
     (&[0x66, 0xef], "out dx,ax"),
     (&[0x40], "inc eax"),
     (&[0xef], "out dx,eax"),
+    (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
+    (&[0xb0, 0x34], "mov al,0x34"),
+    (&[0xee], "out dx,al"),
+];
+
+/// The serial port's interrupts off, then 300 bytes to its transmitter.
+pub const STREAM: Code = &[
+    (&[0x66, 0xba, 0xf9, 0x03], "mov dx,0x3f9"),
+    (&[0x31, 0xc0], "xor eax,eax"),
+    (&[0xee], "out dx,al"),
+    (&[0x66, 0xba, 0xf8, 0x03], "mov dx,0x3f8"),
+    (&[0xb9, 0x2c, 0x01, 0x00, 0x00], "mov ecx,0x12c"),
+    (&[0x88, 0xc8], "mov al,cl"),
+    (&[0xee], "out dx,al"),
+    (&[0xe2, 0xfb], "loop 0x100010"),
     (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
     (&[0xb0, 0x34], "mov al,0x34"),
     (&[0xee], "out dx,al"),

@@ -74,12 +74,14 @@ fn a_quiet_boot_leaves_the_guest_seldom() {
     assert!(all <= 3000, "{all} exits");
 }
 
-/// Exits to brisk and all exits, of quiet boots to userspace and out. A change that costs exits is to
-/// be seen here; the margin is for timer interrupts, which come when they come.
+/// Exits to brisk, of quiet boots to userspace and out. A change that costs some is to be seen here.
+/// They are the guest's own doing; how often it is interrupted besides depends on how slow the machine
+/// is.
 #[test]
 fn exits_of_a_boot() {
-    let serial = Guest::doing("");
-    let mut guests = vec![("serial", serial, 375, 1090)];
+    // Without KVM's ring each byte on the serial port is one.
+    let bytes = if cfg!(feature = "coalesced-serial") { 0 } else { 72 };
+    let mut guests = vec![("serial", Guest::doing(""), 303 + bytes)];
     #[cfg(all(feature = "pmem", feature = "console"))]
     {
         let image =
@@ -88,17 +90,13 @@ fn exits_of_a_boot() {
         let mut pmem = Guest::from_root("/dev/pmem0p1", &flags);
         pmem.cmdline = "root=/dev/pmem0p1 console=hvc0 quiet".into();
         pmem.serial = "off".into();
-        guests.push(("pmem", pmem, 253, 1055));
+        guests.push(("pmem", pmem, 253));
     }
-    for (name, guest, to_brisk, all) in guests {
+    for (name, guest, before) in guests {
         guest.run().silent().with_status(0);
         let stats = guest.stats();
-        let now = (stats.userspace_exits(), stats.of_kvm("exits").expect("KVM counts exits"));
-        assert!(
-            now.0 <= to_brisk + 8,
-            "{name}: {now:?}, {to_brisk} when this was written: {stats:?}"
-        );
-        assert!(now.1 <= all + all / 6, "{name}: {now:?}, {all} when this was written: {stats:?}");
+        let now = stats.userspace_exits();
+        assert!(now <= before + 10, "{name}: {now}, {before} when this was written: {stats:?}");
     }
 }
 

@@ -35,8 +35,8 @@ pub struct Args {
     /// what is measured: serial (default) or talk
     #[argh(option, default = "String::from(\"serial\")")]
     scenario: String,
-    /// instead of a scenario, brisk without and with one thing: pio-fast-path, mcfg-one-bus or
-    /// async-loader
+    /// instead of a scenario, brisk without and with one thing: pio-fast-path, mcfg-one-bus,
+    /// coalesced-serial or async-loader
     #[argh(option)]
     ab: Option<String>,
     /// boots of each VMM, of which the first is not counted (default 5)

@@ -34,7 +34,7 @@ const PORTS: Step = Step {
     ..PCI
 };
 
-static ALL: [Ab; 2] = [
+static ALL: [Ab; 3] = [
     Ab {
         before: &["serial", "console", "pmem", "pci", "hugepages"],
         scenario: Scenario {
@@ -67,7 +67,35 @@ static ALL: [Ab; 2] = [
             steps: &[PCI, PORTS],
         },
     },
+    Ab {
+        before: &["serial", "pmem", "hugepages"],
+        scenario: Scenario {
+            name: "coalesced-serial",
+            about: "bytes for the serial port kept by KVM while the driver wants no interrupts",
+            memory_mib: 512,
+            features: &["serial", "pmem", "hugepages", "coalesced-serial"],
+            root: Root::Ext4Partition,
+            steps: &[
+                LOUD,
+                Step {
+                    name: Some("quiet"),
+                    cmdline: "root=/dev/pmem0p1 console=ttyS0 quiet",
+                    ..LOUD
+                },
+            ],
+        },
+    },
 ];
+
+/// A boot that prints all its messages on the serial port.
+const LOUD: Step = Step {
+    name: Some("serial console"),
+    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial tty \
+           --memory size=512M,hugepages=on",
+    cmdline: "root=/dev/pmem0p1 console=ttyS0",
+    console: Console::Serial,
+    ..PCI
+};
 
 /// What the stopwatch with its one CPU cannot show.
 static PAIRED: [Ab; 1] = [Ab {
@@ -148,6 +176,9 @@ mod tests {
             assert_eq!(differing, 1, "{}", ab.scenario.name);
         }
         let error = measure("no-such", 2, On::Lab).err().unwrap().to_string();
-        assert!(error.contains("pio-fast-path, mcfg-one-bus, async-loader"), "{error}");
+        assert!(
+            error.contains("pio-fast-path, mcfg-one-bus, coalesced-serial, async-loader"),
+            "{error}"
+        );
     }
 }
