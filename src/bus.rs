@@ -130,6 +130,11 @@ impl Bus {
                 }
                 None => false,
             },
+            layout::RESET_CONTROL_PORT if width == 1 => {
+                let resets = data.iter().any(|byte| byte & layout::RESET_CONTROL_CPU != 0);
+                end = resets.then_some(End::Reset);
+                true
+            }
             #[cfg(feature = "pci")]
             PCI_PORTS..=PCI_PORTS_END => {
                 let Self { virtio, ioapic, vm, .. } = self;

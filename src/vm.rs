@@ -48,6 +48,9 @@ const DEFAULTS: [&str; 7] = [
 ];
 const NO_PCI: &str = "pci=off";
 const PANIC_IS_WARM: &str = "reboot=panic_warm";
+/// The same where the kernel has no ACPI to reset by: port 0xcf9 instead of a keyboard controller
+/// that is not there, which it would ask 655,360 times.
+const PANIC_IS_WARM_BY_PORT: &str = "reboot=p,panic_warm";
 /// Where Linux leaves how it reset the machine, and the mark of a warm reset
 /// (`native_machine_emergency_restart`).
 const RESET_FLAG: GuestAddress = GuestAddress(0x472);
@@ -135,7 +138,7 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     };
     #[cfg(not(feature = "pci"))]
     let (pci, pci_word) = (None, None);
-    let (line, panic_is_warm) = command_line(config, pci_word)?;
+    let (line, panic_is_warm) = command_line(config, pci_word, &announced)?;
     log::debug!("command line: {}", String::from_utf8_lossy(&line));
     #[cfg(feature = "serial")]
     let has_serial = serial.is_some();
@@ -243,7 +246,14 @@ fn say(reason: &str) {
 }
 
 /// The kernel's command line, and whether a panic will mark itself as a warm reset.
-fn command_line(config: &Config, pci: Option<&'static str>) -> Result<(Vec<u8>, bool)> {
+///
+/// A kernel that is told `acpi=off`, or that has none and does not mind the word, finds its virtio
+/// devices by `virtio_mmio.device=`.
+fn command_line(
+    config: &Config,
+    pci: Option<&'static str>,
+    _virtio: &[VirtioMmio],
+) -> Result<(Vec<u8>, bool)> {
     let user = config.cmdline.as_bytes();
     let wrong = |error| Error::Usage(format!("--cmdline: {error}"));
     if config.cmdline_exact {
@@ -251,13 +261,31 @@ fn command_line(config: &Config, pci: Option<&'static str>) -> Result<(Vec<u8>, 
         return Ok((user.to_vec(), false));
     }
     let mut line = Default::default();
-    let mut defaults = DEFAULTS;
+    let mut defaults = DEFAULTS.to_vec();
     if let Some(word) = pci {
         defaults[DEFAULTS.len() - 1] = word;
     }
+    let acpi = !cmdline::has(user, b"acpi=off");
+    if !acpi {
+        defaults[1] = PANIC_IS_WARM_BY_PORT;
+    }
+    #[cfg(feature = "mmio")]
+    let devices: Vec<String> = match acpi {
+        true => Vec::new(),
+        false => _virtio.iter().map(device_word).collect(),
+    };
+    #[cfg(feature = "mmio")]
+    defaults.extend(devices.iter().map(String::as_str));
     cmdline::with_defaults(user, &defaults, &mut line).map_err(wrong)?;
-    let ours = line.windows(PANIC_IS_WARM.len()).any(|part| part == PANIC_IS_WARM.as_bytes());
+    let ours = [PANIC_IS_WARM, PANIC_IS_WARM_BY_PORT];
+    let ours = ours.iter().any(|word| cmdline::has(&line, word.as_bytes()));
     Ok((line.to_vec(), ours))
+}
+
+/// A device for a kernel without ACPI (Linux, `drivers/virtio/virtio_mmio.c`).
+#[cfg(feature = "mmio")]
+fn device_word(device: &VirtioMmio) -> String {
+    format!("virtio_mmio.device={}@{:#x}:{}", device.size, device.base, device.gsi)
 }
 
 /// Pins that the IOAPIC needs. Linux programs each one, at several exits a pin, whether or not

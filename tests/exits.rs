@@ -253,6 +253,13 @@ fn the_reset_register_ends_the_vm() {
 }
 
 #[test]
+fn the_reset_control_register_ends_the_vm() {
+    let lab = Lab::new(guests::RESET_CONTROL);
+    lab.run_to_the_end();
+    assert_eq!(lab.stats().at("pio_out", 0xcf9), (2, 0));
+}
+
+#[test]
 fn a_reset_with_the_mark_of_a_panic_is_a_crash() {
     let lab = Lab::new(guests::PANIC);
     let ended = lab.run(&[]).with_status(3);

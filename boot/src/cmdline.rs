@@ -60,8 +60,7 @@ pub fn with_defaults(
     out: &mut heapless::Vec<u8, SIZE>,
 ) -> Result<(), Error> {
     check(user)?;
-    let kernel_end = Words(user, 0).find(|word| word.text == b"--").map_or(user.len(), |w| w.start);
-    let (kernel, init) = user.split_at(kernel_end);
+    let (kernel, init) = split(user);
     out.clear();
     let mut len = 0;
     let mut push = |bytes: &[u8]| {
@@ -90,6 +89,17 @@ pub fn with_defaults(
         push(init);
     }
     if len >= SIZE { Err(Error::TooLong(len)) } else { check(out) }
+}
+
+/// Whether the line has `word` among what is for the kernel.
+pub fn has(line: &[u8], word: &[u8]) -> bool {
+    Words(split(line).0, 0).any(|other| other.text == word)
+}
+
+/// What is for the kernel, and what is for init: all from a lone `--` on.
+fn split(line: &[u8]) -> (&[u8], &[u8]) {
+    let init = Words(line, 0).find(|word| word.text == b"--");
+    line.split_at(init.map_or(line.len(), |word| word.start))
 }
 
 /// The part of a word before `=`; a quote around the whole word does not count (as in the kernel's
@@ -165,6 +175,21 @@ mod tests {
         assert_eq!(add("i8042.noaux=0", &["i8042.noaux", "i8042.nomux"]).unwrap(), {
             "i8042.noaux=0 i8042.nomux"
         });
+    }
+
+    #[test]
+    fn a_repeated_default_is_one_unless_the_user_gave_it() {
+        let defaults = ["a.device=1", "a.device=2"];
+        assert_eq!(add("b", &defaults).unwrap(), "b a.device=1 a.device=2");
+        assert_eq!(add("a.device=3", &defaults).unwrap(), "a.device=3");
+    }
+
+    #[test]
+    fn has_a_word_of_the_kernels() {
+        assert!(has(b"quiet acpi=off", b"acpi=off"));
+        for line in ["", "acpi=offs", "xacpi=off", "a -- acpi=off", "x=\"y acpi=off\""] {
+            assert!(!has(line.as_bytes(), b"acpi=off"), "{line}");
+        }
     }
 
     #[test]

@@ -84,6 +84,13 @@ pub const RESET_PORT: u16 = 0x604;
 /// What the guest writes to [`RESET_PORT`] to be reset.
 pub const RESET_VALUE: u8 = 1;
 
+/// Reset control register of the PIIX and ICH chip sets, by which a kernel without ACPI resets the
+/// machine. It lies among the ports of PCI's configuration, where only 4-byte accesses are PCI's.
+pub const RESET_CONTROL_PORT: u16 = 0xcf9;
+
+/// `RST_CPU`: a write of a byte with this bit to [`RESET_CONTROL_PORT`] resets.
+pub const RESET_CONTROL_CPU: u8 = 1 << 2;
+
 /// What the guest writes to [`SLEEP_CONTROL_PORT`] to be switched off: `SLP_EN` (bit 5) and
 /// `SLP_TYP` (bits 2 to 4) of `\_S5`.
 pub const SLEEP_CONTROL_OFF: u8 = 1 << 5 | SLEEP_TYPE_S5 << 2;

@@ -20,6 +20,7 @@ pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("UD2", UD2, Bits::B32, BASE),
     ("INT3", INT3, Bits::B32, BASE),
     ("RESET", RESET, Bits::B32, BASE),
+    ("RESET_CONTROL", RESET_CONTROL, Bits::B32, BASE),
     ("PANIC", PANIC, Bits::B32, BASE),
     ("NOT_OFF", NOT_OFF, Bits::B32, BASE),
     ("POINTS", POINTS, Bits::B32, BASE),
@@ -271,6 +272,20 @@ pub const INT3: Code = &[(&[0xcc], "int3")];
 pub const RESET: Code = &[
     (&[0x66, 0xba, 0x04, 0x06], "mov dx,0x604"),
     (&[0xb0, 0x01], "mov al,0x1"),
+    (&[0xee], "out dx,al"),
+    (&[0xf4], "hlt"),
+];
+
+/// The reset control register as Linux writes it (`BOOT_CF9_FORCE`): the kind of reset, which does
+/// nothing yet, and then the reset. A write of 4 bytes beside it is PCI's and is none.
+pub const RESET_CONTROL: Code = &[
+    (&[0x66, 0xba, 0xf8, 0x0c], "mov dx,0xcf8"),
+    (&[0x83, 0xc8, 0xff], "or eax,0xffffffff"),
+    (&[0xef], "out dx,eax"),
+    (&[0x66, 0xba, 0xf9, 0x0c], "mov dx,0xcf9"),
+    (&[0xb0, 0xf3], "mov al,0xf3"),
+    (&[0xee], "out dx,al"),
+    (&[0xb0, 0xff], "mov al,0xff"),
     (&[0xee], "out dx,al"),
     (&[0xf4], "hlt"),
 ];

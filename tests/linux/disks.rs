@@ -104,6 +104,20 @@ fn root_on_a_partition() {
     }
 }
 
+/// A kernel that has no ACPI finds its devices by the command line and its interrupts by the
+/// MultiProcessor tables.
+#[test]
+fn without_acpi() {
+    for kind in KINDS {
+        let flags = kind.flags_readonly(&artifact("BRISK_DISK_EXT4_PARTITION"));
+        let mut guest = Guest::from_root(&kind.partition(), &words(&flags));
+        guest.cmdline += " acpi=off brisk.do=cat=/proc/cmdline,reboot";
+        guest.reaches_userspace();
+        let text = guest.output();
+        assert!(text.contains("virtio_mmio.device="), "{text}");
+    }
+}
+
 #[cfg(feature = "pci")]
 #[test]
 fn by_pci() {
