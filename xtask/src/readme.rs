@@ -135,7 +135,7 @@ fn timeline() -> Result<String> {
     let cache = Cache::open()?;
     let (kernel, guest) = (kernel::ensure(&cache, kernel::Config::Guest)?, guest::ensure(&cache)?);
     let mut job = boot::job(&boot::build(None)?, &kernel.vmlinux, &guest.initramfs, &[]);
-    job.script += " 2> /tmp/out/timeline";
+    job.script.insert_str(0, "exec 2> /tmp/out/timeline\n");
     job.relay = false;
     let output = lab::run(&job)?;
     let text = fs::read_to_string(output.dir.join("timeline"))?;
