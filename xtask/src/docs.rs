@@ -13,6 +13,7 @@ use crate::{paths, scenario};
 use comments::{Feature, Section};
 use measured::Measured;
 
+pub mod boots;
 mod comments;
 pub mod measured;
 
@@ -81,6 +82,7 @@ fn generate() -> Result<String> {
     for section in &sections {
         table(&mut text, section, &known, &measured)?;
     }
+    text += &boots::section()?;
     trials(&mut text, &measured)?;
     Ok(text + TAIL)
 }
@@ -174,7 +176,6 @@ fn trials(text: &mut String, measured: &Measured) -> Result<()> {
     Ok(())
 }
 
-/// A number with commas between its thousands.
 /// With commas between the thousands.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();

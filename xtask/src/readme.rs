@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use crate::bench::{self, Report, Row};
 use crate::cache::Cache;
-use crate::docs::thousands;
+use crate::docs::{boots, thousands};
 use crate::{boot, debian, guest, kernel, lab, paths};
 
 /// Measure, and write README.md's tables and timeline.
@@ -56,6 +56,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let serial =
         bench::measure_all("serial", args.runs, &["qemu".parse().map_err(anyhow::Error::msg)?])?;
     let talk = bench::measure_all("talk", args.runs, &[])?;
+    boots::save("serial", &serial)?;
+    boots::save("talk", &talk)?;
     let blocks = [timeline()?, serial_table(&serial), talk_table(&talk)?];
     let mut text = read()?;
     for ((name, _), content) in BLOCKS.iter().zip(&blocks) {

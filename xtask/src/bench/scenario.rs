@@ -70,7 +70,7 @@ pub const ALL: &[Scenario] = &[
         name: "serial",
         about: "an initramfs and a serial console, 256 MiB, 1 vCPU",
         memory_mib: 256,
-        features: &["serial"],
+        features: &["serial", "coalesced-serial"],
         root: Root::Initramfs,
         steps: &[Step {
             name: None,
@@ -88,7 +88,7 @@ pub const ALL: &[Scenario] = &[
         name: "talk",
         about: "the five commands of the talk, a partitioned ext4 image, 512 MiB, 1 vCPU",
         memory_mib: 512,
-        features: &["serial", "console", "block", "pmem", "hugepages"],
+        features: &["serial", "coalesced-serial", "console", "block", "pmem", "hugepages"],
         root: Root::Ext4Partition,
         steps: &[
             Step {
