@@ -177,9 +177,9 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     for (name, path) in images::ensure(&cache)? {
         script += &format!("export {name}={}\n", quote(&path.to_string_lossy()));
     }
-    // One guest at a time. Where guests take turns on one of L1's CPUs, QEMU's SVM sometimes takes
-    // an interrupt in the wrong one of L1 and L2: a guest that spins for ever on a lock, or a panic
-    // of L1 right behind its VMRUN.
+    // One guest at a time. Where guests take turns on one of L1's CPUs, a guest sometimes spins for
+    // ever on a lock, and once L1 panicked in an interrupt that it got right behind its VMRUN, where
+    // none may come: QEMU's SVM seems to take an interrupt in the wrong one of L1 and L2.
     script += "export RUST_TEST_THREADS=1\n";
     script += &format!("status=0; cd {}\n", quote(&paths::workspace().to_string_lossy()));
     for program in &programs {
