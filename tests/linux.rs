@@ -15,6 +15,9 @@ mod disks;
 mod machine;
 #[path = "linux/memory.rs"]
 mod memory;
+#[cfg(feature = "bzimage")]
+#[path = "linux/stock.rs"]
+mod stock;
 #[path = "linux/terminals.rs"]
 mod terminals;
 

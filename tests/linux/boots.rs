@@ -27,15 +27,6 @@ fn bzimage_of_the_same_kernel() {
     guest.reaches_userspace();
 }
 
-#[cfg(feature = "bzimage")]
-#[test]
-fn debians_own_kernel() {
-    let mut guest = Guest::doing("");
-    guest.kernel = artifact("BRISK_DEBIAN_BZIMAGE");
-    guest.memory = "size=256M";
-    guest.reaches_userspace();
-}
-
 #[test]
 fn the_points_come_in_order() {
     let guest = Guest::doing("");

@@ -14,8 +14,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::bench::On;
-use crate::cache::{Cache, Inputs};
-use crate::{build, debian, guest, kernel, lab, paths};
+use crate::cache::Cache;
+use crate::stock::{self, Stock};
+use crate::{build, debian, guest, images, kernel, lab, paths};
 
 /// Boot Linux to userspace and show where the time went.
 #[derive(FromArgs)]
@@ -24,7 +25,8 @@ pub struct Args {
     /// host: this machine's KVM; lab: L1's; by default the host's if it can run a Linux
     #[argh(option)]
     on: Option<On>,
-    /// guest (our own, default), debian-cloud (Debian's 6.12) or a file
+    /// guest (our own, default), a stock kernel of Debian's to a Debian's userspace (debian-cloud,
+    /// debian-6.1-cloud, debian-generic), or a file
     #[argh(option, default = "Kernel::Guest")]
     kernel: Kernel,
     /// arguments for brisk, after --; in the lab, files below /tmp are at /run/host/tmp
@@ -33,10 +35,9 @@ pub struct Args {
 }
 
 /// The guest's kernel.
-#[derive(PartialEq, Eq, Debug)]
 enum Kernel {
     Guest,
-    DebianCloud,
+    Stock(&'static Stock),
     File(PathBuf),
 }
 
@@ -44,13 +45,27 @@ impl FromStr for Kernel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "guest" => Ok(Self::Guest),
-            "debian-cloud" => Ok(Self::DebianCloud),
-            path if Path::new(path).is_file() => Ok(Self::File(path.into())),
-            _ => Err(format!("{text}: neither guest, debian-cloud nor a file")),
+        match (text, stock::find(text)) {
+            ("guest", _) => Ok(Self::Guest),
+            (_, Some(stock)) => Ok(Self::Stock(stock)),
+            (path, None) if Path::new(path).is_file() => Ok(Self::File(path.into())),
+            _ => {
+                let names: Vec<_> = stock::ALL.iter().map(|stock| stock.name).collect();
+                Err(format!("{text}: neither guest, {} nor a file", names.join(", ")))
+            }
         }
     }
+}
+
+/// What is booted.
+pub struct Files {
+    /// The kernel: vmlinux or bzImage.
+    pub kernel: PathBuf,
+    /// The initial RAM file system.
+    pub initramfs: PathBuf,
+    /// The disk that the initramfs goes on to, where it does. Another initramfs is what the kernel
+    /// ends at, and in the way of a `root=`.
+    pub image: Option<PathBuf>,
 }
 
 /// A line of brisk's `--boot-log`.
@@ -75,23 +90,24 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let on = place(args.on)?;
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
-    let kernel = match &args.kernel {
-        Kernel::Guest => kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux,
-        Kernel::DebianCloud => debian_cloud(&cache)?,
-        Kernel::File(path) => path.canonicalize()?,
-    };
-    let initramfs = guest::ensure(&cache)?.initramfs;
+    let files = match &args.kernel {
+        Kernel::Guest => {
+            Files::ours(&cache, kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux)
+        }
+        Kernel::Stock(stock) => Files::stock(&cache, stock),
+        Kernel::File(path) => Files::ours(&cache, path.canonicalize()?),
+    }?;
     let brisk = build(None)?;
     let (status, log) = match on {
         On::Host => {
             let dir = tempfile::tempdir()?;
             let log = dir.path().join("boot.jsonl");
-            let args = arguments(&kernel, &initramfs, &log, &args.extra);
+            let args = arguments(&files, &log, &args.extra);
             let output = cmd(&brisk, args).unchecked().run().context("cannot run brisk")?;
             (output.status.code().unwrap_or(1), fs::read_to_string(&log).unwrap_or_default())
         }
         On::Lab => {
-            let output = lab::run(&job(&brisk, &kernel, &initramfs, &args.extra))?;
+            let output = lab::run(&job(&brisk, &files, &args.extra))?;
             (output.status, fs::read_to_string(output.dir.join("boot.jsonl")).unwrap_or_default())
         }
     };
@@ -100,17 +116,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// A boot in the lab, with these arguments besides. The boot log is `boot.jsonl` in its output, where
 /// all files end up that brisk writes to [`IN_L1`].
-pub fn job(brisk: &Path, kernel: &Path, initramfs: &Path, extra: &[String]) -> lab::Job {
+pub fn job(brisk: &Path, files: &Files, extra: &[String]) -> lab::Job {
     let mut script = format!("mkdir -p {IN_L1}/out\n");
-    let [brisk, kernel, initramfs] =
-        [(brisk, "brisk"), (kernel, "kernel"), (initramfs, "initramfs")].map(|(from, name)| {
-            let from = lab::path_in_l1(from).to_string_lossy().into_owned();
-            let to = Path::new(IN_L1).join(name);
-            script += &format!("cp {} {}\n", lab::quote(&from), to.display());
-            to
-        });
+    let from = [brisk, &files.kernel, &files.initramfs];
+    let names = ["brisk", "kernel", "initramfs"];
+    let [brisk, kernel, initramfs] = names.map(|name| Path::new(IN_L1).join(name));
+    for (from, to) in from.iter().zip([&brisk, &kernel, &initramfs]) {
+        let from = lab::path_in_l1(from).to_string_lossy().into_owned();
+        script += &format!("cp {} {}\n", lab::quote(&from), to.display());
+    }
+    // Too large for L1's memory.
+    let image = files.image.as_deref().map(lab::path_in_l1);
+    let files = Files { kernel, initramfs, image };
     let mut words = vec![brisk.to_string_lossy().into_owned()];
-    words.extend(arguments(&kernel, &initramfs, &Path::new(IN_L1).join("out/boot.jsonl"), extra));
+    words.extend(arguments(&files, &Path::new(IN_L1).join("out/boot.jsonl"), extra));
     script += &words.iter().map(|word| lab::quote(word)).collect::<Vec<_>>().join(" ");
     let _ = write!(script, "\nstatus=$?; cp {IN_L1}/out/* /tmp/out; exit $status\n");
     let huge = extra.iter().any(|word| word.contains("hugepages=on"));
@@ -175,8 +194,25 @@ fn judge(kvm: io::Result<()>, cpuinfo: &str, pvm: bool) -> Result<(), String> {
     Ok(())
 }
 
+impl Files {
+    /// A kernel with our own init, which powers off at once.
+    ///
+    /// # Errors
+    /// The init cannot be built.
+    pub fn ours(cache: &Cache, kernel: PathBuf) -> Result<Self> {
+        Ok(Self { kernel, initramfs: guest::ensure(cache)?.initramfs, image: None })
+    }
+
+    /// A kernel of Debian's, which goes on to the userspace of a Debian.
+    fn stock(cache: &Cache, stock: &Stock) -> Result<Self> {
+        let files = stock.ensure(cache)?;
+        let image = images::debian(cache)?.ext4_partition;
+        Ok(Self { kernel: files.vmlinuz, initramfs: files.initramfs, image: Some(image) })
+    }
+}
+
 /// brisk's arguments: what the user gave, and the rest so that it boots.
-fn arguments(kernel: &Path, initramfs: &Path, log: &Path, extra: &[String]) -> Vec<String> {
+fn arguments(files: &Files, log: &Path, extra: &[String]) -> Vec<String> {
     let given = |flag: &str| extra.iter().any(|word| word == flag);
     let own_root = extra.iter().any(|word| word.contains("root="));
     let path = |path: &Path| path.to_string_lossy().into_owned();
@@ -186,11 +222,17 @@ fn arguments(kernel: &Path, initramfs: &Path, log: &Path, extra: &[String]) -> V
             words.extend([flag.to_owned(), value]);
         }
     };
-    default("--kernel", path(kernel));
-    if !own_root {
-        default("--initramfs", path(initramfs));
+    default("--kernel", path(&files.kernel));
+    if files.image.is_some() || !own_root {
+        default("--initramfs", path(&files.initramfs));
     }
-    default("--cmdline", "console=ttyS0".to_owned());
+    let mut cmdline = "console=ttyS0".to_owned();
+    if let Some(image) = files.image.as_ref().filter(|_| !own_root) {
+        default("--transport", "pci".to_owned());
+        default("--pmem", format!("file={},discard_writes=on", path(image)));
+        cmdline += " root=/dev/pmem0p1";
+    }
+    default("--cmdline", cmdline);
     if !given("--console") {
         default("--serial", "tty".to_owned());
     }
@@ -249,35 +291,6 @@ pub fn build(features: Option<&[&str]>) -> Result<PathBuf> {
     Ok(out.join("brisk"))
 }
 
-/// Debian's newest 6.12 cloud kernel, as it is in its package.
-///
-/// # Errors
-/// There is no such package, or it cannot be downloaded.
-pub fn debian_cloud(cache: &Cache) -> Result<PathBuf> {
-    let wanted = |name: &str| name.ends_with("-cloud-amd64-unsigned");
-    let newest = || debian::newest("linux-image-6.12.", wanted);
-    let inputs = |(package, version): &(String, String)| {
-        Inputs::new().with("package", package).with("version", version)
-    };
-    let source = match newest()? {
-        Some(source) if cache.has("kernel-debian-cloud", &inputs(&source)) => source,
-        _ => {
-            debian::update();
-            newest()?.context("apt knows no package linux-image-6.12*-cloud-amd64-unsigned")?
-        }
-    };
-    let dir = cache.artifact("kernel-debian-cloud", &inputs(&source), |work, out| {
-        debian::unpack(&source.0, &source.1, work)?;
-        let kernel = fs::read_dir(work.join("boot"))?
-            .flatten()
-            .find(|e| e.file_name().to_string_lossy().starts_with("vmlinuz-"))
-            .with_context(|| format!("{} has no boot/vmlinuz-*", source.0))?;
-        fs::copy(kernel.path(), out.join("vmlinuz"))?;
-        Ok(())
-    })?;
-    Ok(dir.join("vmlinuz"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,10 +311,12 @@ mod tests {
 
     #[test]
     fn the_users_arguments_win() {
-        let with = |extra: &[&str]| {
+        let arguments_of = |image: Option<PathBuf>, extra: &[&str]| {
             let extra: Vec<String> = extra.iter().map(|&w| w.to_owned()).collect();
-            arguments(Path::new("/k"), Path::new("/i"), Path::new("/l"), &extra).join(" ")
+            let files = Files { kernel: "/k".into(), initramfs: "/i".into(), image };
+            arguments(&files, Path::new("/l"), &extra).join(" ")
         };
+        let with = |extra: &[&str]| arguments_of(None, extra);
         assert_eq!(
             with(&[]),
             "--kernel /k --initramfs /i --cmdline console=ttyS0 --serial tty --memory size=512M \
@@ -311,6 +326,17 @@ mod tests {
             with(&["--disk", "path=/d", "--cmdline", "root=/dev/vda", "--console", "tty"]),
             "--kernel /k --memory size=512M --boot-log /l --timeline --disk path=/d \
              --cmdline root=/dev/vda --console tty"
+        );
+        assert_eq!(
+            arguments_of(Some("/d".into()), &[]),
+            "--kernel /k --initramfs /i --transport pci --pmem file=/d,discard_writes=on \
+             --cmdline console=ttyS0 root=/dev/pmem0p1 --serial tty --memory size=512M \
+             --boot-log /l --timeline"
+        );
+        assert_eq!(
+            arguments_of(Some("/d".into()), &["--disk", "path=/e", "--cmdline", "root=/dev/vda"]),
+            "--kernel /k --initramfs /i --serial tty --memory size=512M --boot-log /l --timeline \
+             --disk path=/e --cmdline root=/dev/vda"
         );
     }
 

@@ -29,6 +29,7 @@ pub const ALL: &[&str] = &[
     "bison",
     "build-essential",
     "flex",
+    "kmod",
     "libelf-dev",
     "libssl-dev",
     "lz4",

@@ -53,12 +53,12 @@ const SMALL_MIB: u64 = 62;
 const DEBIAN_MIB: u64 = 382;
 
 /// PID 1 of the Debian image: a shell script, as a real system's first process may be. Its first act
-/// is the boot timer's code for userspace, 0x60. minbase has no `poweroff`, but perl, whose
-/// syscall(169, ...) is reboot(2) with LINUX_REBOOT_CMD_POWER_OFF.
+/// is the boot timer's code for userspace, by our own init, as kernels for clouds have no /dev/port.
+/// minbase has no `poweroff`, but perl, whose syscall(169, ...) is reboot(2) with
+/// LINUX_REBOOT_CMD_POWER_OFF.
 const PID1: &str = r#"#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-[ -e /dev/port ] || mount -t devtmpfs dev /dev
-printf '\140' | dd of=/dev/port bs=1 seek=128 conv=notrunc status=none
+/sbin/boot-timer
 cat /etc/os-release
 echo "brisk-debian: userspace"
 sync
@@ -135,8 +135,10 @@ pub fn debian(cache: &Cache) -> Result<Debian> {
     let codename = codename()?;
     // The release's own version stands for those of its packages.
     let version = debian::candidate("base-files")?.context("apt knows no package base-files")?;
+    let timer = guest::ensure(cache)?.init;
     let inputs = recipe(DEBIAN_MIB)
         .with("init", PID1)
+        .with_file(&timer)?
         .with("excluded", EXCLUDED.join(" "))
         .with("suite", &codename)
         .with("version", version);
@@ -146,6 +148,7 @@ pub fn debian(cache: &Cache) -> Result<Debian> {
         let init = root.join("usr/sbin/init");
         fs::write(&init, PID1)?;
         cmd!("chmod", "755", &init).run().context("cannot run chmod")?;
+        fs::copy(&timer, root.join("usr/sbin/boot-timer"))?;
         ext4(&root, &out.join(name("ext4", START)), START, DEBIAN_MIB)?;
         erofs(&root, &out.join(name("erofs", START)), START)?;
         Ok(())

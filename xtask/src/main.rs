@@ -20,6 +20,7 @@ mod readme;
 mod scenario;
 mod setup;
 mod size;
+mod stock;
 mod test;
 mod trace;
 mod ui;

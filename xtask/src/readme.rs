@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use crate::bench::{self, Report, Row};
 use crate::cache::Cache;
 use crate::docs::{boots, thousands};
-use crate::{boot, debian, guest, kernel, lab, paths};
+use crate::{boot, debian, kernel, lab, paths};
 
 /// Measure, and write README.md's tables and timeline.
 #[derive(FromArgs)]
@@ -135,8 +135,9 @@ fn flags(cell: &str) -> impl Iterator<Item = &str> {
 fn timeline() -> Result<String> {
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
-    let (kernel, guest) = (kernel::ensure(&cache, kernel::Config::Guest)?, guest::ensure(&cache)?);
-    let mut job = boot::job(&boot::build(None)?, &kernel.vmlinux, &guest.initramfs, &[]);
+    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
+    let files = boot::Files::ours(&cache, kernel.vmlinux)?;
+    let mut job = boot::job(&boot::build(None)?, &files, &[]);
     job.script.insert_str(0, "exec 2> /tmp/out/timeline\n");
     job.relay = false;
     let output = lab::run(&job)?;

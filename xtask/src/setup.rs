@@ -5,7 +5,7 @@ use argh::FromArgs;
 use std::process::ExitCode;
 
 use crate::cache::Cache;
-use crate::{boot, debian, guest, images, kernel, lab};
+use crate::{debian, guest, images, kernel, lab, stock};
 
 /// Install missing Debian packages, build guest kernels, images and the lab.
 #[derive(FromArgs)]
@@ -28,6 +28,5 @@ pub fn everything(cache: &Cache) -> Result<()> {
     guest::ensure(cache)?;
     kernel::ensure(cache, kernel::Config::Guest)?;
     images::ensure(cache)?;
-    boot::debian_cloud(cache)?;
-    Ok(())
+    stock::ALL.iter().try_for_each(|stock| stock.ensure(cache).map(drop))
 }

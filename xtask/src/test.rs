@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Cache;
 use crate::lab::{self, Job, quote};
-use crate::{boot, build, docs, guest, images, kernel, matrix, paths, readme, setup, size};
+use crate::{build, docs, guest, images, kernel, matrix, paths, readme, setup, size, stock};
 use count::Count;
 
 mod count;
@@ -153,9 +153,10 @@ fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
 }
 
 /// Runs tests of package brisk in L1, all in one. They find what they boot by the environment: on
-/// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_DEBIAN_BZIMAGE` (Debian's own
-/// cloud kernel), `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_DISK_*`, which a
-/// test that writes copies first.
+/// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_INITRAMFS` and
+/// `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with `NAME.vmlinuz` and
+/// `NAME.initramfs` for each of Debian's kernels, and `BRISK_DISK_*`, which a test that writes copies
+/// first.
 fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
@@ -165,7 +166,6 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
         ("BRISK_BIN", brisk),
         ("BRISK_KERNEL", kernel.vmlinux),
         ("BRISK_BZIMAGE", kernel.bzimage),
-        ("BRISK_DEBIAN_BZIMAGE", boot::debian_cloud(&cache)?),
         ("BRISK_INITRAMFS", guest.initramfs),
         ("BRISK_SHELL_INITRAMFS", guest.shell_initramfs),
     ];
@@ -173,6 +173,14 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     for (name, path) in &files {
         let path = quote(&path.to_string_lossy());
         script += &format!("cp {path} /tmp/files/{name}; export {name}=/tmp/files/{name}\n");
+    }
+    script += "mkdir /tmp/stock; export BRISK_STOCK=/tmp/stock\n";
+    for stock in stock::ALL {
+        let files = stock.ensure(&cache)?;
+        for (path, kind) in [(files.vmlinuz, "vmlinuz"), (files.initramfs, "initramfs")] {
+            let path = quote(&path.to_string_lossy());
+            script += &format!("ln -s {path} /tmp/stock/{}.{kind}\n", stock.name);
+        }
     }
     for (name, path) in images::ensure(&cache)? {
         script += &format!("export {name}={}\n", quote(&path.to_string_lossy()));

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cache::Cache;
-use crate::{boot, debian, guest, kernel, lab};
+use crate::{boot, debian, kernel, lab};
 
 mod svg;
 
@@ -107,14 +107,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 fn boot(args: &Args) -> Result<(String, String)> {
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
-    let (kernel, guest) = (kernel::ensure(&cache, kernel::Config::Guest)?, guest::ensure(&cache)?);
+    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
+    let files = boot::Files::ours(&cache, kernel.vmlinux)?;
     let mut extra = args.extra.clone();
     if !extra.iter().any(|word| word == "--cmdline") {
         extra.extend(["--cmdline", "quiet console=ttyS0"].map(str::to_owned));
     }
     extra.extend(["--trace".to_owned(), format!("{}/out/trace.json", boot::IN_L1)]);
     let brisk = boot::build(None)?;
-    let mut job = boot::job(&brisk, &kernel.vmlinux, &guest.initramfs, &extra);
+    let mut job = boot::job(&brisk, &files, &extra);
     let clock = if args.stopwatch {
         job.mode = lab::Mode::Stopwatch;
         "the lab's stopwatch, 1 ns an instruction"

@@ -10,7 +10,7 @@ use crate::cache::Cache;
 use crate::lab::{self, Job, quote};
 use crate::scenario::{self, Scenario};
 use crate::ui::Step;
-use crate::{guest, images, kernel, paths};
+use crate::{guest, images, kernel, paths, stock};
 
 /// 2 MiB pages that L1 reserves: 512 MiB and what is lost to fragments.
 const HUGEPAGES: u32 = 288;
@@ -78,7 +78,7 @@ fn script(cache: &Cache, subjects: &[Scenario]) -> Result<String> {
         .to_owned();
     let link = |path: &Path, name| format!("ln -s {} {name}\n", quote(&path.to_string_lossy()));
     script += &link(&kernel.vmlinux, "vmlinux");
-    script += &link(&crate::boot::debian_cloud(cache)?, "vmlinuz");
+    script += &link(&stock::CLOUD.ensure(cache)?.vmlinuz, "vmlinuz");
     script += &link(&guest.initramfs, "initramfs.cpio");
     for (path, name) in [
         (&images.ext4, "ext4.raw"),

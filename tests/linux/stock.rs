@@ -1,0 +1,61 @@
+//! Debian's own kernels, unmodified, to the userspace of a Debian: the modules for the root file
+//! system's device are in an initramfs.
+
+use super::{Guest, artifact};
+
+/// The kernels of `cargo xtask boot --kernel`.
+const KERNELS: [&str; 3] = ["debian-cloud", "debian-6.1-cloud", "debian-generic"];
+
+/// What PID 1 of the Debian says.
+const USERSPACE: &str = "brisk-debian: userspace";
+
+/// A Debian whose root file system is on `device`; the image is in `flags`.
+fn debian(kernel: &str, device: &str, flags: &[&str]) -> Guest {
+    let stock = artifact("BRISK_STOCK");
+    let mut guest = Guest::from_root(device, flags);
+    guest.kernel = stock.join(format!("{kernel}.vmlinuz"));
+    guest.initramfs = Some(stock.join(format!("{kernel}.initramfs")));
+    guest.memory = "size=256M";
+    guest
+}
+
+/// Runs it to its power-off.
+#[track_caller]
+fn reaches_userspace(guest: &Guest) {
+    let ended = guest.run();
+    let text = guest.output();
+    assert_eq!((ended.status, &*ended.stderr), (Some(0), ""), "{text}");
+    assert!(text.contains("ID=debian") && text.contains(USERSPACE), "{text}");
+    assert!(guest.codes().contains(&0x60), "{:x?}", guest.codes());
+}
+
+#[cfg(all(feature = "pci", feature = "block"))]
+#[test]
+fn by_pci_from_block() {
+    let image = artifact("BRISK_DISK_DEBIAN_EXT4_PARTITION");
+    let disk = format!("path={},readonly=on", image.display());
+    for kernel in KERNELS {
+        let flags = ["--transport", "pci", "--disk", &disk];
+        reaches_userspace(&debian(kernel, "/dev/vda1", &flags));
+    }
+}
+
+#[cfg(all(feature = "pci", feature = "pmem"))]
+#[test]
+fn by_pci_from_pmem() {
+    let image = artifact("BRISK_DISK_DEBIAN_EROFS_PARTITION");
+    let pmem = format!("file={},discard_writes=on", image.display());
+    for kernel in KERNELS {
+        let flags = ["--transport", "pci", "--pmem", &pmem];
+        reaches_userspace(&debian(kernel, "/dev/pmem0p1", &flags));
+    }
+}
+
+#[cfg(all(feature = "mmio", feature = "pmem"))]
+#[test]
+fn by_mmio_from_pmem() {
+    let image = artifact("BRISK_DISK_DEBIAN_EXT4_PARTITION");
+    let pmem = format!("file={},discard_writes=on", image.display());
+    let flags = ["--transport", "mmio", "--pmem", &pmem];
+    reaches_userspace(&debian("debian-cloud", "/dev/pmem0p1", &flags));
+}

@@ -1,0 +1,225 @@
+//! Debian's own kernels, as they are in their packages, each with an initramfs that loads the
+//! modules for brisk's devices and goes on to the root file system of the command line.
+
+use anyhow::{Context, Result, ensure};
+use duct::cmd;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::cache::{Cache, Inputs};
+use crate::cpio::Archive;
+use crate::debian;
+
+/// A kernel of Debian's.
+pub struct Stock {
+    /// The name that `cargo xtask boot --kernel` takes.
+    pub name: &'static str,
+    /// What the package's name starts with, followed by the rest of the version.
+    prefix: &'static str,
+    /// What the package's name ends with.
+    suffix: &'static str,
+}
+
+/// Debian's 6.12 for clouds.
+pub const CLOUD: Stock =
+    Stock { name: "debian-cloud", prefix: "linux-image-6.12.", suffix: "-cloud-amd64-unsigned" };
+
+/// The kernels that are tested. The packages whose names end in `-unsigned` have the same builds
+/// without the signature for Secure Boot.
+pub const ALL: &[Stock] = &[
+    CLOUD,
+    Stock { name: "debian-6.1-cloud", prefix: "linux-image-6.1.", suffix: "-cloud-amd64-unsigned" },
+    Stock { name: "debian-generic", prefix: "linux-image-6.12.", suffix: "-amd64-unsigned" },
+];
+
+/// Other flavours whose names end like the generic one's.
+const FLAVOURS: &[&str] = &["-cloud-amd64", "-rt-amd64"];
+
+/// What a stock kernel boots with.
+pub struct Files {
+    /// The bzImage.
+    pub vmlinuz: PathBuf,
+    /// Initial RAM file system, newc cpio, not compressed.
+    pub initramfs: PathBuf,
+}
+
+/// The modules that the root file system may need; those that they depend on come along. What is
+/// built in needs none.
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_mmio",
+    "virtio_console",
+    "virtio_blk",
+    "nd_pmem",
+    "virtio_pmem",
+    "ext4",
+    "erofs",
+];
+
+/// PID 1 of the initramfs. The modules' messages are shown only when the root file system does not
+/// turn up: one for a crypto instruction that the CPU lacks fails, and that is fine.
+const INIT: &str = r#"#!/bin/busybox sh
+b=/bin/busybox
+$b mount -t devtmpfs dev /dev
+$b mount -t proc proc /proc
+complaints=
+for module in /modules/*; do
+  complaint=$($b insmod "$module" 2>&1) || complaints="$complaints
+$module: $complaint"
+done
+root= type=
+for word in $($b cat /proc/cmdline); do
+  case $word in
+    root=*) root=${word#root=} ;;
+    rootfstype=*) type="-t ${word#rootfstype=}" ;;
+  esac
+done
+tries=0
+until [ -b "$root" ]; do
+  tries=$((tries + 1))
+  if [ $tries -gt 500 ]; then
+    echo "initramfs: root=$root is no block device after 5 s; modules:$complaints"
+    exit 1
+  fi
+  $b sleep 0.01
+done
+$b mount -o ro $type "$root" /root || exit 1
+$b umount /proc
+$b mount --move /dev /root/dev
+exec $b switch_root /root /sbin/init
+"#;
+
+/// The kernel called `name`, `None` if there is none.
+pub fn find(name: &str) -> Option<&'static Stock> {
+    ALL.iter().find(|stock| stock.name == name)
+}
+
+impl Stock {
+    /// The newest kernel of this kind, from its package, and its initramfs.
+    ///
+    /// # Errors
+    /// There is no such package, it cannot be downloaded, or a module is missing in it.
+    pub fn ensure(&self, cache: &Cache) -> Result<Files> {
+        let newest = || debian::newest(self.prefix, |name| self.takes(name));
+        let name = format!("kernel-{}", self.name);
+        let busybox = fs::read("/bin/busybox").context("/bin/busybox of package busybox-static")?;
+        let inputs = |(package, version): &(String, String)| {
+            Inputs::new()
+                .with("package", package)
+                .with("version", version)
+                .with("modules", MODULES.join(" "))
+                .with("init", INIT)
+                .with("busybox", &busybox)
+        };
+        let source = match newest()? {
+            Some(source) if cache.has(&name, &inputs(&source)) => source,
+            _ => {
+                debian::update();
+                let (prefix, suffix) = (self.prefix, self.suffix);
+                newest()?.with_context(|| format!("apt knows no package {prefix}*{suffix}"))?
+            }
+        };
+        let dir = cache.artifact(&name, &inputs(&source), |work, out| {
+            debian::unpack(&source.0, &source.1, work)?;
+            let (vmlinuz, version) = kernel(work).with_context(|| source.0.clone())?;
+            fs::copy(vmlinuz, out.join("vmlinuz"))?;
+            let modules = modules(work, &version)?;
+            fs::write(out.join("initramfs"), archive(&busybox, &modules))?;
+            Ok(())
+        })?;
+        Ok(Files { vmlinuz: dir.join("vmlinuz"), initramfs: dir.join("initramfs") })
+    }
+
+    fn takes(&self, package: &str) -> bool {
+        let others = FLAVOURS.iter().filter(|flavour| !self.suffix.contains(*flavour));
+        package.ends_with(self.suffix) && !others.into_iter().any(|other| package.contains(other))
+    }
+}
+
+/// The kernel of an unpacked package, and its version as `uname -r` gives it.
+fn kernel(root: &Path) -> Result<(PathBuf, String)> {
+    for entry in fs::read_dir(root.join("boot"))?.flatten() {
+        if let Some(version) = entry.file_name().to_string_lossy().strip_prefix("vmlinuz-") {
+            return Ok((entry.path(), version.to_owned()));
+        }
+    }
+    anyhow::bail!("has no boot/vmlinuz-*")
+}
+
+/// Names and contents of the modules below `root/lib/modules/version`, unpacked, in an order in
+/// which they can be loaded.
+fn modules(root: &Path, version: &str) -> Result<Vec<(String, Vec<u8>)>> {
+    // Packages leave this to the installation.
+    cmd!("depmod", "-b", root, version).run().context("cannot run depmod")?;
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for name in MODULES {
+        let text = cmd!("modprobe", "-d", root, "-S", version, "--show-depends", name)
+            .read()
+            .with_context(|| format!("the kernel has no module {name}"))?;
+        let files = text.lines().filter_map(|line| line.strip_prefix("insmod "));
+        for path in files.map(|path| PathBuf::from(path.trim())) {
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+    }
+    paths.iter().map(|path| module(path)).collect()
+}
+
+/// Name and content of a module, unpacked: insmod takes it as it is.
+fn module(path: &Path) -> Result<(String, Vec<u8>)> {
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (name, content) = match file.strip_suffix(".xz") {
+        Some(name) => {
+            let output = cmd!("xz", "-dc", path).stdout_capture().run().context("xz")?;
+            (name.to_owned(), output.stdout)
+        }
+        None => (file, fs::read(path)?),
+    };
+    ensure!(content.starts_with(b"\x7fELF"), "{}: not a module", path.display());
+    Ok((name, content))
+}
+
+/// The initramfs.
+fn archive(busybox: &[u8], modules: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut archive = Archive::new()
+        .directory("dev")
+        .character_device("dev/console", 5, 1)
+        .directory("proc")
+        .directory("root")
+        .directory("bin")
+        .file("bin/busybox", 0o755, busybox)
+        .file("init", 0o755, INIT.as_bytes())
+        .directory("modules");
+    for (index, (name, content)) in modules.iter().enumerate() {
+        archive = archive.file(&format!("modules/{index:02}-{name}"), 0o644, content);
+    }
+    archive.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flavour_takes_its_own_packages() {
+        for (package, name) in [
+            ("linux-image-6.12.117+deb12-cloud-amd64-unsigned", "debian-cloud"),
+            ("linux-image-6.12.117+deb12-amd64-unsigned", "debian-generic"),
+        ] {
+            let matches =
+                |stock: &&Stock| package.starts_with(stock.prefix) && stock.takes(package);
+            let takers: Vec<_> = ALL.iter().filter(matches).map(|stock| stock.name).collect();
+            assert_eq!(takers, [name]);
+        }
+        let takes = |package: &str| ALL.iter().any(|stock| stock.takes(package));
+        assert!(!takes("linux-image-6.12.117+deb12-rt-amd64-unsigned"));
+        assert!(!takes("linux-image-6.12.117+deb12-cloud-amd64-dbg"));
+    }
+
+    #[test]
+    fn the_init_is_a_shell_script() {
+        let check = cmd!("sh", "-n").stdin_bytes(INIT).unchecked().run().unwrap();
+        assert!(check.status.success());
+    }
+}
