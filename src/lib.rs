@@ -15,8 +15,6 @@ compile_error!("feature `pci` is a transport without a device: add `block`, `con
 #[cfg(feature = "boot-timer")]
 pub mod boot_timer;
 pub mod bus;
-#[cfg(feature = "bzimage")]
-mod bzimage;
 pub mod cli;
 #[cfg(feature = "boot-timer")]
 mod clock;

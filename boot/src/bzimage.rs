@@ -1,5 +1,5 @@
-//! Kernels in the bzImage format: where the compressed `vmlinux` is, so that the host can unpack
-//! it.
+//! Kernels in the bzImage format: where the protected-mode kernel is, which unpacks the `vmlinux` in
+//! the guest, and where it goes.
 //!
 //! `Documentation/arch/x86/boot.rst`, "The Real-Mode Kernel Header".
 
@@ -8,7 +8,7 @@ use core::fmt;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::Range;
+use crate::{Range, layout};
 
 /// Bytes from the start of the file that [`parse`] needs to see.
 pub const HEAD: usize = OFFSET + size_of::<SetupHeader>();
@@ -71,74 +71,42 @@ pub(crate) const MAGIC: u32 = 0x5372_6448;
 pub(crate) const LOADED_HIGH: u8 = 1 << 0;
 /// `xloadflags`: has a 64-bit entry.
 const XLF_KERNEL_64: u16 = 1 << 0;
-/// The first protocol with `payload_offset`.
-const MIN_VERSION: u16 = 0x0208;
 /// The first protocol with `xloadflags`.
-const XLOADFLAGS_VERSION: u16 = 0x020c;
+const MIN_VERSION: u16 = 0x020c;
 const SECTOR: u64 = 512;
 
-/// How the payload is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// Not packed: an ELF file.
-    None,
-    /// gzip.
-    Gzip,
-    /// bzip2.
-    Bzip2,
-    /// LZMA, the old "alone" format.
-    Lzma,
-    /// xz.
-    Xz,
-    /// LZO, lzop's format.
-    Lzo,
-    /// LZ4, the legacy frame format.
-    Lz4,
-    /// Zstandard.
-    Zstd,
-}
+/// Where the 64-bit entry is in the protected-mode kernel (boot.rst, "64-bit Boot Protocol").
+const ENTRY_64: u64 = 0x200;
+/// `syssize` counts in these.
+const PARAGRAPH: u64 = 16;
 
-impl Compression {
-    /// Tells by the first bytes of the payload (the kernel's `lib/decompress.c`).
-    #[must_use]
-    pub fn of(payload: &[u8]) -> Option<Self> {
-        const MAGICS: [(&[u8], Compression); 8] = [
-            (b"\x7fELF", Compression::None),
-            (b"\x1f\x8b", Compression::Gzip),
-            (b"BZh", Compression::Bzip2),
-            (b"\x5d\0\0", Compression::Lzma),
-            (b"\xfd7zXZ\0", Compression::Xz),
-            (b"\x89LZO\0", Compression::Lzo),
-            (b"\x02\x21\x4c\x18", Compression::Lz4),
-            (b"\x28\xb5\x2f\xfd", Compression::Zstd),
-        ];
-        MAGICS.iter().find(|(magic, _)| payload.starts_with(magic)).map(|(_, kind)| *kind)
-    }
-}
-
-/// Bytes that the payload has once unpacked: the build appends them to every format, in 4 bytes
-/// (gzip's own trailer is the same).
-#[must_use]
-pub fn unpacked_size(payload: &[u8]) -> Option<u32> {
-    payload.last_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes))
-}
-
-/// What a bzImage says of itself, checked.
+/// A bzImage that can be loaded.
 #[derive(Clone, Debug)]
-pub struct Header {
+pub struct Image {
     /// The setup header, for the zero page. Fields that the file's protocol does not have are zero.
     pub setup_header: SetupHeader,
-    /// Where the packed `vmlinux` is in the file; its last 4 bytes are [`unpacked_size`].
-    pub payload: Range,
-    /// Protocol version: 0x020f for 2.15.
-    pub version: u16,
-    /// `xloadflags`; bit 0 (64-bit entry) is set.
-    pub xloadflags: u16,
-    /// Memory from `pref_address` on that the kernel needs before it knows its memory map; 0 before
-    /// protocol 2.10.
-    pub init_size: u32,
-    /// Where the kernel wants to be; 0 before protocol 2.10.
-    pub pref_address: u64,
+    /// Where the protected-mode kernel is in the file. It goes to the start of [`Self::memory`].
+    pub code: Range,
+    /// The guest-physical memory that the kernel needs before it knows its memory map, from the
+    /// address on that it was linked for.
+    pub memory: Range,
+    /// Guest-physical address of the 64-bit entry.
+    pub entry: u64,
+}
+
+impl Image {
+    /// Whether the kernel's memory is in one of the ranges of `ram`, and above
+    /// [`layout::HIGH_MEMORY`].
+    ///
+    /// # Errors
+    /// [`Error::NotInRam`].
+    pub fn check_fits(&self, ram: &[Range]) -> Result<(), Error> {
+        let in_ram = ram.iter().any(|ram| ram.contains(&self.memory));
+        if in_ram && self.memory.start >= layout::HIGH_MEMORY {
+            return Ok(());
+        }
+        Err(Error::NotInRam(self.memory))
+    }
 }
 
 /// Why a file is not a bzImage that can be started.
@@ -148,16 +116,18 @@ pub enum Error {
     Empty,
     /// The magic numbers are others.
     NotBzImage,
-    /// The file, of this many bytes, ends before its header or payload does.
+    /// The file, of this many bytes, ends before its header or kernel does.
     Truncated(u64),
-    /// The boot protocol is older than 2.08: its version.
+    /// The boot protocol is older than 2.12: its version.
     TooOld(u16),
     /// zImage: is loaded below 1 MiB.
     NotLoadedHigh,
     /// No 64-bit entry.
     Not64Bit,
-    /// No payload.
-    NoPayload,
+    /// Nothing to load, or more than its memory has room for.
+    Size,
+    /// Its memory, this range, is not all RAM above 1 MiB.
+    NotInRam(Range),
 }
 
 impl core::error::Error for Error {}
@@ -168,17 +138,22 @@ impl fmt::Display for Error {
             Error::Empty => f.write_str("the file is empty"),
             Error::NotBzImage => f.write_str("not a bzImage"),
             Error::Truncated(len) => {
-                write!(f, "truncated: {len} bytes end within the bzImage's header or payload")
+                write!(f, "truncated: {len} bytes end within the bzImage's header or kernel")
             }
             Error::TooOld(version) => write!(
                 f,
-                "boot protocol {}.{:02} is too old: 2.08 (Linux 2.6.26) is needed",
+                "boot protocol {}.{:02} is too old: 2.12 (Linux 3.8) is needed",
                 version >> 8,
                 version & 0xff
             ),
             Error::NotLoadedHigh => f.write_str("a zImage; a bzImage is needed"),
             Error::Not64Bit => f.write_str("a 32-bit kernel; a 64-bit one is needed"),
-            Error::NoPayload => f.write_str("the bzImage has no payload"),
+            Error::Size => f.write_str("the bzImage's sizes contradict each other"),
+            Error::NotInRam(Range { start, len }) => write!(
+                f,
+                "the kernel needs {len:#x} bytes at {start:#x}, where the guest has no RAM: more \
+                 memory may help"
+            ),
         }
     }
 }
@@ -193,8 +168,8 @@ pub fn is_bzimage(head: &[u8]) -> bool {
 /// bytes.
 ///
 /// # Errors
-/// Any [`Error`].
-pub fn parse(head: &[u8], file_len: u64) -> Result<Header, Error> {
+/// Any [`Error`] but [`Error::NotInRam`].
+pub fn parse(head: &[u8], file_len: u64) -> Result<Image, Error> {
     if head.is_empty() {
         return Err(Error::Empty);
     }
@@ -215,18 +190,21 @@ pub fn parse(head: &[u8], file_len: u64) -> Result<Header, Error> {
     if setup.loadflags & LOADED_HIGH == 0 {
         return Err(Error::NotLoadedHigh);
     }
-    let xloadflags = setup.xloadflags.get();
-    if version < XLOADFLAGS_VERSION || xloadflags & XLF_KERNEL_64 == 0 {
+    if setup.xloadflags.get() & XLF_KERNEL_64 == 0 {
         return Err(Error::Not64Bit);
     }
-    Ok(Header {
-        setup_header: setup,
-        payload: payload(&setup, file_len)?,
-        version,
-        xloadflags,
-        init_size: setup.init_size.get(),
-        pref_address: setup.pref_address.get(),
-    })
+    // 0 stands for 4, from the times of floppy disks.
+    let sectors = if setup.setup_sects == 0 { 4 } else { u64::from(setup.setup_sects) };
+    let start = (sectors + 1) * SECTOR;
+    let code = Range { start, len: u64::from(setup.syssize.get()) * PARAGRAPH };
+    let memory = Range { start: setup.pref_address.get(), len: u64::from(setup.init_size.get()) };
+    if code.len <= ENTRY_64 || code.len > memory.len || memory.end().is_none() {
+        return Err(Error::Size);
+    }
+    if start + code.len > file_len {
+        return Err(Error::Truncated(file_len));
+    }
+    Ok(Image { setup_header: setup, code, memory, entry: memory.start + ENTRY_64 })
 }
 
 /// Clears what is after the file's own header, which ends where the jump at 0x200 goes (boot.rst,
@@ -237,23 +215,6 @@ fn trim(setup: &mut SetupHeader, head: &[u8]) {
     if let Some(rest) = setup.as_mut_bytes().get_mut(own..) {
         rest.fill(0);
     }
-}
-
-fn payload(setup: &SetupHeader, file_len: u64) -> Result<Range, Error> {
-    // boot.rst: 0 stands for 4.
-    let sectors = if setup.setup_sects == 0 { 4 } else { setup.setup_sects };
-    let kernel = (u64::from(sectors) + 1) * SECTOR;
-    let payload = Range {
-        start: kernel + u64::from(setup.payload_offset.get()),
-        len: setup.payload_length.get().into(),
-    };
-    if payload.len < 4 {
-        return Err(Error::NoPayload);
-    }
-    if !(Range { start: 0, len: file_len }).contains(&payload) {
-        return Err(Error::Truncated(file_len));
-    }
-    Ok(payload)
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ fn bzimage_of_the_same_kernel() {
     let mut guest = Guest::doing("");
     guest.kernel = artifact("BRISK_BZIMAGE");
     guest.reaches_userspace();
+    let ended = guest.with(&["--boot-protocol", "pvh"]).run();
+    assert!(ended.status != Some(0) && ended.stderr.contains("no PVH entry"), "{ended:?}");
 }
 
 #[test]
