@@ -11,8 +11,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::cache::Cache;
-use crate::{boot, debian, guest, images, kernel, lab};
-use scenario::{Root, Scenario};
+use crate::{boot, debian, guest, images, kernel, lab, stock};
+use scenario::{Kernel, Root, Scenario};
 use script::{Besides, Place, Plan, Slot};
 pub use stats::{Report, Row};
 use vmm::{Filler, Peer};
@@ -32,7 +32,7 @@ mod vmm;
 #[derive(FromArgs)]
 #[argh(subcommand, name = "bench")]
 pub struct Args {
-    /// what is measured: serial (default) or talk
+    /// what is measured: serial (default), talk or debian-cloud
     #[argh(option, default = "String::from(\"serial\")")]
     scenario: String,
     /// instead of a scenario, brisk without and with one thing: pio-fast-path, mcfg-one-bus,
@@ -249,16 +249,27 @@ impl Bench {
 fn shared(scenario: &Scenario, brisk: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
-    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
+    let (kernel, bzimage, initramfs) = match scenario.kernel {
+        Kernel::Guest => {
+            let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
+            (kernel.vmlinux, kernel.bzimage, guest::ensure(&cache)?.initramfs)
+        }
+        Kernel::DebianCloud => {
+            let files = stock::CLOUD.ensure(&cache)?;
+            (files.vmlinuz.clone(), files.vmlinuz, files.initramfs)
+        }
+    };
     let mut files = vec![
         (brisk.to_path_buf(), "brisk"),
-        (kernel.vmlinux, "vmlinux"),
-        (kernel.bzimage, "bzImage"),
+        (kernel, "vmlinux"),
+        (bzimage, "bzImage"),
+        (initramfs, "initramfs"),
     ];
-    files.push(match scenario.root {
-        Root::Initramfs => (guest::ensure(&cache)?.initramfs, "initramfs"),
-        Root::Ext4Partition => (images::small(&cache)?.ext4_partition, script::DISK),
-    });
+    match scenario.root {
+        Root::Initramfs => {}
+        Root::Ext4Partition => files.push((images::small(&cache)?.ext4_partition, script::DISK)),
+        Root::Debian => files.push((images::debian(&cache)?.erofs_partition, script::DISK)),
+    }
     Ok(files)
 }
 

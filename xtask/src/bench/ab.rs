@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 
-use super::scenario::{Console, Disk, Root, Scenario, Step};
+use super::scenario::{Console, Disk, Kernel, Root, Scenario, Step};
 use super::vmm::Peer;
 use super::{On, Report, paired};
 use crate::{boot, lab};
@@ -42,6 +42,7 @@ static ALL: [Ab; 3] = [
             about: "ports served in the vCPU loop, before the bus",
             memory_mib: 512,
             features: &["serial", "console", "pmem", "pci", "hugepages", "pio-fast-path"],
+            kernel: Kernel::Guest,
             root: Root::Ext4Partition,
             steps: &[
                 PORTS,
@@ -63,6 +64,7 @@ static ALL: [Ab; 3] = [
             about: "MCFG and DSDT with one PCI bus for 256",
             memory_mib: 512,
             features: &["console", "pmem", "pci", "hugepages"],
+            kernel: Kernel::Guest,
             root: Root::Ext4Partition,
             steps: &[PCI, PORTS],
         },
@@ -74,6 +76,7 @@ static ALL: [Ab; 3] = [
             about: "bytes for the serial port kept by KVM while the driver wants no interrupts",
             memory_mib: 512,
             features: &["serial", "pmem", "hugepages", "coalesced-serial"],
+            kernel: Kernel::Guest,
             root: Root::Ext4Partition,
             steps: &[
                 LOUD,
@@ -105,6 +108,7 @@ static PAIRED: [Ab; 1] = [Ab {
         about: "kernel and initramfs loaded while the VM is made",
         memory_mib: 256,
         features: &["serial", "hugepages", "async-loader"],
+        kernel: Kernel::Guest,
         root: Root::Initramfs,
         steps: &[
             LOAD,

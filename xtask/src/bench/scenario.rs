@@ -13,10 +13,21 @@ pub struct Scenario {
     pub memory_mib: u32,
     /// Features that brisk is built with, without the default ones.
     pub features: &'static [&'static str],
+    /// The guest's kernel.
+    pub kernel: Kernel,
     /// What the guest's userspace is started from.
     pub root: Root,
     /// What is measured one after the other.
     pub steps: &'static [Step],
+}
+
+/// A guest's kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kernel {
+    /// Our own, that of the tests.
+    Guest,
+    /// Debian's for clouds, with the initramfs that goes with it.
+    DebianCloud,
 }
 
 /// Where the guest's userspace is.
@@ -26,6 +37,8 @@ pub enum Root {
     Initramfs,
     /// In the first partition of a raw image, in an ext4 file system.
     Ext4Partition,
+    /// A Debian in the first partition of a raw image, in an EROFS file system.
+    Debian,
 }
 
 /// One way to start the guest.
@@ -71,6 +84,7 @@ pub const ALL: &[Scenario] = &[
         about: "an initramfs and a serial console, 256 MiB, 1 vCPU",
         memory_mib: 256,
         features: &["serial", "coalesced-serial"],
+        kernel: Kernel::Guest,
         root: Root::Initramfs,
         steps: &[Step {
             name: None,
@@ -89,6 +103,7 @@ pub const ALL: &[Scenario] = &[
         about: "the five commands of the talk, a partitioned ext4 image, 512 MiB, 1 vCPU",
         memory_mib: 512,
         features: &["serial", "coalesced-serial", "console", "block", "pmem", "hugepages"],
+        kernel: Kernel::Guest,
         root: Root::Ext4Partition,
         steps: &[
             Step {
@@ -138,6 +153,47 @@ pub const ALL: &[Scenario] = &[
             },
         ],
     },
+    Scenario {
+        name: "debian-cloud",
+        about: "Debian's 6.12 for clouds and its modules, to a Debian on an EROFS partition, 512 MiB, \
+                1 vCPU",
+        memory_mib: 512,
+        features: &["serial", "coalesced-serial", "bzimage", "block", "pmem", "pci"],
+        kernel: Kernel::DebianCloud,
+        root: Root::Debian,
+        steps: &[
+            Step {
+                name: Some("PCI, block"),
+                args: "--kernel {kernel} --initramfs {initramfs} --disk path={disk},readonly=on \
+                       --transport pci --cmdline '{cmdline}' --serial file={serial} \
+                       --memory size=512M",
+                cmdline: "root=/dev/vda1 console=ttyS0 quiet",
+                console: Console::Serial,
+                disk: Disk::Block,
+                hugepages: false,
+            },
+            Step {
+                name: Some("PCI, pmem"),
+                args: "--kernel {kernel} --initramfs {initramfs} --pmem \
+                       file={disk},discard_writes=on --transport pci --cmdline '{cmdline}' \
+                       --serial file={serial} --memory size=512M",
+                cmdline: "root=/dev/pmem0p1 console=ttyS0 quiet",
+                console: Console::Serial,
+                disk: Disk::Pmem,
+                hugepages: false,
+            },
+            Step {
+                name: Some("MMIO, pmem"),
+                args: "--kernel {kernel} --initramfs {initramfs} --pmem \
+                       file={disk},discard_writes=on --cmdline '{cmdline}' \
+                       --serial file={serial} --memory size=512M",
+                cmdline: "root=/dev/pmem0p1 console=ttyS0 quiet",
+                console: Console::Serial,
+                disk: Disk::Pmem,
+                hugepages: false,
+            },
+        ],
+    },
 ];
 
 /// The scenario called `name`.
@@ -182,7 +238,9 @@ mod tests {
                 assert_eq!(step.args.contains("hugepages=on"), step.hugepages);
                 assert_eq!(step.args.contains("--disk"), step.disk == Disk::Block);
                 assert_eq!(step.args.contains("--pmem"), step.disk == Disk::Pmem);
-                assert_eq!(step.args.contains("{initramfs}"), scenario.root == Root::Initramfs);
+                let initramfs =
+                    scenario.root == Root::Initramfs || scenario.kernel == Kernel::DebianCloud;
+                assert_eq!(step.args.contains("{initramfs}"), initramfs);
                 assert_eq!(scenario.steps.len() > 1, step.name.is_some());
             }
         }
