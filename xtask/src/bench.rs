@@ -45,7 +45,7 @@ pub struct Args {
     /// file for the results as JSON
     #[argh(option)]
     json: Option<PathBuf>,
-    /// another VMM, any number of times: qemu, or NAME='COMMAND' with {{kernel}} {{bzimage}}
+    /// another VMM, any number of times: qemu (microvm), qemu-q35, or NAME='COMMAND' with {{kernel}} {{bzimage}}
     /// {{initramfs}} {{disk}} {{serial}} {{memory}} {{cmdline}} {{args}} in it
     #[argh(option)]
     peer: Vec<Peer>,
@@ -291,7 +291,7 @@ fn fill(
     }
     for peer in peers {
         for step in scenario.steps {
-            let Some(command) = peer.command(step) else {
+            let Some(command) = peer.command(scenario, step) else {
                 let step = step.name.unwrap_or_default();
                 eprintln!("xtask: bench: {} cannot do the step {step}, left out", peer.name());
                 continue;

@@ -7,7 +7,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::scenario::{Console, Disk, Scenario, Step};
+use super::scenario::{Console, Disk, Kernel, Root, Scenario, Step};
 use crate::lab::quote;
 
 /// A VMM to compare with, from `--peer`.
@@ -15,6 +15,8 @@ use crate::lab::quote;
 pub enum Peer {
     /// QEMU's microvm machine, Debian's package.
     Qemu,
+    /// QEMU's machine that is like a PC with PCI Express.
+    QemuQ35,
     /// Any other: its name and command.
     Command(String, String),
 }
@@ -25,10 +27,11 @@ impl FromStr for Peer {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             None if text == "qemu" => Ok(Self::Qemu),
+            None if text == "qemu-q35" => Ok(Self::QemuQ35),
             Some((name, command)) if !name.is_empty() && !command.trim().is_empty() => {
                 Ok(Self::Command(name.to_owned(), command.trim().to_owned()))
             }
-            _ => Err(format!("{text}: neither qemu nor NAME='COMMAND'")),
+            _ => Err(format!("{text}: neither qemu, qemu-q35 nor NAME='COMMAND'")),
         }
     }
 }
@@ -38,30 +41,43 @@ impl Peer {
     pub fn name(&self) -> &str {
         match self {
             Self::Qemu => "QEMU microvm",
+            Self::QemuQ35 => "QEMU q35",
             Self::Command(name, _) => name,
         }
     }
 
     /// The peer's command for a step, not filled in; `None` where it cannot do what the step needs.
-    pub fn command(&self, step: &Step) -> Option<String> {
+    pub fn command(&self, scenario: &Scenario, step: &Step) -> Option<String> {
         match self {
-            Self::Qemu => qemu(step),
+            Self::Qemu => qemu(scenario, step),
+            Self::QemuQ35 => q35(scenario, step),
             Self::Command(_, command) => Some(command.clone()),
         }
     }
 }
 
-/// QEMU's microvm with as little as it can be told to have: no PIT, PIC, RTC nor option ROM, as its
-/// manual advises for fast boots. Without ACPI the devices are announced on the command line. Its
-/// virtio-pmem needs PCI, and that ACPI. Huge pages are in no step that it can do.
-fn qemu(step: &Step) -> Option<String> {
+/// Where the scenario has an initramfs.
+fn initrd(scenario: &Scenario) -> &'static str {
+    let has = scenario.root == Root::Initramfs || scenario.kernel == Kernel::DebianCloud;
+    if has { " -initrd {initramfs}" } else { "" }
+}
+
+/// What all of QEMU's machines are told.
+const QEMU: &str = "-accel kvm -cpu host -m {memory}M -nodefaults -no-user-config -display none \
+                    -no-reboot -kernel {kernel} -append '{cmdline}'";
+
+/// QEMU's microvm with as little as it can be told to have: no PIT, PIC nor RTC, as its manual
+/// advises for fast boots. Our own kernel needs neither ACPI nor the option ROM that loads a
+/// bzImage: the devices are announced on the command line. Its virtio-pmem needs PCI, and that ACPI.
+/// Huge pages are in no step that it can do.
+fn qemu(scenario: &Scenario, step: &Step) -> Option<String> {
     if step.hugepages {
         return None;
     }
     let disk = match step.disk {
-        Disk::None => "-initrd {initramfs}",
+        Disk::None => "",
         Disk::Block => {
-            "-drive id=disk,file={disk},format=raw,if=none -device virtio-blk-device,drive=disk"
+            " -drive id=disk,file={disk},format=raw,if=none -device virtio-blk-device,drive=disk"
         }
         Disk::Pmem => return None,
     };
@@ -73,11 +89,35 @@ fn qemu(step: &Step) -> Option<String> {
              -device virtconsole,chardev=hvc",
         ),
     };
+    let lean = match scenario.kernel {
+        Kernel::Guest => "acpi=off,x-option-roms=off,",
+        Kernel::DebianCloud => "",
+    };
+    let initrd = initrd(scenario);
     Some(format!(
-        "qemu-system-x86_64 -M microvm,acpi=off,pit=off,pic=off,rtc=off,x-option-roms=off,\
-         isa-serial={serial} -accel kvm -cpu host -m {{memory}}M -nodefaults \
-         -no-user-config -display none -no-reboot -kernel {{kernel}} {disk}{console} \
-         -append '{{cmdline}}'"
+        "qemu-system-x86_64 -M microvm,{lean}pit=off,pic=off,rtc=off,isa-serial={serial} \
+         {QEMU}{initrd}{disk}{console}"
+    ))
+}
+
+/// QEMU's q35 with nothing but what the step needs. Its VAPIC makes it write the guest's task register
+/// back, with the type "busy", as it was read; the lab's CPU, QEMU's own, then refuses the guest's
+/// userspace the boot timer's port.
+fn q35(scenario: &Scenario, step: &Step) -> Option<String> {
+    if step.hugepages || step.console != Console::Serial {
+        return None;
+    }
+    let disk = match step.disk {
+        Disk::None => "",
+        Disk::Block => {
+            " -drive id=disk,file={disk},format=raw,if=none -device virtio-blk-pci,drive=disk"
+        }
+        Disk::Pmem => return None,
+    };
+    let initrd = initrd(scenario);
+    Some(format!(
+        "qemu-system-x86_64 -M q35 -global kvm-apic.vapic=off -serial file:{{serial}} \
+         {QEMU}{initrd}{disk}"
     ))
 }
 
@@ -224,15 +264,21 @@ mod tests {
     }
 
     #[test]
-    fn qemu_does_what_microvm_can() {
-        let talk = scenario::find("talk").unwrap();
-        let can: Vec<_> = talk.steps.iter().map(|s| Peer::Qemu.command(s).is_some()).collect();
-        assert_eq!(can, [true, true, true, false, false]);
+    fn qemus_machines_do_what_they_can() {
+        let can = |peer: &Peer| -> Vec<bool> {
+            let talk = scenario::find("talk").unwrap();
+            talk.steps.iter().map(|step| peer.command(talk, step).is_some()).collect()
+        };
+        assert_eq!(can(&Peer::Qemu), [true, true, true, false, false]);
+        assert_eq!(can(&Peer::QemuQ35), [true, false, false, false, false]);
         for scenario in scenario::ALL {
-            for step in scenario.steps {
-                let Some(command) = Peer::Qemu.command(step) else { continue };
+            for (step, peer) in
+                scenario.steps.iter().flat_map(|s| [(s, Peer::Qemu), (s, Peer::QemuQ35)])
+            {
+                let Some(command) = peer.command(scenario, step) else { continue };
                 let command = Filler { files: "/d", scenario, step }.fill(&command).unwrap();
                 assert!(!command.contains(['{', '}']), "{command}");
+                assert_eq!(command.contains("-initrd"), step.args.contains("--initramfs"));
             }
         }
     }
