@@ -51,6 +51,38 @@ fn by_pci_from_pmem() {
     }
 }
 
+/// All functions are there for `lspci`, on one bus, with capabilities that it can read, MSI-X in use
+/// and the kernel's drivers bound.
+#[cfg(all(feature = "pci", feature = "block", feature = "console"))]
+#[test]
+fn lspci_reads_the_bus() {
+    let image = artifact("BRISK_DISK_DEBIAN_EXT4_PARTITION");
+    let disk = format!("path={},readonly=on", image.display());
+    let flags = ["--transport", "pci", "--disk", &disk, "--console", "null"];
+    let mut guest = debian("debian-cloud", "/dev/vda1", &flags);
+    guest.cmdline += " brisk_lspci=1";
+    reaches_userspace(&guest);
+    let text = guest.output();
+    let lines = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+    let functions: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("00:0"))
+        .map(|line| line.split_once(' ').expect("an address").1.trim_end())
+        .collect();
+    assert_eq!(functions.len(), 3, "{text}");
+    assert!(functions[0].starts_with("Host bridge: "), "{text}");
+    assert_eq!(lines("MSI-X: Enable+"), 2, "{text}");
+    assert_eq!(lines("Kernel driver in use: virtio-pci"), 2, "{text}");
+    for kind in ["CommonCfg", "ISR", "Notify", "DeviceCfg"] {
+        assert_eq!(lines(&format!("VirtIO: {kind}")), 2, "{kind}: {text}");
+    }
+    for complaint in ["access denied", "!!!", "unassigned", "disabled]"] {
+        assert_eq!(lines(complaint), 0, "{complaint}: {text}");
+    }
+    // The tree: one bus, all functions on it.
+    assert_eq!(lines("-[0000:00]-"), 1, "{text}");
+}
+
 #[cfg(all(feature = "mmio", feature = "pmem"))]
 #[test]
 fn by_mmio_from_pmem() {

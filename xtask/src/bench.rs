@@ -15,7 +15,8 @@ use crate::{boot, debian, guest, images, kernel, lab, stock};
 use scenario::{Kernel, Root, Scenario};
 use script::{Besides, Place, Plan, Slot};
 pub use stats::{Report, Row};
-use vmm::{Filler, Peer};
+use vmm::Filler;
+pub use vmm::Peer;
 
 mod ab;
 mod paired;
@@ -323,7 +324,7 @@ fn execute(scenario: &Scenario, plan: &Plan, mode: lab::Mode) -> Result<Option<l
         mode,
         script: plan.script(),
         hugepages: scenario.hugepages(),
-        timeout: Duration::from_secs(120 + 20 * boots),
+        timeout: Duration::from_secs(120 + 60 * boots),
         ..lab::Job::default()
     })?;
     step.done();

@@ -55,15 +55,25 @@ const DEBIAN_MIB: u64 = 382;
 /// PID 1 of the Debian image: a shell script, as a real system's first process may be. Its first act
 /// is the boot timer's code for userspace, by our own init, as kernels for clouds have no /dev/port.
 /// minbase has no `poweroff`, but perl, whose syscall(169, ...) is reboot(2) with
-/// LINUX_REBOOT_CMD_POWER_OFF.
+/// LINUX_REBOOT_CMD_POWER_OFF. Words of the kernel's command line that it does not know and that have
+/// no dot are in the environment.
 const PID1: &str = r#"#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 /sbin/boot-timer
 cat /etc/os-release
 echo "brisk-debian: userspace"
+if [ "$brisk_lspci" ]; then
+  mount -t proc proc /proc
+  mount -t sysfs sys /sys
+  lspci -vvv
+  lspci -t
+fi
 sync
 exec perl -e 'syscall(169, 0xfee1dead, 0x28121969, 0x4321fedc, 0)'
 "#;
+
+/// What Debian's image has besides minbase.
+const INCLUDED: &str = "pciutils";
 
 /// What Debian's image leaves out.
 const EXCLUDED: &[&str] = &["/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*"];
@@ -139,6 +149,7 @@ pub fn debian(cache: &Cache) -> Result<Debian> {
     let inputs = recipe(DEBIAN_MIB)
         .with("init", PID1)
         .with_file(&timer)?
+        .with("included", INCLUDED)
         .with("excluded", EXCLUDED.join(" "))
         .with("suite", &codename)
         .with("version", version);
@@ -176,6 +187,7 @@ fn minbase(suite: &str, work: &Path, root: &Path) -> Result<()> {
     let config = work.join("apt.conf");
     fs::write(&config, settings.join("\n"))?;
     let mut args = vec!["--variant=minbase".to_owned(), "--quiet".to_owned()];
+    args.push(format!("--include={INCLUDED}"));
     args.push(format!("--aptopt={}", config.display()));
     args.extend(EXCLUDED.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
     args.extend([suite.to_owned(), root.display().to_string()]);
