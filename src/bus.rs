@@ -224,7 +224,6 @@ impl Bus {
 
     /// A signal may have brought input: takes it. True where the user wants out.
     pub fn input(&mut self) -> bool {
-        self.count(ExitKind::Interrupted, 0, true);
         #[cfg(feature = "pmem")]
         self.virtio.mend_memory();
         #[cfg(feature = "io-uring")]
@@ -283,6 +282,11 @@ impl Bus {
     pub(crate) fn mark(&mut self, code: u8) {
         self.timer.mark(Point::Code(code));
         self.trace.mark(code);
+    }
+
+    /// Counts an exit for a signal.
+    pub fn count_interrupted(&mut self) {
+        self.count(ExitKind::Interrupted, 0, true);
     }
 
     /// Counts an exit that has no address.

@@ -28,6 +28,8 @@ pub mod exit_kind;
 pub mod exit_stats;
 #[cfg(feature = "pio-fast-path")]
 mod fast_path;
+#[cfg(feature = "hugepages")]
+mod fill;
 #[cfg(any(feature = "block", feature = "pmem"))]
 mod image;
 pub mod kvm;

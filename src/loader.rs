@@ -1,13 +1,13 @@
 //! Kernel and initramfs: from their files straight into guest memory.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use brisk_boot::{Protocol, Range, bzimage, elf, layout};
 
-use crate::config::Config;
+use crate::config::{Config, MemoryConfig};
 use crate::error::{Error, Result};
 use crate::memory::Ram;
 use crate::pieces::{Pieces, Plan, Source};
@@ -40,7 +40,8 @@ pub struct Loaded {
 /// A file that cannot be read, is no kernel, or does not fit.
 pub fn load(config: &Config, ram: &mut Ram, pieces: &Pieces, laps: &mut Laps) -> Result<Loaded> {
     let path = &config.kernel;
-    let (file, len) = open("--kernel", path)?;
+    let (file, meta) = open("--kernel", path)?;
+    let len = meta.len();
     let mut head = [0; HEAD];
     let have = HEAD.min(len as usize);
     file.read_exact_at(&mut head[..have], 0).map_err(Error::file("--kernel", path))?;
@@ -58,13 +59,13 @@ pub fn load(config: &Config, ram: &mut Ram, pieces: &Pieces, laps: &mut Laps) ->
         }
         false => vmlinux,
     };
-    let source = Arc::new(Source { flag: "--kernel", path: path.clone(), file });
+    let source = Arc::new(Source::new(&config.memory, "--kernel", path, file, &meta));
     let mut plan = Plan::default();
     let mut loaded = place(config, head, len, source, ram, &mut plan)?;
     if let Some(path) = &config.initramfs {
         // Behind the kernel, where the guest will have pages mapped and huge pages touched anyway.
         let start = loaded.end.next_multiple_of(PAGE);
-        loaded.initramfs = Some(add_initramfs(path, start, ram, &mut plan)?);
+        loaded.initramfs = Some(add_initramfs(&config.memory, path, start, ram, &mut plan)?);
     }
     pieces.publish(plan);
     pieces.work(|name| laps.lap(name))?;
@@ -153,9 +154,15 @@ fn choose_entry(config: &Config, image: &elf::Image, source: &Source) -> Result<
     Ok((Protocol::Linux64, image.entry))
 }
 
-fn add_initramfs(path: &str, start: u64, ram: &mut Ram, plan: &mut Plan) -> Result<Range> {
-    let (file, len) = open("--initramfs", path)?;
-    let size = ram.size();
+fn add_initramfs(
+    memory: &MemoryConfig,
+    path: &str,
+    start: u64,
+    ram: &mut Ram,
+    plan: &mut Plan,
+) -> Result<Range> {
+    let (file, meta) = open("--initramfs", path)?;
+    let (len, size) = (meta.len(), ram.size());
     // SAFETY: nothing else is behind the kernel yet.
     let Some(to) = (unsafe { ram.lend(start, len) }) else {
         let room = size.min(layout::HOLE_START).saturating_sub(start);
@@ -164,13 +171,13 @@ fn add_initramfs(path: &str, start: u64, ram: &mut Ram, plan: &mut Plan) -> Resu
              guest more --memory"
         )));
     };
-    let source = Arc::new(Source { flag: "--initramfs", path: path.into(), file });
+    let source = Arc::new(Source::new(memory, "--initramfs", path, file, &meta));
     plan.add(&source, 0, to);
     Ok(Range { start, len })
 }
 
 /// Opens a regular file that is not empty.
-pub fn open(flag: &'static str, path: &str) -> Result<(File, u64)> {
+fn open(flag: &'static str, path: &str) -> Result<(File, Metadata)> {
     let file = File::open(path).map_err(Error::file(flag, path))?;
     let meta = file.metadata().map_err(Error::file(flag, path))?;
     let wrong = |text| Err(Error::file(flag, path)(io::Error::other(text)));
@@ -183,7 +190,7 @@ pub fn open(flag: &'static str, path: &str) -> Result<(File, u64)> {
     if meta.len() == 0 {
         return wrong("is empty");
     }
-    Ok((file, meta.len()))
+    Ok((file, meta))
 }
 
 /// For what the kernel's parser found.

@@ -4,12 +4,15 @@
 //! becomes shorter before is an error that names it; one whose content changes meanwhile gives what a
 //! `cp` of it would give.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::config::MemoryConfig;
 use crate::error::{Error, Result};
+#[cfg(feature = "hugepages")]
+use crate::fill;
 
 /// Pieces end where a huge page does, so that no two threads wait for the zeroing of one.
 const HUGE: usize = 2 << 20;
@@ -22,9 +25,55 @@ pub struct Source {
     pub path: String,
     /// The file.
     pub file: File,
+    /// Whether whole huge pages are filled from it as such: guest memory is in pages of the pool that
+    /// nobody has touched, and the file's own pages are huge.
+    #[cfg(feature = "hugepages")]
+    fills: bool,
 }
 
 impl Source {
+    /// The open `file` that `flag` named by `path`, and what the file system says of it.
+    pub fn new(
+        _memory: &MemoryConfig,
+        flag: &'static str,
+        path: &str,
+        file: File,
+        _meta: &Metadata,
+    ) -> Source {
+        #[cfg(feature = "hugepages")]
+        let fills = {
+            use crate::config::PageSize;
+            use std::os::unix::fs::MetadataExt;
+            _memory.hugepages == Some(PageSize::Size2M)
+                && !_memory.prefault
+                && _meta.blksize() >= fill::PAGE as u64
+        };
+        Source {
+            flag,
+            path: path.into(),
+            file,
+            #[cfg(feature = "hugepages")]
+            fills,
+        }
+    }
+
+    /// Puts the bytes from `at` on into guest memory.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn load(&self, at: u64, to: &mut [u8]) -> Result<()> {
+        #[cfg(feature = "hugepages")]
+        if self.fills
+            && to.len().is_multiple_of(HUGE)
+            && (to.as_ptr() as usize).is_multiple_of(HUGE)
+            && fill::fill(&self.file, at, to)
+        {
+            log::debug!("{} {}: {} bytes put as huge pages", self.flag, self.path, to.len());
+            return Ok(());
+        }
+        self.read(at, to)
+    }
+
     /// Reads the bytes from `at` on.
     ///
     /// # Errors
@@ -76,16 +125,32 @@ impl Pieces {
     pub fn publish(&self, plan: Plan) {
         let mut list = Vec::with_capacity(plan.0.len());
         for Piece { source, mut at, mut to } in plan.0 {
-            while self.cut && to.len() > HUGE {
-                let middle = HUGE - to.as_ptr() as usize % HUGE;
-                let (first, rest) = to.split_at_mut(middle);
+            while !to.is_empty() {
+                let (first, rest) = to.split_at_mut(self.first(&source, to));
+                let next = at + first.len() as u64;
                 list.push(Piece { source: Arc::clone(&source), at, to: first });
-                (at, to) = (at + middle as u64, rest);
+                (at, to) = (next, rest);
             }
-            list.push(Piece { source, at, to });
         }
         list.reverse();
         *self.left() = list;
+    }
+
+    /// Bytes at the start of `to` that make a piece.
+    fn first(&self, _source: &Source, to: &[u8]) -> usize {
+        #[cfg(feature = "hugepages")]
+        let whole_pages = _source.fills;
+        #[cfg(not(feature = "hugepages"))]
+        let whole_pages = false;
+        let all = to.len();
+        if all <= HUGE || !(self.cut || whole_pages) {
+            return all;
+        }
+        match to.as_ptr() as usize % HUGE {
+            0 if self.cut => HUGE,
+            0 => all - all % HUGE,
+            into => HUGE - into,
+        }
     }
 
     /// Reads until nothing is left, and says of each piece what it was of.
@@ -95,7 +160,7 @@ impl Pieces {
     pub fn work(&self, mut done: impl FnMut(&'static str)) -> Result<()> {
         loop {
             let Some(Piece { source, at, to }) = self.left().pop() else { return Ok(()) };
-            source.read(at, to)?;
+            source.load(at, to)?;
             done(source.flag.trim_start_matches('-'));
         }
     }
@@ -114,8 +179,11 @@ mod tests {
         let bytes: Vec<u8> = (0..5u32 << 18).flat_map(u32::to_le_bytes).collect();
         let mut file = tempfile::NamedTempFile::new().unwrap();
         io::Write::write_all(&mut file, &bytes).unwrap();
-        let path = file.path().to_str().unwrap().to_owned();
-        let source = Arc::new(Source { flag: "--kernel", path, file: file.reopen().unwrap() });
+        let path = file.path().to_str().unwrap();
+        let meta = file.as_file().metadata().unwrap();
+        let memory = MemoryConfig::default();
+        let source =
+            Arc::new(Source::new(&memory, "--kernel", path, file.reopen().unwrap(), &meta));
         for cut in [false, true] {
             let (to, rest) = vec![0; bytes.len() + 5].leak().split_at_mut(bytes.len());
             let seen: &'static [u8] = unsafe_alias(to);

@@ -86,14 +86,10 @@ fn catch(signal: libc::c_int) {
     }
 }
 
-/// Names the vCPU whose `KVM_RUN` is to return when a signal comes. Call from its own thread. What
-/// came before is looked at on its first run.
+/// Names the vCPU whose `KVM_RUN` is to return when a signal comes. Call from its own thread, and look
+/// at the flags afterwards for what came before.
 pub fn attach(run: *mut kvm_run) {
     RUN.store(run, Ordering::Relaxed);
-    if STOP.load(Ordering::Relaxed) || INPUT.load(Ordering::Relaxed) {
-        // SAFETY: as in `handle`.
-        unsafe { (&raw mut (*run).immediate_exit).write_volatile(1) };
-    }
 }
 
 /// As if SIGIO had come.

@@ -27,6 +27,10 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, id: u8) -> Result<Outcome> {
         bus.catch_up();
         bus
     };
+    // What was typed, or who wanted the VM to end, before signals made KVM_RUN return.
+    if id == 0 && (signals::stop() || bus.lock().input()) {
+        return Ok(Outcome::End(End::Quit));
+    }
     loop {
         match vcpu.run()? {
             Exit::PioOut { port, width, data } => {
@@ -52,7 +56,9 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, id: u8) -> Result<Outcome> {
             Exit::Eoi(vector) => lock().eoi(vector),
             Exit::Interrupted if id == 0 => {
                 signals::rearm();
-                if signals::stop() || lock().input() {
+                let mut bus = lock();
+                bus.count_interrupted();
+                if signals::stop() || bus.input() {
                     return Ok(Outcome::End(End::Quit));
                 }
             }

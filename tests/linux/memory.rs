@@ -63,6 +63,54 @@ fn huge_pages() {
     fs::write(format!("{POOL}/nr_hugepages"), before.to_string()).expect("root may set the pool");
 }
 
+/// A kernel whose file is in huge pages itself is put into the guest's by whole pages, and the same
+/// guest comes up.
+#[cfg(feature = "hugepages")]
+#[test]
+fn a_kernel_in_huge_pages() {
+    let _one = ONE.lock();
+    let before = pool("nr_hugepages");
+    fs::write(format!("{POOL}/nr_hugepages"), "80").expect("root may set the pool");
+    let mut guest = guest_without_pages().with(&["--log-level", "debug"]);
+    let dir = guest.scratch.path("huge");
+    fs::create_dir(&dir).expect("a directory");
+    let mount = |words: &[&str]| {
+        let status = Command::new("mount").args(words).arg("none").arg(&dir).status();
+        assert!(status.expect("mount").success(), "{words:?}");
+    };
+    let text = "bytes put as huge pages";
+    assert!(!guest.run().with_status(0).stderr.contains(text), "a file of 4 KiB pages");
+    for kind in ["tmpfs", "hugetlbfs"] {
+        let kernel = dir.join("vmlinux");
+        match kind {
+            "tmpfs" => {
+                mount(&["-t", "tmpfs", "-o", "huge=always"]);
+                fs::copy(&guest.kernel, &kernel).map(drop).expect("room");
+            }
+            _ => {
+                mount(&["-t", "hugetlbfs", "-o", "pagesize=2M"]);
+                let mut place = Command::new(super::artifact("BRISK_XTASK"));
+                let placed = place.arg("place").arg(&guest.kernel).arg(&kernel).output();
+                assert!(placed.as_ref().is_ok_and(|p| p.status.success()), "{placed:?}");
+            }
+        }
+        let usual = std::mem::replace(&mut guest.kernel, kernel);
+        for memory in ["size=128M,hugepages=on", "size=128M,hugepages=on,shared=on"] {
+            guest.memory = memory;
+            let ended = guest.run().with_status(0);
+            assert!(ended.stderr.contains(text), "{kind}, {memory}: {ended:?}");
+            assert!(guest.codes().contains(&0x60), "{kind}, {memory}");
+        }
+        // Pages that are there already are read into.
+        guest.memory = "size=128M,hugepages=on,prefault=on";
+        assert!(!guest.run().with_status(0).stderr.contains(text), "{kind}, prefault");
+        guest.kernel = usual;
+        assert!(Command::new("umount").arg(&dir).status().expect("umount").success());
+    }
+    fs::write(format!("{POOL}/nr_hugepages"), before.to_string()).expect("root may set the pool");
+}
+
+#[cfg(feature = "hugepages")]
 fn guest_without_pages() -> Guest {
     let mut guest = Guest::doing("");
     guest.memory = "size=128M,hugepages=on";

@@ -33,7 +33,7 @@ mod vmm;
 #[derive(FromArgs)]
 #[argh(subcommand, name = "bench")]
 pub struct Args {
-    /// what is measured: serial (default), talk or debian-cloud
+    /// what is measured: serial (default), talk, loading or debian-cloud
     #[argh(option, default = "String::from(\"serial\")")]
     scenario: String,
     /// instead of a scenario, brisk without and with one thing: pio-fast-path, mcfg-one-bus,
@@ -229,7 +229,9 @@ impl Bench {
         let shared = shared(scenario, brisk)?;
         let mut own = vmm::files(brisk, "")?;
         own.remove(brisk);
-        let mut plan = Plan { slots: Vec::new(), boots, besides, limit: LIMIT, shared, place };
+        let placer = scenario.places_kernel().then(std::env::current_exe).transpose()?;
+        let mut plan =
+            Plan { slots: Vec::new(), boots, besides, limit: LIMIT, shared, place, placer };
         let subjects = fill(scenario, peers, &mut plan, &mut own)?;
         if let Place::Lab(files) = &mut plan.place {
             files.extend(own);

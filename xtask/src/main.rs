@@ -16,6 +16,7 @@ mod kernel;
 mod lab;
 mod matrix;
 mod paths;
+mod place;
 mod readme;
 mod scenario;
 mod setup;
@@ -42,6 +43,7 @@ enum Task {
     Setup(setup::Args),
     Kernel(kernel::Args),
     Images(images::Args),
+    Place(place::Args),
     Lab(lab::Args),
     Boot(boot::Args),
     Build(build::Args),
@@ -71,6 +73,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Setup(args) => setup::run(&args),
         Task::Kernel(args) => kernel::run(&args),
         Task::Images(args) => images::run(&args),
+        Task::Place(args) => place::run(&args),
         Task::Lab(args) => lab::command(&args),
         Task::Boot(args) => boot::run(&args),
         Task::Build(args) => build::run(&args),

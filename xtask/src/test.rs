@@ -156,7 +156,7 @@ fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
 /// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_INITRAMFS` and
 /// `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with `NAME.vmlinuz` and
 /// `NAME.initramfs` for each of Debian's kernels, and `BRISK_DISK_*`, which a test that writes copies
-/// first.
+/// first; `BRISK_XTASK` is this program.
 fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
@@ -174,6 +174,9 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
         let path = quote(&path.to_string_lossy());
         script += &format!("cp {path} /tmp/files/{name}; export {name}=/tmp/files/{name}\n");
     }
+    let xtask = std::env::current_exe().context("this program's path")?;
+    script +=
+        &format!("export BRISK_XTASK={}\n", quote(&lab::path_in_l1(&xtask).to_string_lossy()));
     script += "mkdir /tmp/stock; export BRISK_STOCK=/tmp/stock\n";
     for stock in stock::ALL {
         let files = stock.ensure(&cache)?;

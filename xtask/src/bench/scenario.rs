@@ -77,6 +77,17 @@ pub enum Disk {
     Pmem,
 }
 
+/// A kernel in the page cache's usual pages.
+const LOADED: Step = Step {
+    name: Some("tmpfs"),
+    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+           --memory size=512M,hugepages=on",
+    cmdline: "root=/dev/pmem0p1 console=hvc0 quiet",
+    console: Console::Virtio,
+    disk: Disk::Pmem,
+    hugepages: true,
+};
+
 /// All scenarios.
 pub const ALL: &[Scenario] = &[
     Scenario {
@@ -154,6 +165,29 @@ pub const ALL: &[Scenario] = &[
         ],
     },
     Scenario {
+        name: "loading",
+        about: "the talk's last command, with the kernel's file in pages of 4 KiB and of 2 MiB",
+        memory_mib: 512,
+        features: &["console", "pmem", "hugepages"],
+        kernel: Kernel::Guest,
+        root: Root::Ext4Partition,
+        steps: &[
+            LOADED,
+            Step {
+                name: Some("tmpfs, huge=always"),
+                args: "--kernel {huge-tmpfs} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+                       --memory size=512M,hugepages=on",
+                ..LOADED
+            },
+            Step {
+                name: Some("hugetlbfs"),
+                args: "--kernel {hugetlbfs} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+                       --memory size=512M,hugepages=on",
+                ..LOADED
+            },
+        ],
+    },
+    Scenario {
         name: "debian-cloud",
         about: "Debian's 6.12 for clouds and its modules, to a Debian on an EROFS partition, 512 MiB, \
                 1 vCPU",
@@ -208,10 +242,20 @@ pub fn find(name: &str) -> Result<&'static Scenario> {
     bail!("--scenario {name}: there is no such scenario; there are:{list}")
 }
 
+/// Pages of 2 MiB that a kernel needs on a hugetlbfs, and some to spare.
+const PLACED_PAGES: u32 = 16;
+
 impl Scenario {
     /// Pages of 2 MiB that the host needs free for any step.
     pub fn hugepages(&self) -> u32 {
-        if self.steps.iter().any(|s| s.hugepages) { self.memory_mib.div_ceil(2) } else { 0 }
+        let guest =
+            if self.steps.iter().any(|s| s.hugepages) { self.memory_mib.div_ceil(2) } else { 0 };
+        guest + if self.places_kernel() { PLACED_PAGES } else { 0 }
+    }
+
+    /// Whether a step wants its kernel in a file of huge pages.
+    pub fn places_kernel(&self) -> bool {
+        self.steps.iter().any(|s| s.args.contains("{hugetlbfs}") || s.args.contains("{huge-tmpfs}"))
     }
 }
 
@@ -244,6 +288,7 @@ mod tests {
                 assert_eq!(scenario.steps.len() > 1, step.name.is_some());
             }
         }
-        assert_eq!((ALL[0].hugepages(), ALL[1].hugepages()), (0, 256));
+        let pages = [0, 1, 2].map(|index| ALL[index].hugepages());
+        assert_eq!(pages, [0, 256, 272]);
     }
 }

@@ -27,6 +27,8 @@ pub struct Plan {
     pub shared: Vec<(PathBuf, &'static str)>,
     /// Where the VMMs run.
     pub place: Place,
+    /// Where the kernel is to be in files of huge pages too: this program, which can do that.
+    pub placer: Option<PathBuf>,
 }
 
 /// What is traced besides the exits from the guest.
@@ -144,6 +146,21 @@ impl Plan {
             let name = if *name == DISK { "disk.new" } else { name };
             text += &self.place.copy(from, &format!("{files}/{name}"));
         }
+        if let Some(placer) = &self.placer {
+            let placer = match self.place {
+                Place::Lab(_) => path_in_l1(placer),
+                Place::Host(_) => placer.clone(),
+            };
+            let _ = writeln!(
+                text,
+                "mkdir {files}/hugetlbfs {files}/huge-tmpfs\n\
+                 mount -t hugetlbfs -o pagesize=2M none {files}/hugetlbfs\n\
+                 mount -t tmpfs -o huge=always none {files}/huge-tmpfs\n\
+                 put {files}/vmlinux {files}/huge-tmpfs/vmlinux\n\
+                 {} place {files}/vmlinux {files}/hugetlbfs/vmlinux > /dev/null || exit 1",
+                quote(&placer.to_string_lossy())
+            );
+        }
         for (index, slot) in self.slots.iter().enumerate() {
             let _ = writeln!(text, "cat > {files}/{index}.sh <<'END'\nexec {}\nEND", slot.command);
         }
@@ -161,7 +178,11 @@ impl Plan {
                 let _ = writeln!(text, "boot {slot} {boot}");
             }
         }
-        text + "finish\n"
+        text += "finish\n";
+        if self.placer.is_some() {
+            let _ = writeln!(text, "umount {files}/hugetlbfs {files}/huge-tmpfs");
+        }
+        text
     }
 }
 
@@ -225,6 +246,7 @@ mod tests {
             limit: 20,
             shared: vec![("/tmp/it's".into(), "vmlinux"), ("/home/image".into(), DISK)],
             place,
+            placer: Some("/home/xtask".into()),
         }
     }
 
@@ -245,17 +267,19 @@ mod tests {
             r"put '/run/host/tmp/it'\''s' /tmp/root/bench/vmlinux",
             "put /home/image /tmp/root/bench/disk.new",
             "exec /usr/bin/qemu --cmdline 'a b'",
+            "/home/xtask place /tmp/root/bench/vmlinux /tmp/root/bench/hugetlbfs/vmlinux > /dev/null \
+             || exit 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
         }
         let order = "boot 0 0\nboot 1 0\nboot 0 1\nboot 1 1\nboot 0 2\nboot 1 2\nfinish\n";
-        assert!(text.ends_with(order), "{text}");
+        assert!(text.contains(order), "{text}");
     }
 
     #[test]
     fn the_host_keeps_its_files_together() {
         let text = plan(Place::Host("/dev/shm/x".into())).script();
         assert!(text.contains("put /home/image /dev/shm/x/disk.new\n"), "{text}");
-        assert!(!text.contains("chroot") && !text.contains("mount"), "{text}");
+        assert!(!text.contains("chroot") && !text.contains("--rbind"), "{text}");
     }
 }

@@ -154,6 +154,7 @@ impl Filler<'_> {
     fn word(&self, word: &str) -> Result<String> {
         Ok(match word {
             "kernel" => format!("{}/vmlinux", self.files),
+            "hugetlbfs" | "huge-tmpfs" => format!("{}/{word}/vmlinux", self.files),
             "bzimage" => format!("{}/bzImage", self.files),
             "initramfs" => format!("{}/initramfs", self.files),
             "disk" => format!("{}/disk.raw", self.files),
