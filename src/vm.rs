@@ -195,6 +195,8 @@ pub fn run(config: Box<Config>) -> Result<u8> {
         feature = "console"
     ))]
     crate::output::keep();
+    #[cfg(feature = "ab-ioeventfd")]
+    crate::virtio::ioevents::start(vm, &machinery.bus)?;
     #[cfg(feature = "smp")]
     start_others(&mut vcpus, machinery)?;
     let outcome = vcpu::run(&mut vcpus[0], &machinery.bus, 0)?;

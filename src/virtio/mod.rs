@@ -10,6 +10,8 @@
 pub mod block;
 #[cfg(feature = "console")]
 pub mod console;
+#[cfg(feature = "ab-ioeventfd")]
+pub mod ioevents;
 mod mmio;
 #[cfg(feature = "pci")]
 pub mod pci;
@@ -69,7 +71,7 @@ impl<B: Backend<Q>, const Q: usize> Function<B, Q> {
     }
 
     /// How many queues the driver finds.
-    #[cfg(feature = "pci")]
+    #[cfg(any(feature = "pci", feature = "ab-ioeventfd"))]
     fn queue_count(&mut self) -> usize {
         let model = self.backend.model();
         (0..Q as u16).filter(|&queue| model.queue_max_size(queue) > 0).count()

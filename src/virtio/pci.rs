@@ -10,6 +10,8 @@
 //! the MSI-X table costs no more than the exit.
 
 mod ecam;
+#[cfg(feature = "ab-msix-routes")]
+mod routes;
 
 use brisk_boot::layout;
 use brisk_devices::pci::{Address, ConfigPorts, HostBridge};
@@ -28,6 +30,8 @@ pub struct Pci {
     readable: Option<Readable>,
     /// In the order of the devices, whose numbers on the bus are one higher: 0 is the host bridge.
     functions: Vec<Box<pci::Function>>,
+    #[cfg(feature = "ab-msix-routes")]
+    vm: Option<&'static Vm>,
 }
 
 impl Pci {
@@ -36,7 +40,13 @@ impl Pci {
         let bars = (layout::PCI_MEM32.start..).step_by(BAR_SIZE as usize);
         let functions =
             slots.iter_mut().zip(bars).map(|(slot, bar)| new_function(slot, bar)).collect();
-        Pci { ports: ports.then(ConfigPorts::new), readable: None, functions }
+        Pci {
+            ports: ports.then(ConfigPorts::new),
+            readable: None,
+            functions,
+            #[cfg(feature = "ab-msix-routes")]
+            vm: None,
+        }
     }
 
     /// For what a device says without being asked: brings it from device `index`, which is `slot`,
@@ -77,6 +87,10 @@ impl Slots {
     /// # Errors
     /// KVM did not take the slot.
     pub fn make_readable(&mut self, vm: &'static Vm, slot: u32) -> Result<()> {
+        #[cfg(feature = "ab-msix-routes")]
+        if let Some(pci) = &mut self.pci {
+            pci.vm = Some(vm);
+        }
         if self.pci.as_ref().is_none_or(|pci| pci.ports.is_some()) {
             return Ok(());
         }
@@ -176,6 +190,8 @@ impl Slots {
             }
             readable.set(number, register, word);
         }
+        #[cfg(feature = "ab-msix-routes")]
+        self.config_written(register);
     }
 
     /// A read at an address in the window for BARs; false where no function has its BAR there.
@@ -198,6 +214,8 @@ impl Slots {
             let effect = function.bar_write(&mut device.common, model, address % BAR_SIZE, data);
             device.settle(function, effect, memory, &mut signal);
         });
+        #[cfg(feature = "ab-msix-routes")]
+        self.bar_written(address);
         true
     }
 

@@ -36,8 +36,8 @@ pub struct Args {
     /// what is measured: serial (default), talk, loading or debian-cloud
     #[argh(option, default = "String::from(\"serial\")")]
     scenario: String,
-    /// instead of a scenario, brisk without and with one thing: pio-fast-path, mcfg-one-bus,
-    /// coalesced-serial or async-loader
+    /// instead of a scenario, brisk without and with one thing: pio-fast-path, mcfg-one-bus, msix-skip,
+    /// ioeventfd, coalesced-serial, async-loader or ioeventfd-two-cpus
     #[argh(option)]
     ab: Option<String>,
     /// boots of each VMM, of which the first is not counted (default 5)

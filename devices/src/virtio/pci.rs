@@ -28,6 +28,7 @@ mod space;
 
 use super::{Device, Effect as Virtio, Interrupt, State, offered_features};
 use crate::pci::{Entry, Msix, read_config_part, read_part, read_words, write_part};
+pub use space::MSIX_CONTROL;
 use space::{COMMAND_MEMORY, WINDOW_DATA};
 
 /// Size of BAR 0 in bytes; it is aligned to that.
@@ -37,6 +38,8 @@ pub const BAR_SIZE: u64 = 0x1000;
 pub const NOTIFY: u64 = 0x400;
 /// Bytes from one queue's notification address to the next.
 pub const NOTIFY_STEP: u64 = 4;
+/// Where in BAR 0 the MSI-X table begins; nothing but its pending bits, which take no writes, follows.
+pub const MSIX_TABLE: u64 = 0x800;
 /// VIRTIO_MSI_NO_VECTOR: no interrupt wanted.
 pub const NO_VECTOR: u16 = 0xffff;
 
@@ -46,7 +49,7 @@ const ISR: u64 = 0x40;
 const DEVICE: u64 = 0x100;
 const DEVICE_END: u64 = 0x200;
 const NOTIFY_END: u64 = 0x800;
-const TABLE: u64 = 0x800;
+const TABLE: u64 = MSIX_TABLE;
 const PENDING: u64 = 0xc00;
 
 /// What an access asks of the host.

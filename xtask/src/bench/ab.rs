@@ -3,9 +3,10 @@
 
 use anyhow::{Result, bail};
 
+use super::paired::{self, Until};
 use super::scenario::{Console, Disk, Kernel, Root, Scenario, Step};
 use super::vmm::Peer;
-use super::{On, Report, paired};
+use super::{On, Report};
 use crate::{boot, lab};
 
 /// One optimisation.
@@ -34,7 +35,7 @@ const PORTS: Step = Step {
     ..PCI
 };
 
-static ALL: [Ab; 3] = [
+static ALL: [Ab; 5] = [
     Ab {
         before: &["serial", "console", "pmem", "pci", "hugepages"],
         scenario: Scenario {
@@ -70,6 +71,41 @@ static ALL: [Ab; 3] = [
         },
     },
     Ab {
+        before: &["console", "block", "pmem", "pci", "hugepages", "ab-msix-routes"],
+        scenario: Scenario {
+            name: "msix-skip",
+            about: "writes to MSI-X that change no message cost their exit and nothing more, instead of \
+                    a new table of routes each",
+            memory_mib: 512,
+            features: &["console", "block", "pmem", "pci", "hugepages"],
+            kernel: Kernel::Guest,
+            root: Root::Ext4Partition,
+            steps: &[
+                PCI,
+                Step {
+                    name: Some("PCI, block"),
+                    args: "--kernel {kernel} --disk path={disk} --cmdline '{cmdline}' --console tty \
+                           --transport pci --memory size=512M,hugepages=on",
+                    cmdline: "root=/dev/vda1 console=hvc0 quiet",
+                    disk: Disk::Block,
+                    ..PCI
+                },
+            ],
+        },
+    },
+    Ab {
+        before: &["console", "block", "pmem", "hugepages", "smp"],
+        scenario: Scenario {
+            name: "ioeventfd",
+            about: IOEVENTFD,
+            memory_mib: 512,
+            features: &["console", "block", "pmem", "hugepages", "smp", "ab-ioeventfd"],
+            kernel: Kernel::Guest,
+            root: Root::Ext4Partition,
+            steps: &NOTIFY,
+        },
+    },
+    Ab {
         before: &["serial", "pmem", "hugepages"],
         scenario: Scenario {
             name: "coalesced-serial",
@@ -100,22 +136,71 @@ const LOUD: Step = Step {
     ..PCI
 };
 
-/// What the stopwatch with its one CPU cannot show.
-static PAIRED: [Ab; 1] = [Ab {
-    before: &["serial", "hugepages"],
-    scenario: Scenario {
-        name: "async-loader",
-        about: "kernel and initramfs loaded while the VM is made",
-        memory_mib: 256,
-        features: &["serial", "hugepages", "async-loader"],
-        kernel: Kernel::Guest,
-        root: Root::Initramfs,
-        steps: &[
-            LOAD,
-            Step { name: Some("2 MiB pages"), args: LOAD_HUGE, hugepages: true, ..LOAD },
-        ],
+const IOEVENTFD: &str =
+    "queues notified by ioeventfd, which a thread waits for, instead of by an exit to the vCPU's";
+
+/// Boots that notify: each line of a loud one is a notification, each read from a disk another.
+const NOTIFY: [Step; 3] = [
+    Step {
+        name: Some("console"),
+        args: "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' --console tty \
+               --memory size=512M,hugepages=on",
+        cmdline: "console=hvc0",
+        disk: Disk::None,
+        ..PCI
     },
-}];
+    Step {
+        name: Some("console and block"),
+        args: "--kernel {kernel} --disk path={disk} --cmdline '{cmdline}' --console tty \
+               --memory size=512M,hugepages=on",
+        cmdline: "root=/dev/vda1 console=hvc0 quiet",
+        disk: Disk::Block,
+        ..PCI
+    },
+    Step {
+        name: Some("console and pmem"),
+        args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+               --memory size=512M,hugepages=on",
+        ..PCI
+    },
+];
+
+/// What the stopwatch with its one CPU cannot show.
+static PAIRED: [(Until, Ab); 2] = [
+    (
+        Until::Entry,
+        Ab {
+            before: &["serial", "hugepages"],
+            scenario: Scenario {
+                name: "async-loader",
+                about: "kernel and initramfs loaded while the VM is made",
+                memory_mib: 256,
+                features: &["serial", "hugepages", "async-loader"],
+                kernel: Kernel::Guest,
+                root: Root::Initramfs,
+                steps: &[
+                    LOAD,
+                    Step { name: Some("2 MiB pages"), args: LOAD_HUGE, hugepages: true, ..LOAD },
+                ],
+            },
+        },
+    ),
+    (
+        Until::Userspace,
+        Ab {
+            before: &["console", "block", "pmem", "hugepages", "smp"],
+            scenario: Scenario {
+                name: "ioeventfd-two-cpus",
+                about: IOEVENTFD,
+                memory_mib: 512,
+                features: &["console", "block", "pmem", "hugepages", "smp", "ab-ioeventfd"],
+                kernel: Kernel::Guest,
+                root: Root::Ext4Partition,
+                steps: &NOTIFY,
+            },
+        },
+    ),
+];
 
 const LOAD: Step = Step {
     name: Some("4 KiB pages"),
@@ -130,13 +215,18 @@ const LOAD: Step = Step {
 const LOAD_HUGE: &str = "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' \
                          --serial file={serial} --memory size=256M,hugepages=on";
 
+fn every() -> impl Iterator<Item = &'static Ab> {
+    ALL.iter().chain(PAIRED.iter().map(|(_, ab)| ab))
+}
+
 /// Measures pairs of boots, where `name` is something that needs it.
 ///
 /// # Errors
 /// As [`paired::measure`].
 pub fn pairs(name: &str, pairs: u32, on: On) -> Result<Option<String>> {
-    let Some(ab) = PAIRED.iter().find(|ab| ab.scenario.name == name) else { return Ok(None) };
-    paired::measure(&ab.scenario, before(ab)?, pairs, on).map(Some)
+    let found = PAIRED.iter().find(|(_, ab)| ab.scenario.name == name);
+    let Some((until, ab)) = found else { return Ok(None) };
+    paired::measure(&ab.scenario, before(ab)?, *until, pairs, on).map(Some)
 }
 
 /// brisk without the optimisation, as if it were somebody else's.
@@ -153,7 +243,7 @@ fn before(ab: &Ab) -> Result<Peer> {
 /// There is no such optimisation, or as [`super::measure`].
 pub fn measure(name: &str, runs: u32, on: On) -> Result<(Report, Vec<String>, &'static str)> {
     let Some(ab) = ALL.iter().find(|ab| ab.scenario.name == name) else {
-        let known: Vec<&str> = ALL.iter().chain(&PAIRED).map(|ab| ab.scenario.name).collect();
+        let known: Vec<&str> = every().map(|ab| ab.scenario.name).collect();
         bail!("--ab {name}: there is no such comparison; there are {}", known.join(", "));
     };
     let before = before(ab)?;
@@ -174,15 +264,12 @@ mod tests {
 
     #[test]
     fn what_is_compared_differs_in_one_feature() {
-        for ab in ALL.iter().chain(&PAIRED) {
+        for ab in every() {
             let differing = ab.before.iter().filter(|f| !ab.scenario.features.contains(f)).count()
                 + ab.scenario.features.iter().filter(|f| !ab.before.contains(f)).count();
             assert_eq!(differing, 1, "{}", ab.scenario.name);
         }
         let error = measure("no-such", 2, On::Lab).err().unwrap().to_string();
-        assert!(
-            error.contains("pio-fast-path, mcfg-one-bus, coalesced-serial, async-loader"),
-            "{error}"
-        );
+        assert!(error.ends_with("coalesced-serial, async-loader, ioeventfd-two-cpus"), "{error}");
     }
 }

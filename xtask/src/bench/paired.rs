@@ -11,20 +11,36 @@ use super::vmm::Peer;
 use super::{Bench, Besides, On, script, table, trace};
 use crate::lab;
 
-/// One pair: microseconds from exec to the guest's first instruction, without and with.
+/// One pair: microseconds from exec on, without and with.
 type Pair = (u64, u64);
+
+/// What ends the time that is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Until {
+    /// The guest's first instruction; the rest of the boot is left out.
+    Entry,
+    /// The guest's userspace.
+    Userspace,
+}
 
 /// Measures `scenario`, whose features are those with the thing, and `before` without it. Returns the
 /// text for the user.
 ///
 /// # Errors
 /// Something could not be built, or a boot failed.
-pub fn measure(scenario: &'static Scenario, before: Peer, pairs: u32, on: On) -> Result<String> {
+pub fn measure(
+    scenario: &'static Scenario,
+    before: Peer,
+    until: Until,
+    pairs: u32,
+    on: On,
+) -> Result<String> {
     let brisk = crate::boot::build(Some(scenario.features))?;
     let mut bench = Bench::prepare(scenario, &brisk, pairs + 1, on, Besides::Exits, &[before])?;
     bench.mode = lab::Mode::Fast;
     let kernel = bench.staging.path().join("vmlinux");
-    for (from, _) in bench.plan.shared.iter_mut().filter(|(_, name)| *name == "vmlinux") {
+    let replaced = bench.plan.shared.iter_mut().filter(|(_, name)| *name == "vmlinux");
+    for (from, _) in replaced.filter(|_| until == Until::Entry) {
         fs::write(&kernel, ends_at_once(fs::read(&from)?)?)?;
         from.clone_from(&kernel);
     }
@@ -34,7 +50,8 @@ pub fn measure(scenario: &'static Scenario, before: Peer, pairs: u32, on: On) ->
         let text = fs::read(path).context("no trace was taken")?;
         let command = &bench.plan.slots[slot];
         let boot = trace::parse(&String::from_utf8_lossy(&text), &command.program);
-        Ok(boot.with_context(|| command.command.clone())?.setup)
+        let boot = boot.with_context(|| command.command.clone())?;
+        Ok(if until == Until::Entry { boot.setup } else { boot.total })
     };
     let mut rows = Vec::new();
     // First the program in all steps, then the one before it.
@@ -50,9 +67,12 @@ pub fn measure(scenario: &'static Scenario, before: Peer, pairs: u32, on: On) ->
         }
         On::Host => "real milliseconds",
     };
+    let end = match until {
+        Until::Entry => "the guest's first instruction",
+        Until::Userspace => "the guest's userspace",
+    };
     Ok(format!(
-        "{}: {}\nfrom exec to the guest's first instruction, {clock}; {pairs} pairs after one that is \
-         not counted\n\n{}\n",
+        "{}: {}\nfrom exec to {end}, {clock}; {pairs} pairs after one that is not counted\n\n{}\n",
         scenario.name,
         scenario.about,
         render(&rows)

@@ -14,7 +14,8 @@ use crate::paths;
 /// The scenarios, in the order of the table.
 const SCENARIOS: [&str; 2] = ["serial", "talk"];
 /// The techniques that were weighed.
-const TECHNIQUES: [&str; 3] = ["mcfg-one-bus", "pio-fast-path", "coalesced-serial"];
+const TECHNIQUES: [&str; 5] =
+    ["mcfg-one-bus", "msix-skip", "pio-fast-path", "ioeventfd", "coalesced-serial"];
 
 /// The section.
 ///

@@ -68,7 +68,8 @@ const WINDOW_BAR: u16 = 0x88;
 const WINDOW_OFFSET: u16 = 0x8c;
 const WINDOW_LENGTH: u16 = 0x90;
 pub(super) const WINDOW_DATA: u16 = 0x94;
-const MSIX: u16 = 0x98;
+/// The MSI-X capability, whose first word has message control.
+pub const MSIX_CONTROL: u16 = 0x98;
 
 impl Function {
     /// The 32 bits of configuration space at `register`.
@@ -92,7 +93,7 @@ impl Function {
             WINDOW_BAR => window_bar,
             WINDOW_OFFSET => window_offset,
             WINDOW_LENGTH => window_length,
-            MSIX => fixed | u32::from(self.msix.control()) << 16,
+            MSIX_CONTROL => fixed | u32::from(self.msix.control()) << 16,
             _ => fixed,
         }
     }
@@ -116,7 +117,7 @@ impl Function {
             WINDOW_BAR => *window_bar = merge(*window_bar) & 0xff,
             WINDOW_OFFSET => *window_offset = merge(*window_offset),
             WINDOW_LENGTH => *window_length = merge(*window_length),
-            MSIX => {
+            MSIX_CONTROL => {
                 let control = merge(u32::from(self.msix.control()) << 16) >> 16;
                 if self.msix.set_control(control as u16) {
                     return Effect::Vectors;
