@@ -1,13 +1,20 @@
 //! Whatever a guest does to the bus: no panic, and every way shows the same.
 
+#[cfg(feature = "block")]
+mod hostile;
+
 use super::*;
 use crate::cli::{self, Command};
 use crate::kvm::System;
 use vm_memory::GuestAddress;
 
 fn slots(transport: &str, readable: bool) -> (Slots, &'static Vm) {
+    slots_with("", transport, readable)
+}
+
+fn slots_with(more: &str, transport: &str, readable: bool) -> (Slots, &'static Vm) {
     let vm: &'static Vm = Box::leak(Box::new(System::open().unwrap().create_vm().unwrap()));
-    let words = format!("--kernel none --console null --transport {transport}");
+    let words = format!("--kernel none --console null{more} --transport {transport}");
     let words: Vec<String> = words.split(' ').map(String::from).collect();
     let Ok(Command::Run(config)) = cli::parse(&words) else { panic!("the command line") };
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();

@@ -1,0 +1,258 @@
+//! A console and a disk on one bus, and a guest that spares neither.
+
+use proptest::prelude::*;
+use vm_memory::Bytes;
+
+use super::*;
+
+/// The disk's function, 0:0.2, and where its BAR is at first.
+const DISK: u64 = 0x2000;
+const DISK_BAR: u64 = BAR + BAR_SIZE;
+const TABLE: u64 = 0x800;
+const PENDING: u64 = 0xc00;
+
+struct Guest {
+    slots: Slots,
+    messages: usize,
+    _image: tempfile::NamedTempFile,
+}
+
+impl Guest {
+    /// Both BARs are decoded, MSI-X is on.
+    fn new() -> Guest {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(64 << 10).unwrap();
+        let disk = format!(" --disk path={}", image.path().display());
+        let (mut slots, _) = slots_with(&disk, "pci", true);
+        for function in [CONSOLE, DISK] {
+            write(&mut slots, function + 4, 6);
+            write(&mut slots, function + 0x98, 1 << 31);
+        }
+        Guest { slots, messages: 0, _image: image }
+    }
+
+    fn config(&mut self, offset: u64, data: &[u8]) {
+        assert!(self.slots.ecam_write(offset, data, |_| self.messages += 1));
+    }
+
+    fn set<const N: usize>(&mut self, address: u64, data: [u8; N]) {
+        assert!(self.slots.bar_write(address, &data, |_| self.messages += 1));
+    }
+
+    fn get<const N: usize>(&mut self, address: u64) -> [u8; N] {
+        let mut data = [0x5a; N];
+        assert!(self.slots.bar_read(address, &mut data));
+        data
+    }
+
+    fn there(&mut self, address: u64) -> Option<u32> {
+        let mut data = [0; 4];
+        self.slots.bar_read(address, &mut data).then_some(u32::from_le_bytes(data))
+    }
+
+    fn move_bar(&mut self, function: u64, to: u64) {
+        self.config(function + 0x10, &(to as u32).to_le_bytes());
+        self.config(function + 0x14, &((to >> 32) as u32).to_le_bytes());
+    }
+
+    /// The console with its transmit queue on vector 1, and one empty chain in it.
+    fn start_console(&mut self) {
+        for status in [1, 3] {
+            self.set(BAR + 0x14, [status]);
+        }
+        for (at, value) in [(8, 1u32), (0xc, 1)] {
+            self.set(BAR + at, value.to_le_bytes());
+        }
+        self.set(BAR + 0x14, [11]);
+        for (at, value) in [(0x16, 1u16), (0x18, 16), (0x1a, 1)] {
+            self.set(BAR + at, value.to_le_bytes());
+        }
+        for (at, area) in [(0x20, 0x1000u64), (0x28, 0x2000), (0x30, 0x3000)] {
+            self.set(BAR + at, area.to_le_bytes());
+        }
+        self.set(BAR + 0x1c, 1u16.to_le_bytes());
+        self.set(BAR + 0x14, [15]);
+        let ram = &self.slots.memory;
+        // A descriptor of one byte, the first in the ring.
+        ram.write_obj([0x4000u64, 1], GuestAddress(0x1000)).unwrap();
+        ram.write_obj([0u16, 0, 0, 0], GuestAddress(0x2000)).unwrap();
+        ram.write_obj(0u16, GuestAddress(0x3002)).unwrap();
+    }
+
+    /// Puts the chain into the queue again and notifies.
+    fn send(&mut self) {
+        let ram = &self.slots.memory;
+        let index: u16 = ram.read_obj(GuestAddress(0x2002)).unwrap();
+        ram.write_obj(index.wrapping_add(1), GuestAddress(0x2002)).unwrap();
+        self.set(BAR + 0x404, 1u16.to_le_bytes());
+    }
+
+    fn used(&self) -> u16 {
+        self.slots.memory.read_obj(GuestAddress(0x3002)).unwrap()
+    }
+}
+
+#[test]
+fn of_two_bars_at_one_place_the_first_answers_until_it_leaves() {
+    let mut guest = Guest::new();
+    // How many queues there are tells them apart.
+    let queues = |guest: &mut Guest, at: u64| guest.there(at + 0x10).map(|word| word >> 16);
+    assert_eq!((queues(&mut guest, BAR), queues(&mut guest, DISK_BAR)), (Some(2), Some(1)));
+    guest.move_bar(DISK, BAR);
+    assert_eq!((queues(&mut guest, BAR), queues(&mut guest, DISK_BAR)), (Some(2), None));
+    guest.move_bar(CONSOLE, 0x2000);
+    assert_eq!(queues(&mut guest, BAR), Some(1));
+    guest.move_bar(DISK, u64::MAX);
+    assert_eq!((guest.there(BAR), guest.there(DISK_BAR)), (None, None));
+    guest.move_bar(CONSOLE, DISK_BAR);
+    guest.move_bar(DISK, BAR);
+    assert_eq!((queues(&mut guest, BAR), queues(&mut guest, DISK_BAR)), (Some(1), Some(2)));
+}
+
+#[test]
+fn the_table_takes_whole_aligned_words_and_nothing_else() {
+    let mut guest = Guest::new();
+    guest.set(BAR + TABLE, 0xfee0_0000u32.to_le_bytes());
+    guest.set(BAR + TABLE + 8, (1u64 << 32 | 0x31).to_le_bytes());
+    let before: [u8; 8] = guest.get(BAR + TABLE);
+    assert_eq!(u64::from_le_bytes(before), 0xfee0_0000);
+    for at in 0..16 {
+        guest.set(BAR + TABLE + at, [0xff]);
+        guest.set(BAR + TABLE + at, [0xff; 2]);
+        if at % 4 != 0 {
+            guest.set(BAR + TABLE + at, [0xff; 4]);
+        }
+        if at % 8 != 0 {
+            guest.set(BAR + TABLE + at, [0xff; 8]);
+        }
+    }
+    assert_eq!(guest.get(BAR + TABLE), before);
+    assert_eq!(guest.get(BAR + TABLE + 8), (1u64 << 32 | 0x31).to_le_bytes());
+    // Vectors past the console's three, up to the pending bits, are not there.
+    for at in (TABLE + 3 * 16..PENDING).step_by(4) {
+        guest.set(BAR + at, [0xff; 4]);
+        assert_eq!(guest.get(BAR + at), [0; 4], "{at:#x}");
+    }
+    // Pending bits are not the guest's to set.
+    for at in (PENDING..BAR_SIZE).step_by(8) {
+        guest.set(BAR + at, [0xff; 8]);
+        assert_eq!(guest.get(BAR + at), [0; 8], "{at:#x}");
+    }
+    assert_eq!(guest.messages, 0);
+}
+
+#[test]
+fn a_vector_that_is_not_there_is_none() {
+    let mut guest = Guest::new();
+    for vector in [3u16, 64, 0x7fff, 0xfffe, 0xffff] {
+        guest.set(BAR + 0x10, vector.to_le_bytes());
+        guest.set(BAR + 0x1a, vector.to_le_bytes());
+        assert_eq!((guest.get(BAR + 0x10), guest.get(BAR + 0x1a)), ([0xff; 2], [0xff; 2]));
+    }
+    guest.set(BAR + 0x10, 2u16.to_le_bytes());
+    assert_eq!(guest.get(BAR + 0x10), [2, 0]);
+}
+
+#[test]
+fn masked_vectors_and_unchanged_entries_are_no_work() {
+    let mut guest = Guest::new();
+    guest.start_console();
+    // As Linux sets one up: masked, field by field. What is raised meanwhile is pending.
+    for (at, word) in [(0, 0xfee0_0000u32), (4, 0), (8, 0x31), (12, 1)] {
+        guest.set(BAR + TABLE + 16 + at, word.to_le_bytes());
+    }
+    guest.send();
+    guest.send();
+    assert_eq!((guest.used(), guest.messages), (2, 0));
+    assert_eq!(guest.get(BAR + PENDING), [2]);
+    // Unmasked: one message for both. Unchanged: none.
+    for messages in [1, 1] {
+        guest.set(BAR + TABLE + 28, [0; 4]);
+        assert_eq!((guest.messages, guest.get(BAR + PENDING)), (messages, [0]));
+    }
+    guest.send();
+    assert_eq!((guest.used(), guest.messages), (3, 2));
+    // All masked, and off: nothing stays pending.
+    guest.config(CONSOLE + 0x9a, &0xc000u16.to_le_bytes());
+    guest.send();
+    assert_eq!((guest.messages, guest.get(BAR + PENDING)), (2, [2]));
+    guest.config(CONSOLE + 0x9a, &[0; 2]);
+    guest.config(CONSOLE + 0x9a, &0x8000u16.to_le_bytes());
+    assert_eq!((guest.messages, guest.get(BAR + PENDING)), (2, [0]));
+}
+
+#[test]
+fn a_reset_in_mid_flight_ends_all_that_was_going_on() {
+    let mut guest = Guest::new();
+    guest.start_console();
+    guest.send();
+    assert_eq!(guest.used(), 1);
+    guest.set(BAR + 0x14, [0]);
+    guest.send();
+    assert_eq!((guest.used(), guest.get(BAR + 0x14)), (1, [0]), "a queue after its reset");
+    assert_eq!((guest.get(BAR + 0x10), guest.get(BAR + 0x1a)), ([0xff; 2], [0xff; 2]));
+    // Again from the start, and away with the BAR while a chain waits.
+    guest.start_console();
+    guest.move_bar(CONSOLE, BAR + 0x10_0000);
+    assert!(!guest.slots.bar_write(BAR + 0x404, &[1, 0], |_| ()));
+    guest.move_bar(CONSOLE, BAR);
+    assert_eq!(guest.used(), 0);
+    guest.send();
+    assert_eq!((guest.used(), guest.get(BAR + 0x14)), (1, [15]));
+}
+
+#[test]
+fn every_register_with_every_width_at_every_offset() {
+    let mut guest = Guest::new();
+    let check = |guest: &mut Guest, function: u64, register: u64| {
+        let number = (function >> 12) as usize;
+        let by_exit = guest.slots.config_word(number, register as u16 & !3);
+        let readable = guest.slots.pci.as_ref().and_then(|pci| pci.readable.as_ref()).unwrap();
+        let as_memory = readable.get(number, register as u16 & !3);
+        assert!(as_memory.is_none_or(|word| word == by_exit), "{function:#x} {register:#x}");
+    };
+    // The window into the BAR last: from there on reads are exits.
+    let (window, others): (Vec<u64>, Vec<u64>) =
+        (0..0x1000).partition(|register| (0x80..0x98).contains(register));
+    for register in others.into_iter().chain(window) {
+        for function in [0, CONSOLE, DISK, 0x3000, 0xf_f000] {
+            for width in [1, 2, 4, 8] {
+                for byte in [0xff, 0x5a, 0] {
+                    guest.config(function + register, &[byte; 8][..width]);
+                    assert!(guest.slots.ecam_read(function + register, &mut [0; 8][..width]));
+                }
+                if function <= DISK {
+                    check(&mut guest, function, register);
+                }
+            }
+        }
+    }
+    assert_eq!(read(&mut guest.slots, CONSOLE), 0x1043_1af4);
+    assert_eq!(read(&mut guest.slots, DISK), 0x1042_1af4);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Wherever the BARs go, an address in the window is served if and only if one is there.
+    #[test]
+    fn bars_are_where_configuration_space_says(
+        moves in proptest::collection::vec(
+            (any::<bool>(), prop_oneof![0..16u64, any::<u64>()], any::<bool>()), 1..20,
+        ),
+    ) {
+        let mut guest = Guest::new();
+        let mut bars = [(BAR, true), (DISK_BAR, true)];
+        for (disk, page, decoded) in moves {
+            let to = if page < 16 { BAR + page * BAR_SIZE } else { page & !(BAR_SIZE - 1) };
+            let function = if disk { DISK } else { CONSOLE };
+            guest.move_bar(function, to);
+            guest.config(function + 4, &[if decoded { 2 } else { 0 }]);
+            bars[usize::from(disk)] = (to, decoded);
+            for page in 0..16 {
+                let at = BAR + page * BAR_SIZE;
+                prop_assert_eq!(guest.there(at).is_some(), bars.contains(&(at, true)));
+            }
+        }
+    }
+}
