@@ -12,6 +12,9 @@ mod calls;
 mod common;
 #[path = "exits/guests.rs"]
 mod guests;
+#[cfg(all(feature = "console", feature = "pci", feature = "smp"))]
+#[path = "exits/pci.rs"]
+mod pci;
 
 use std::fs::File;
 use std::io::Write;
