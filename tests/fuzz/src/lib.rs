@@ -74,7 +74,7 @@ pub fn memory() -> GuestMemoryMmap {
 }
 
 /// Where a well-behaved driver has the descriptor table, available and used ring of `queue`.
-fn areas(queue: u8) -> [u64; 3] {
+pub fn areas(queue: u8) -> [u64; 3] {
     let base = u64::from(queue & 1) * 0x4000;
     [base, base + 0x1000, base + 0x2000]
 }
