@@ -6,12 +6,13 @@
 //! they are asked for: Linux prefers them, and each access by them is two exits.
 //!
 //! The BARs are assigned before the guest starts, so that it has nothing to assign. An MSI-X message
-//! goes to KVM in the exit that causes it: there is no route to set up, so what a driver writes to
-//! the MSI-X table costs no more than the exit.
+//! goes to KVM in the exit that causes it: there is no route to set up, so the MSI-X table can be
+//! [memory](table) that is looked at when a message is sent.
 
 mod ecam;
 #[cfg(feature = "ab-msix-routes")]
 mod routes;
+mod table;
 
 use brisk_boot::layout;
 use brisk_devices::pci::{Address, ConfigPorts, HostBridge};
@@ -19,19 +20,26 @@ use brisk_devices::virtio::pci::{self, BAR_SIZE, Effect, VirtioPci};
 use vm_memory::GuestMemoryMmap;
 
 use super::slots::{Slot, each};
-use super::{Backend, Function, Raise, Signal, Slots};
+use super::{Backend, Function, MAX_VIRTIO, Raise, Signal, Slots};
 use crate::error::Result;
 use crate::kvm::Vm;
 use ecam::Readable;
+use table::Table;
 
 /// The bus apart from its devices.
 pub struct Pci {
     ports: Option<ConfigPorts>,
     readable: Option<Readable>,
     /// In the order of the devices, whose numbers on the bus are one higher: 0 is the host bridge.
-    functions: Vec<Box<pci::Function>>,
+    functions: Vec<Port>,
     #[cfg(feature = "ab-msix-routes")]
     vm: Option<&'static Vm>,
+}
+
+/// A function as the bus has it.
+struct Port {
+    function: Box<pci::Function>,
+    table: Table,
 }
 
 impl Pci {
@@ -59,20 +67,21 @@ impl Pci {
         raise: Raise,
         signal: &mut impl FnMut(Signal),
     ) {
-        if let Some(function) = self.functions.get_mut(index) {
-            each!(slot, device => device.raise(function, raise, signal));
+        if let Some(port) = self.functions.get_mut(index) {
+            each!(slot, device => device.raise(port, raise, signal));
         }
     }
 }
 
 /// With one vector for the configuration and one a queue: Linux then needs to share none, and each
 /// vector more would be a masked entry more for it to mask.
-fn new_function(slot: &mut Slot, bar: u64) -> Box<pci::Function> {
-    match each!(slot, device => device.queue_count()) {
+fn new_function(slot: &mut Slot, bar: u64) -> Port {
+    let function: Box<pci::Function> = match each!(slot, device => device.queue_count()) {
         1 => Box::new(VirtioPci::<2>::new(bar)),
         2 => Box::new(VirtioPci::<3>::new(bar)),
         _ => Box::new(VirtioPci::<9>::new(bar)),
-    }
+    };
+    Port { function, table: Table::new() }
 }
 
 /// The number of the function at `address`, counted over all devices of the bus.
@@ -81,8 +90,8 @@ fn number(address: Address) -> usize {
 }
 
 impl Slots {
-    /// Lets the guest read configuration space as memory, by memory slot `slot` of `vm`, if it uses
-    /// the enhanced one.
+    /// Lets the guest access as memory what can be: MSI-X tables, and configuration space, if it uses
+    /// the enhanced one. Takes memory slots of `vm` from `slot` up, one more than there are devices.
     ///
     /// # Errors
     /// KVM did not take the slot.
@@ -90,6 +99,12 @@ impl Slots {
         #[cfg(feature = "ab-msix-routes")]
         if let Some(pci) = &mut self.pci {
             pci.vm = Some(vm);
+        }
+        let ports = self.pci.iter_mut().flat_map(|pci| &mut pci.functions);
+        // Where routes are sent, each write has to be an exit.
+        let count = if cfg!(feature = "ab-msix-routes") { 0 } else { MAX_VIRTIO };
+        for (port, slot) in ports.zip(slot + 1..).take(count) {
+            port.table.set_place(vm, slot);
         }
         if self.pci.as_ref().is_none_or(|pci| pci.ports.is_some()) {
             return Ok(());
@@ -165,10 +180,10 @@ impl Slots {
         let Some(index) = number.checked_sub(1) else {
             return HostBridge::config_read(register, data);
         };
-        if let Some((slot, function, _)) = self.function(index) {
+        if let Some((slot, port, _)) = self.function(index) {
             each!(slot, device => {
                 let model = device.backend.model();
-                function.config_read(&mut device.common, model, register, data);
+                port.function.config_read(&mut device.common, model, register, data);
             });
         }
     }
@@ -176,13 +191,19 @@ impl Slots {
     fn config_write(&mut self, address: Address, data: &[u8], signal: &mut impl FnMut(Signal)) {
         let (number, register) = (number(address), address.register);
         let Some(index) = number.checked_sub(1) else { return };
-        let Some((slot, function, memory)) = self.function(index) else { return };
+        let Some((slot, port, memory)) = self.function(index) else { return };
+        port.table.load(&mut port.function);
         each!(slot, device => {
             let model = device.backend.model();
-            let effect = function.config_write(&mut device.common, model, register, data);
-            device.settle(function, effect, memory, signal);
+            let effect = port.function.config_write(&mut device.common, model, register, data);
+            device.settle(port, effect, memory, signal);
         });
-        let uses_window = function.uses_window();
+        let uses_window = port.function.uses_window();
+        if uses_window || !port.function.msix.enabled() {
+            port.table.hide(&mut port.function);
+        } else if register & !3 == pci::MSIX_CONTROL {
+            port.table.show(&port.function);
+        }
         let word = self.config_word(number, register & !3);
         if let Some(readable) = self.pci.as_mut().and_then(|pci| pci.readable.as_mut()) {
             if uses_window {
@@ -197,10 +218,11 @@ impl Slots {
     /// A read at an address in the window for BARs; false where no function has its BAR there.
     pub fn bar_read(&mut self, address: u64, data: &mut [u8]) -> bool {
         let Some(index) = self.at(address) else { return false };
-        let Some((slot, function, _)) = self.function(index) else { return false };
+        let Some((slot, port, _)) = self.function(index) else { return false };
+        port.is_accessed(address);
         each!(slot, device => {
             let model = device.backend.model();
-            function.bar_read(&mut device.common, model, address % BAR_SIZE, data);
+            port.function.bar_read(&mut device.common, model, address % BAR_SIZE, data);
         });
         true
     }
@@ -208,11 +230,13 @@ impl Slots {
     /// A write at an address in the window for BARs; false where no function has its BAR there.
     pub fn bar_write(&mut self, address: u64, data: &[u8], mut signal: impl FnMut(Signal)) -> bool {
         let Some(index) = self.at(address) else { return false };
-        let Some((slot, function, memory)) = self.function(index) else { return false };
+        let Some((slot, port, memory)) = self.function(index) else { return false };
+        port.is_accessed(address);
         each!(slot, device => {
             let model = device.backend.model();
-            let effect = function.bar_write(&mut device.common, model, address % BAR_SIZE, data);
-            device.settle(function, effect, memory, &mut signal);
+            let offset = address % BAR_SIZE;
+            let effect = port.function.bar_write(&mut device.common, model, offset, data);
+            device.settle(port, effect, memory, &mut signal);
         });
         #[cfg(feature = "ab-msix-routes")]
         self.bar_written(address);
@@ -225,15 +249,32 @@ impl Slots {
     fn at(&self, address: u64) -> Option<usize> {
         let base = address - address % BAR_SIZE;
         let functions = &self.pci.as_ref()?.functions;
-        functions.iter().position(|function| function.bar() == Some(base))
+        functions.iter().position(|port| port.function.bar() == Some(base))
     }
 
-    fn function(
-        &mut self,
-        index: usize,
-    ) -> Option<(&mut Slot, &mut pci::Function, &GuestMemoryMmap)> {
+    fn function(&mut self, index: usize) -> Option<(&mut Slot, &mut Port, &GuestMemoryMmap)> {
         let Slots { slots, pci, memory } = self;
         Some((slots.get_mut(index)?, pci.as_mut()?.functions.get_mut(index)?, memory))
+    }
+}
+
+impl Port {
+    /// An access to the BAR at `address` that is an exit: to the table, it was on its way before the
+    /// table became memory.
+    fn is_accessed(&mut self, address: u64) {
+        if address % BAR_SIZE >= pci::MSIX_TABLE {
+            self.table.hide(&mut self.function);
+        }
+    }
+
+    /// Sends what is pending on `vector` and can be sent.
+    fn send_pending(&mut self, vector: u16, signal: &mut impl FnMut(Signal)) {
+        let msix = &mut self.function.msix;
+        if msix.take_pending(vector)
+            && let Some(message) = msix.message(vector)
+        {
+            signal(Signal::Msi(message));
+        }
     }
 }
 
@@ -241,40 +282,42 @@ impl<B: Backend<Q>, const Q: usize> Function<B, Q> {
     /// Does what an access came to.
     fn settle(
         &mut self,
-        function: &mut pci::Function,
+        port: &mut Port,
         effect: Effect,
         memory: &GuestMemoryMmap,
         signal: &mut impl FnMut(Signal),
     ) {
         let vectors = match effect {
+            Effect::None => return,
             // Where a BAR is, each access looks up.
-            Effect::None | Effect::BarMoved => return,
+            Effect::BarMoved => return port.table.hide(&mut port.function),
             Effect::Virtio(effect) => {
                 let raise = self.apply(effect, memory);
-                return self.raise(function, raise, signal);
+                return self.raise(port, raise, signal);
             }
             Effect::Vector(vector) => vector..vector + 1,
-            Effect::Vectors => 0..function.msix.vectors(),
+            Effect::Vectors => 0..port.function.msix.vectors(),
         };
         for vector in vectors {
-            if function.msix.take_pending(vector)
-                && let Some(message) = function.msix.message(vector)
-            {
-                signal(Signal::Msi(message));
-            }
+            port.send_pending(vector, signal);
         }
     }
 
-    fn raise(&self, function: &mut pci::Function, raise: Raise, signal: &mut impl FnMut(Signal)) {
+    fn raise(&self, port: &mut Port, raise: Raise, signal: &mut impl FnMut(Signal)) {
         let vector = match raise {
             Raise::Nothing => return,
-            Raise::Config => function.config_vector(),
+            Raise::Config => port.function.config_vector(),
             Raise::Queue(index) => {
                 self.common.queue(index).map_or(pci::NO_VECTOR, |queue| queue.vector())
             }
         };
-        if let Some(message) = function.msix.raise(vector) {
+        port.table.load(&mut port.function);
+        if let Some(message) = port.function.msix.raise(vector) {
             signal(Signal::Msi(message));
+        } else if port.function.msix.has_pending() {
+            // When the guest unmasks it has to be an exit; it may have done so just now.
+            port.table.hide(&mut port.function);
+            port.send_pending(vector, signal);
         }
     }
 }

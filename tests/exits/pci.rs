@@ -5,10 +5,11 @@ use super::Lab;
 use super::common::kernel::{BASE, Bits, Code, bytes, check_disassembly};
 
 /// How often each vCPU does everything.
-const ROUNDS: u64 = 500;
+const ROUNDS: u64 = 200;
 
 /// The first vCPU wakes the second ([`ENTER`], from 0x101000), does the work, waits for the second to
-/// have done it (0x102000), tells the function's vendor and the used ring's index, and powers off. The second begins at 0x100059.
+/// have done it (0x102000), tells the function's vendor and the used ring's index, and powers off. The
+/// second begins at 0x100059.
 ///
 /// A round of the work, from 0x10007a: a register below 0x80 and message control become anything, then
 /// the BAR goes back to where it answers; a word of the MSI-X table or of the pending bits changes to
@@ -48,7 +49,7 @@ const HAMMER: Code = &[
     ),
     (&[0xf4], "hlt"),
     (&[0xeb, 0xe4], "jmp 0x100059"),
-    (&[0xbd, 0xf4, 0x01, 0x00, 0x00], "mov ebp,0x1f4"),
+    (&[0xbd, 0xc8, 0x00, 0x00, 0x00], "mov ebp,0xc8"),
     (&[0x69, 0xdb, 0x6d, 0x4e, 0xc6, 0x41], "imul ebx,ebx,0x41c64e6d"),
     (&[0x81, 0xc3, 0x39, 0x30, 0x00, 0x00], "add ebx,0x3039"),
     (&[0x89, 0xda], "mov edx,ebx"),
@@ -73,12 +74,11 @@ const HAMMER: Code = &[
     (&[0xed], "in eax,dx"),
     (&[0x89, 0xda], "mov edx,ebx"),
     (&[0xc1, 0xea, 0x14], "shr edx,0x14"),
-    (&[0x81, 0xca, 0x00, 0x08, 0x00, 0x00], "or edx,0x800"),
     (&[0x81, 0xe2, 0xfc, 0x0f, 0x00, 0x00], "and edx,0xffc"),
     (&[0x89, 0xd8], "mov eax,ebx"),
     (&[0x25, 0xf9, 0x00, 0x00, 0x00], "and eax,0xf9"),
-    (&[0x89, 0x82, 0x00, 0x00, 0x00, 0xf0], "mov DWORD PTR [edx-0x10000000],eax"),
-    (&[0x8b, 0x82, 0x00, 0x00, 0x00, 0xf0], "mov eax,DWORD PTR [edx-0x10000000]"),
+    (&[0x89, 0x82, 0x00, 0x10, 0x00, 0xf0], "mov DWORD PTR [edx-0xffff000],eax"),
+    (&[0x8b, 0x82, 0x00, 0x10, 0x00, 0xf0], "mov eax,DWORD PTR [edx-0xffff000]"),
     (&[0xbf, 0x00, 0x00, 0x00, 0xf0], "mov edi,0xf0000000"),
     (&[0xc6, 0x47, 0x14, 0x00], "mov BYTE PTR [edi+0x14],0x0"),
     (&[0xc6, 0x47, 0x14, 0x03], "mov BYTE PTR [edi+0x14],0x3"),
@@ -99,7 +99,7 @@ const HAMMER: Code = &[
     (&[0x66, 0xc7, 0x87, 0x00, 0x04, 0x00, 0x00, 0x00, 0x00], "mov WORD PTR [edi+0x400],0x0"),
     (&[0x66, 0xc7, 0x87, 0x04, 0x04, 0x00, 0x00, 0x01, 0x00], "mov WORD PTR [edi+0x404],0x1"),
     (&[0x4d], "dec ebp"),
-    (&[0x0f, 0x85, 0x16, 0xff, 0xff, 0xff], "jne 0x10007a"),
+    (&[0x0f, 0x85, 0x1c, 0xff, 0xff, 0xff], "jne 0x10007a"),
     (&[0xc3], "ret"),
 ];
 
@@ -144,8 +144,9 @@ fn two_vcpus_at_one_function() {
         assert_eq!(stats.vcpus(), 2);
         // No access is lost, whoever was first.
         assert_eq!(stats.at("mmio_write", 0xe000_1000).0, 2 * ROUNDS * 5);
-        assert_eq!(stats.at("mmio_write", 0xf000_0000).0, 2 * ROUNDS * 16);
-        assert_eq!(stats.at("mmio_read", 0xf000_0000).0, 2 * ROUNDS);
+        assert_eq!(stats.at("mmio_write", 0xf000_0000).0, 2 * ROUNDS * 15);
+        // The MSI-X table is memory at times.
+        assert!((1..=2 * ROUNDS).contains(&stats.at("mmio_write", 0xf000_1000).0));
         let unclaimed = if transport == "pci" { 2 * ROUNDS } else { 0 };
         assert_eq!(stats.at("pio_in", 0xcfc), (2 * ROUNDS, unclaimed));
     }

@@ -23,6 +23,11 @@ pub struct Entry {
 impl Entry {
     const NEW: Self = Self { words: [0, 0, 0, 1] };
 
+    /// Reserved: the two low bits of an address, and of the control word all but the mask.
+    const fn from([low, high, data, control]: [u32; 4]) -> Self {
+        Self { words: [low & !3, high, data, control & 1] }
+    }
+
     fn message(&self) -> Option<Msi> {
         let [low, high, data, control] = self.words;
         if control & 1 != 0 {
@@ -93,6 +98,25 @@ impl Msix {
         due
     }
 
+    /// Whether any vector was raised while masked and not sent yet.
+    pub fn has_pending(&self) -> bool {
+        self.pending != 0
+    }
+
+    /// The table entry of `vector`, for a host that lets the guest access the table as memory: message
+    /// address low and high, data, vector control.
+    pub fn entry(&self, vector: u16) -> Option<[u32; 4]> {
+        self.entries.get(usize::from(vector)).map(|entry| entry.words)
+    }
+
+    /// Sets the table entry of `vector` to what a guest has made of it; to be followed by
+    /// [`Self::take_pending`] where something [is pending](Self::has_pending).
+    pub fn set_entry(&mut self, vector: u16, words: [u32; 4]) {
+        if let Some(entry) = self.entries.get_mut(usize::from(vector)) {
+            *entry = Entry::from(words);
+        }
+    }
+
     /// Message control (PCI 3.0, 6.8.2.3).
     pub(crate) fn control(&self) -> u16 {
         self.control | self.vectors().saturating_sub(1)
@@ -130,10 +154,7 @@ impl Msix {
                 *target = value;
             }
         }
-        // Reserved: the two low bits of an address, and of the control word all but the mask.
-        let [low, _, _, control] = &mut entry.words;
-        *low &= !3;
-        *control &= 1;
+        *entry = Entry::from(entry.words);
         (self.message(vector) != before).then_some(vector)
     }
 

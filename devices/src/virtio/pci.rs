@@ -1,6 +1,7 @@
 //! virtio over PCI, modern (virtio 1.3, 4.1): a function with one memory BAR and MSI-X.
 //!
-//! Everything lies in one page of BAR 0. The capabilities stand in the order in which Linux looks
+//! Everything lies in BAR 0, the registers in its first page and the MSI-X table with its pending bits in
+//! the second, so that a host can let the guest access them as memory. The capabilities stand in the order in which Linux looks
 //! for them, since each step along the list is an exit.
 //!
 //! A host with devices of different numbers of queues and vectors holds a [`VirtioPci`] and a
@@ -32,14 +33,14 @@ pub use space::MSIX_CONTROL;
 use space::{COMMAND_MEMORY, WINDOW_DATA};
 
 /// Size of BAR 0 in bytes; it is aligned to that.
-pub const BAR_SIZE: u64 = 0x1000;
+pub const BAR_SIZE: u64 = 0x2000;
 /// Where in BAR 0 queue `q` is notified, at `NOTIFY + q * NOTIFY_STEP`, for a host that lets the
 /// kernel match notifications (ioeventfd): a write of any value.
 pub const NOTIFY: u64 = 0x400;
 /// Bytes from one queue's notification address to the next.
 pub const NOTIFY_STEP: u64 = 4;
-/// Where in BAR 0 the MSI-X table begins; nothing but its pending bits, which take no writes, follows.
-pub const MSIX_TABLE: u64 = 0x800;
+/// Where in BAR 0 the MSI-X table begins, on a page with nothing but its pending bits besides.
+pub const MSIX_TABLE: u64 = 0x1000;
 /// VIRTIO_MSI_NO_VECTOR: no interrupt wanted.
 pub const NO_VECTOR: u16 = 0xffff;
 
@@ -50,7 +51,7 @@ const DEVICE: u64 = 0x100;
 const DEVICE_END: u64 = 0x200;
 const NOTIFY_END: u64 = 0x800;
 const TABLE: u64 = MSIX_TABLE;
-const PENDING: u64 = 0xc00;
+const PENDING: u64 = 0x1800;
 
 /// What an access asks of the host.
 #[must_use]

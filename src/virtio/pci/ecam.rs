@@ -29,8 +29,9 @@ struct Page([AtomicU32; WORDS]);
 pub struct Readable {
     vm: &'static Vm,
     slot: u32,
-    /// None where the guest's reads are exits.
-    pages: Option<&'static [Page]>,
+    pages: &'static [Page],
+    /// False where the guest's reads are exits.
+    shown: bool,
 }
 
 impl Readable {
@@ -57,12 +58,12 @@ impl Readable {
         // SAFETY: the pages are leaked, so they stay; nothing but the guest's CPU reads them, and we
         // write them word by word.
         unsafe { vm.set_readable(slot, layout::PCI_ECAM_BASE, size_of_val(pages) as u64, host)? };
-        Ok(Readable { vm, slot, pages: Some(pages) })
+        Ok(Readable { vm, slot, pages, shown: true })
     }
 
     /// The word at `register` of `function` has become `value`.
     pub fn set(&self, function: usize, register: u16, value: u32) {
-        if let Some(page) = self.pages.and_then(|pages| pages.get(function))
+        if let Some(page) = self.pages.get(function)
             && let Some(word) = page.0.get(usize::from(register / 4))
         {
             word.store(value, Ordering::Relaxed);
@@ -73,12 +74,13 @@ impl Readable {
     #[cfg(test)]
     #[cfg(feature = "console")]
     pub fn get(&self, function: usize, register: u16) -> Option<u32> {
-        Some(self.pages?.get(function)?.0.get(usize::from(register / 4))?.load(Ordering::Relaxed))
+        let page = self.pages.get(function).filter(|_| self.shown)?;
+        Some(page.0.get(usize::from(register / 4))?.load(Ordering::Relaxed))
     }
 
     /// From now on each read is an exit.
     pub fn hide(&mut self) {
-        if self.pages.take().is_some() {
+        if std::mem::take(&mut self.shown) {
             // SAFETY: gives the guest no memory.
             let result = unsafe { self.vm.set_readable(self.slot, layout::PCI_ECAM_BASE, 0, 0) };
             if let Err(error) = result {

@@ -24,8 +24,9 @@ impl Slots {
     fn send_routes(&self) {
         let Some(pci) = &self.pci else { return };
         let Some(vm) = pci.vm else { return };
-        vm.set_routes(pci.functions.iter().flat_map(|function| {
-            (0..function.msix.vectors()).filter_map(|vector| function.msix.message(vector))
+        vm.set_routes(pci.functions.iter().flat_map(|port| {
+            let msix = &port.function.msix;
+            (0..msix.vectors()).filter_map(|vector| msix.message(vector))
         }));
     }
 }

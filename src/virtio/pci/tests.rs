@@ -59,13 +59,13 @@ fn a_bar_answers_where_it_is_within_the_window_only() {
     write(&mut slots, CONSOLE + 4, 2);
     assert!(answers(&mut slots, BAR));
     write(&mut slots, CONSOLE + 0x10, u32::MAX);
-    assert_eq!(read(&mut slots, CONSOLE + 0x10), 0xffff_f004, "4 KiB, 64-bit");
-    write(&mut slots, CONSOLE + 0x10, BAR as u32 + 0x5000);
+    assert_eq!(read(&mut slots, CONSOLE + 0x10), 0xffff_e004, "8 KiB, 64-bit");
+    write(&mut slots, CONSOLE + 0x10, BAR as u32 + 0x6000);
     assert!(!answers(&mut slots, BAR));
-    assert!(answers(&mut slots, BAR + 0x5ffc));
+    assert!(answers(&mut slots, BAR + 0x7ffc));
     for elsewhere in [0, 0xfec0_0000, layout::PCI_ECAM_BASE] {
         write(&mut slots, CONSOLE + 0x10, elsewhere as u32);
-        assert!(!answers(&mut slots, BAR) && !answers(&mut slots, BAR + 0x5000));
+        assert!(!answers(&mut slots, BAR) && !answers(&mut slots, BAR + 0x6000));
     }
 }
 
@@ -110,7 +110,7 @@ fn any_access_of_any_width_anywhere() {
         let bytes = (if next() % 4 == 0 { next() } else { next() % 16 }).to_le_bytes();
         let mut data = bytes;
         let config = if step < 0x8000 { step & 0x1fff } else { next() & 0x2fff };
-        let bar = BAR + next() % 0x2000;
+        let bar = BAR + next() % 0x3000;
         let signal = |_| messages += 1;
         match next() % 8 {
             0 => drop(slots.ecam_read(config, &mut data[..width])),
@@ -143,7 +143,7 @@ fn two_cpus_at_once() {
                     let mut slots = shared.lock();
                     let value = (step.wrapping_mul(0x9e37_79b9) >> (cpu * 7)) as u32;
                     write(&mut slots, CONSOLE + (step * 4 + cpu * 16) % 0xa0, value);
-                    let bar = BAR + step * 4 % 0x1000;
+                    let bar = BAR + step * 4 % BAR_SIZE;
                     let _ = slots.bar_write(bar, &value.to_le_bytes(), |_| ());
                     let _ = read(&mut slots, CONSOLE + step % 0x100 / 4 * 4);
                 }

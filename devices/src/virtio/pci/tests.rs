@@ -190,7 +190,7 @@ fn the_bar_is_sized_and_moved() {
     for register in [0x10, 0x14] {
         let home = slot.config32(register);
         assert_eq!(slot.set_config(register, &[0xff; 4]), Effect::None, "not decoded");
-        let expected = if register == 0x10 { 0xffff_f004 } else { u32::MAX };
+        let expected = if register == 0x10 { 0xffff_e004 } else { u32::MAX };
         assert_eq!(slot.config32(register), expected);
         assert_eq!(slot.set_config(register, &home.to_le_bytes()), Effect::None);
     }

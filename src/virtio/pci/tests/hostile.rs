@@ -8,8 +8,8 @@ use super::*;
 /// The disk's function, 0:0.2, and where its BAR is at first.
 const DISK: u64 = 0x2000;
 const DISK_BAR: u64 = BAR + BAR_SIZE;
-const TABLE: u64 = 0x800;
-const PENDING: u64 = 0xc00;
+const TABLE: u64 = 0x1000;
+const PENDING: u64 = 0x1800;
 
 struct Guest {
     slots: Slots,
@@ -255,4 +255,65 @@ proptest! {
             }
         }
     }
+}
+
+/// What the guest has written to the table as memory, if it is: here there is no guest, so this is.
+fn table(guest: &Guest) -> Option<&'static [std::sync::atomic::AtomicU32]> {
+    guest.slots.pci.as_ref().and_then(|pci| pci.functions[0].table.shown())
+}
+
+/// Writes one word of vector 1's entry as memory.
+fn poke(guest: &Guest, word: usize, value: u32) {
+    table(guest).unwrap()[4 + word].store(value, std::sync::atomic::Ordering::Relaxed);
+}
+
+#[test]
+fn the_table_is_memory_until_a_masked_vector_is_raised() {
+    let mut guest = Guest::new();
+    guest.start_console();
+    guest.config(CONSOLE + 0x9a, &0x8000u16.to_le_bytes());
+    for (word, value) in [(0, 0xfee0_0003u32), (2, 0x31), (3, 0)] {
+        poke(&guest, word, value);
+    }
+    guest.send();
+    assert_eq!((guest.used(), guest.messages), (1, 1));
+    // Masked: nothing is sent until the guest unmasks it, which has become an exit.
+    poke(&guest, 3, 1);
+    guest.send();
+    assert_eq!((guest.used(), guest.messages), (2, 1));
+    assert!(table(&guest).is_none());
+    assert_eq!(guest.get(BAR + TABLE + 16), 0xfee0_0000u32.to_le_bytes());
+    assert_eq!(guest.get(BAR + PENDING), [2]);
+    guest.set(BAR + TABLE + 28, [0; 4]);
+    assert_eq!((guest.messages, guest.get(BAR + PENDING)), (2, [0]));
+    // Set up again it is memory again, with what the guest wrote meanwhile.
+    guest.config(CONSOLE + 0x9a, &0x8000u16.to_le_bytes());
+    guest.send();
+    assert_eq!((table(&guest).is_some(), guest.messages), (true, 3));
+}
+
+#[test]
+fn the_table_is_memory_only_where_the_bar_is() {
+    let mut guest = Guest::new();
+    let enable = |guest: &mut Guest| {
+        guest.config(CONSOLE + 0x9a, &0x8000u16.to_le_bytes());
+        table(guest).is_some()
+    };
+    assert!(enable(&mut guest));
+    guest.config(CONSOLE + 4, &[0]);
+    assert!(table(&guest).is_none() && !enable(&mut guest), "not decoded");
+    guest.config(CONSOLE + 4, &[2]);
+    assert!(enable(&mut guest));
+    for elsewhere in [0x2000, 0xfec0_0000, u64::MAX, layout::PCI_MEM32.start - BAR_SIZE] {
+        guest.move_bar(CONSOLE, elsewhere);
+        assert!(!enable(&mut guest), "{elsewhere:#x}");
+    }
+    // On the disk's, whose own table is there first.
+    guest.config(DISK + 0x9a, &0x8000u16.to_le_bytes());
+    guest.move_bar(CONSOLE, DISK_BAR);
+    assert!(!enable(&mut guest));
+    guest.move_bar(CONSOLE, BAR + 0x10_0000);
+    assert!(enable(&mut guest));
+    guest.config(CONSOLE + 0x9a, &[0; 2]);
+    assert!(table(&guest).is_none(), "MSI-X is off");
 }
