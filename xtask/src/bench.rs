@@ -20,6 +20,7 @@ pub use vmm::Peer;
 
 mod ab;
 mod paired;
+pub mod pci;
 mod scenario;
 mod script;
 mod setup;
@@ -33,7 +34,7 @@ mod vmm;
 #[derive(FromArgs)]
 #[argh(subcommand, name = "bench")]
 pub struct Args {
-    /// what is measured: serial (default), talk, loading or debian-cloud
+    /// what is measured (default serial); a name that is none lists those there are
     #[argh(option, default = "String::from(\"serial\")")]
     scenario: String,
     /// instead of a scenario, brisk without and with one thing: pio-fast-path, mcfg-one-bus, msix-skip,
@@ -326,7 +327,7 @@ fn execute(scenario: &Scenario, plan: &Plan, mode: lab::Mode) -> Result<Option<l
         mode,
         script: plan.script(),
         hugepages: scenario.hugepages(),
-        timeout: Duration::from_secs(120 + 60 * boots),
+        timeout: Duration::from_secs(120 + boots * scenario.kernel.patience()),
         ..lab::Job::default()
     })?;
     step.done();

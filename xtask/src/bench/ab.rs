@@ -4,7 +4,7 @@
 use anyhow::{Result, bail};
 
 use super::paired::{self, Until};
-use super::scenario::{Console, Disk, Kernel, Root, Scenario, Step};
+use super::scenario::{Console, Disk, Kernel, PCI, PORTS, Root, Scenario, Step};
 use super::vmm::Peer;
 use super::{On, Report};
 use crate::{boot, lab};
@@ -16,24 +16,6 @@ struct Ab {
     /// What both boot; its features are those of the build with it.
     scenario: Scenario,
 }
-
-/// A boot from pmem over PCI, the talk's last step.
-const PCI: Step = Step {
-    name: Some("PCI"),
-    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial off --console tty \
-           --transport pci --memory size=512M,hugepages=on",
-    cmdline: "root=/dev/pmem0p1 console=hvc0 quiet",
-    console: Console::Virtio,
-    disk: Disk::Pmem,
-    hugepages: true,
-};
-
-const PORTS: Step = Step {
-    name: Some("PCI by ports"),
-    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial off --console tty \
-           --transport pci-ports --memory size=512M,hugepages=on",
-    ..PCI
-};
 
 static ALL: [Ab; 5] = [
     Ab {
@@ -74,8 +56,8 @@ static ALL: [Ab; 5] = [
         before: &["console", "block", "pmem", "pci", "hugepages", "ab-msix-routes"],
         scenario: Scenario {
             name: "msix-skip",
-            about: "writes to MSI-X that change no message cost their exit and nothing more, instead of \
-                    a new table of routes each",
+            about: "the MSI-X table as memory, read when a message is sent, instead of an exit and a new \
+                    table of routes for each write",
             memory_mib: 512,
             features: &["console", "block", "pmem", "pci", "hugepages"],
             kernel: Kernel::Guest,

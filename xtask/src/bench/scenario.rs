@@ -30,6 +30,16 @@ pub enum Kernel {
     DebianCloud,
 }
 
+impl Kernel {
+    /// Seconds of the machine's own in which each boot is done, however busy it is.
+    pub fn patience(self) -> u64 {
+        match self {
+            Self::Guest => 60,
+            Self::DebianCloud => 300,
+        }
+    }
+}
+
 /// Where the guest's userspace is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Root {
@@ -77,15 +87,31 @@ pub enum Disk {
     Pmem,
 }
 
-/// A kernel in the page cache's usual pages.
-const LOADED: Step = Step {
-    name: Some("tmpfs"),
-    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
-           --memory size=512M,hugepages=on",
+/// A boot from pmem over PCI, the talk's last step.
+pub const PCI: Step = Step {
+    name: Some("PCI"),
+    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial off --console tty \
+           --transport pci --memory size=512M,hugepages=on",
     cmdline: "root=/dev/pmem0p1 console=hvc0 quiet",
     console: Console::Virtio,
     disk: Disk::Pmem,
     hugepages: true,
+};
+
+/// The same by the ports 0xcf8 and 0xcfc.
+pub const PORTS: Step = Step {
+    name: Some("PCI by ports"),
+    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --serial off --console tty \
+           --transport pci-ports --memory size=512M,hugepages=on",
+    ..PCI
+};
+
+/// The talk's last step, with a kernel in the page cache's usual pages.
+const LOADED: Step = Step {
+    name: Some("tmpfs"),
+    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+           --memory size=512M,hugepages=on",
+    ..PCI
 };
 
 /// All scenarios.
@@ -186,6 +212,15 @@ pub const ALL: &[Scenario] = &[
                 ..LOADED
             },
         ],
+    },
+    Scenario {
+        name: "pci",
+        about: "a partitioned ext4 image as pmem over PCI, pages of 2 MiB, 512 MiB, 1 vCPU",
+        memory_mib: 512,
+        features: &["serial", "console", "pmem", "pci", "hugepages"],
+        kernel: Kernel::Guest,
+        root: Root::Ext4Partition,
+        steps: &[PCI, PORTS],
     },
     Scenario {
         name: "debian-cloud",

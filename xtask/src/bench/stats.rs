@@ -3,6 +3,7 @@
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::pci;
 use super::trace::Boot;
 
 /// The result of a benchmark.
@@ -37,6 +38,9 @@ pub struct Row {
     pub exits: BTreeMap<String, Exits>,
     /// Exits to the VMM by kind and port or page.
     pub to_vmm: BTreeMap<String, u64>,
+    /// Those of them that brisk's guest causes by PCI, in groups.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pci: BTreeMap<String, u64>,
     /// How many boots these figures are from.
     pub runs: usize,
 }
@@ -84,6 +88,7 @@ impl Row {
             kernel_ms: Spread::of(boots.iter().filter_map(|b| b.kernel)),
             exits: exits.collect(),
             to_vmm: counted.to_vmm.clone(),
+            pci: if vmm == "brisk" { pci::groups(&counted.accesses) } else { BTreeMap::new() },
             runs: boots.len(),
         })
     }

@@ -30,6 +30,19 @@ pub struct Boot {
     /// Exits to the VMM, until userspace, by kind and port or 4 KiB page of addresses, such as
     /// `io 0x3f8` and `mmio 0xfec00000`. Empty unless the trace has `kvm_userspace_exit`.
     pub to_vmm: BTreeMap<String, u64>,
+    /// Those of them that are accesses, one by one.
+    pub accesses: BTreeMap<Access, u64>,
+}
+
+/// An access of the guest's that the VMM gets.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
+pub struct Access {
+    /// To a port, not to memory.
+    pub port: bool,
+    /// Not a read.
+    pub write: bool,
+    /// The port or guest-physical address.
+    pub address: u64,
 }
 
 /// The exits of one reason.
@@ -39,6 +52,18 @@ pub struct Exits {
     pub count: u64,
     /// Until the guest ran again, in microseconds.
     pub host: u64,
+}
+
+impl Boot {
+    fn count(&mut self, access: Access) {
+        let address = access.address;
+        let place = match access.port {
+            true => format!("io {address:#x}"),
+            false => format!("mmio {:#x}", address & !0xfff),
+        };
+        *self.to_vmm.entry(place).or_default() += 1;
+        *self.accesses.entry(access).or_default() += 1;
+    }
 }
 
 /// What a trace lacks.
@@ -85,9 +110,13 @@ struct Vcpu<'a> {
     inside: Option<u64>,
     /// Time and reason of the last exit, while it does not.
     outside: Option<(u64, &'a str)>,
-    /// Port or address of the last access that the host's kernel reported.
-    port: u64,
+    /// Port of a write since the last exit.
+    port: Option<u64>,
+    /// It is the VMM's to read a port; which, the kernel reports when it has.
+    reads: bool,
+    /// Address of the last access that the kernel reported, and whether it was a write.
     address: u64,
+    wrote: bool,
 }
 
 /// Takes the boot of `program` (its path, as given to exec) from a trace with the events
@@ -128,11 +157,19 @@ pub fn parse(trace: &str, program: &str) -> Result<Boot, Error> {
             "kvm_exit" => {
                 let since = vcpu.inside.take().unwrap_or(event.time);
                 boot.guest += event.time.saturating_sub(since);
+                vcpu.port = None;
                 vcpu.outside = Some((event.time, word_after(event.rest, "reason").unwrap_or("?")));
             }
             "kvm_pio" => {
-                vcpu.port = number_after(event.rest, "at").unwrap_or(u64::MAX);
-                if vcpu.port == PORT && event.rest.starts_with("pio_write") {
+                let port = number_after(event.rest, "at").unwrap_or(u64::MAX);
+                if !event.rest.starts_with("pio_write") {
+                    if std::mem::take(&mut vcpu.reads) {
+                        boot.count(Access { port: true, write: false, address: port });
+                    }
+                    continue;
+                }
+                vcpu.port = Some(port);
+                if port == PORT {
                     match number_after(event.rest, "val") {
                         Some(KERNEL) => {
                             boot.kernel.get_or_insert(event.time.saturating_sub(start));
@@ -146,14 +183,23 @@ pub fn parse(trace: &str, program: &str) -> Result<Boot, Error> {
                     }
                 }
             }
-            "kvm_mmio" => vcpu.address = number_after(event.rest, "gpa").unwrap_or(u64::MAX),
+            "kvm_mmio" => {
+                vcpu.address = number_after(event.rest, "gpa").unwrap_or(u64::MAX);
+                vcpu.wrote = event.rest.starts_with("mmio write");
+            }
             "kvm_userspace_exit" => {
-                let place = match word_after(event.rest, "reason").unwrap_or("?") {
-                    "KVM_EXIT_IO" => format!("io {:#x}", vcpu.port),
-                    "KVM_EXIT_MMIO" => format!("mmio {:#x}", vcpu.address & !0xfff),
-                    other => other.trim_start_matches("KVM_EXIT_").to_lowercase(),
-                };
-                *boot.to_vmm.entry(place).or_default() += 1;
+                let (write, address) = (vcpu.wrote, vcpu.address);
+                match (word_after(event.rest, "reason").unwrap_or("?"), vcpu.port) {
+                    ("KVM_EXIT_IO", Some(address)) => {
+                        boot.count(Access { port: true, write: true, address });
+                    }
+                    ("KVM_EXIT_IO", None) => vcpu.reads = true,
+                    ("KVM_EXIT_MMIO", _) => boot.count(Access { port: false, write, address }),
+                    (other, _) => {
+                        let other = other.trim_start_matches("KVM_EXIT_").to_lowercase();
+                        *boot.to_vmm.entry(other).or_default() += 1;
+                    }
+                }
             }
             _ => {}
         }
@@ -237,6 +283,8 @@ mod tests {
         assert_eq!(exits, [&quick[..], &rest].concat());
         let to_vmm: Vec<_> = boot.to_vmm.iter().map(|(p, n)| (p.as_str(), *n)).collect();
         assert_eq!(to_vmm, [("io 0x80", 1), ("mmio 0xfec00000", 2), ("restart", 1)]);
+        let accesses: Vec<_> = boot.accesses.iter().map(|(a, n)| (a.port, a.write, *n)).collect();
+        assert_eq!(accesses, [(false, false, 1), (false, true, 1), (true, true, 1)]);
     }
 
     #[test]

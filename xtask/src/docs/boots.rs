@@ -1,5 +1,6 @@
 //! Boot times for features.md, from `xtask/measured/`: `NAME.json` of a scenario, which `cargo xtask
-//! readme` writes, and `ab-NAME.json` of a technique, by `cargo xtask bench --ab NAME --json FILE`.
+//! readme` or `cargo xtask bench --scenario NAME --json FILE` writes, and `ab-NAME.json` of a
+//! technique, by `cargo xtask bench --ab NAME --json FILE`.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -9,6 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::thousands;
+use crate::bench::pci::GROUPS;
 use crate::paths;
 
 /// The scenarios, in the order of the table.
@@ -40,6 +42,18 @@ pub fn section() -> Result<String> {
     for name in TECHNIQUES {
         technique(&mut text, name, &read(&format!("ab-{name}"))?)?;
     }
+    text += "\nDebian's 6.12 for clouds, as packed, with its modules in an initramfs, to a Debian on an \
+             EROFS partition, 512 MiB; QEMU with the same files (`cargo xtask bench --scenario \
+             debian-cloud --peer qemu --peer qemu-q35`):\n\n\
+             | VMM | step | set-up | guest | host | total | exits |\n|---|---|--:|--:|--:|--:|--:|\n";
+    for row in rows(&read("debian-cloud")?)? {
+        let vmm = row["vmm"].as_str().context("no vmm")?;
+        boot(&mut text, vmm, row)?;
+    }
+    text += "\nWhat PCI costs until userspace, in exits to brisk, and why each group is left: a console \
+             and a pmem, found by the enhanced configuration space, which the guest reads as memory, and \
+             by ports (`cargo xtask bench --scenario pci`):\n\n";
+    pci(&mut text, &read("pci")?)?;
     Ok(text)
 }
 
@@ -82,12 +96,38 @@ fn exits(row: &Value) -> Result<String> {
 /// A line for each step of brisk's; peers are the README's.
 fn boots(text: &mut String, name: &str, report: &Value) -> Result<()> {
     for row in rows(report)?.iter().filter(|row| row["vmm"] == "brisk") {
-        write!(text, "| {name} | {} |", step(row))?;
-        for key in ["setup_ms", "guest_ms", "host_ms", "total_ms"] {
-            write!(text, " {:.2} |", median(row, key)?)?;
-        }
-        writeln!(text, " {} |", exits(row)?)?;
+        boot(text, name, row)?;
     }
+    Ok(())
+}
+
+fn boot(text: &mut String, name: &str, row: &Value) -> Result<()> {
+    write!(text, "| {name} | {} |", step(row))?;
+    for key in ["setup_ms", "guest_ms", "host_ms", "total_ms"] {
+        write!(text, " {:.2} |", median(row, key)?)?;
+    }
+    writeln!(text, " {} |", exits(row)?)?;
+    Ok(())
+}
+
+/// A line for each group of exits, a column for each step.
+fn pci(text: &mut String, report: &Value) -> Result<()> {
+    let rows = rows(report)?;
+    let line = |text: &mut String, name: &str, of: &dyn Fn(&Value) -> String, why: &str| {
+        let counts: String = rows.iter().map(|row| format!(" {} |", of(row))).collect();
+        writeln!(text, "| {name} |{counts} {why} |")
+    };
+    line(text, "", &|row| step(row).to_owned(), "")?;
+    writeln!(text, "|---|{}---|", "--:|".repeat(rows.len()))?;
+    for (name, why) in GROUPS {
+        let count = |row: &Value| row["pci"][name].as_u64().map_or("–".to_owned(), thousands);
+        line(text, name, &count, why)?;
+    }
+    let all = |row: &Value| {
+        let groups = row["pci"].as_object().into_iter().flatten();
+        thousands(groups.filter_map(|(_, count)| count.as_u64()).sum())
+    };
+    line(text, "all", &all, "")?;
     Ok(())
 }
 
@@ -122,6 +162,23 @@ mod tests {
         boots(&mut text, "s", &json!({ "rows": [row("a", 1.234, 5)] })).unwrap();
         assert_eq!(text, "| s | a | 1.23 | 1.23 | 1.23 | 1.23 | 1,005 |\n");
         assert!(boots(&mut text, "s", &json!({})).is_err());
+    }
+
+    #[test]
+    fn a_line_for_each_group_of_exits() {
+        let mut text = String::new();
+        let [(first, why), ..] = GROUPS;
+        let rows = [json!({ "step": "a", "pci": { first: 1200 } }), json!({ "step": "b" })];
+        pci(&mut text, &json!({ "rows": rows })).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[..3],
+            ["|  | a | b |  |", "|---|--:|--:|---|", &*format!("| {first} | 1,200 | – | {why} |")]
+        );
+        assert_eq!(
+            (lines.len(), *lines.last().unwrap()),
+            (3 + GROUPS.len(), "| all | 1,200 | 0 |  |")
+        );
     }
 
     #[test]
