@@ -24,7 +24,7 @@ pub const GROUPS: [(&str, &str); 10] = [
     (MESSAGES, "MSI-X on with all vectors masked, then unmasked"),
     (COMMON_READ, "status after each step, features, each queue's size, and vectors read back"),
     (COMMON_WRITTEN, "reset, status, features, and nine fields for each queue"),
-    (DEVICE, "each device's configuration, read once"),
+    (DEVICE, "the pmem's start and size, in two words each"),
     (NOTIFY, "the driver has put something into a queue"),
     (TABLE, "15 a vector before the table was memory; left where a masked vector was raised"),
 ];

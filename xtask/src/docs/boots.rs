@@ -117,7 +117,7 @@ fn pci(text: &mut String, report: &Value) -> Result<()> {
         let counts: String = rows.iter().map(|row| format!(" {} |", of(row))).collect();
         writeln!(text, "| {name} |{counts} {why} |")
     };
-    line(text, "", &|row| step(row).to_owned(), "")?;
+    line(text, "accesses", &|row| step(row).to_owned(), "why they are left")?;
     writeln!(text, "|---|{}---|", "--:|".repeat(rows.len()))?;
     for (name, why) in GROUPS {
         let count = |row: &Value| row["pci"][name].as_u64().map_or("–".to_owned(), thousands);
@@ -173,7 +173,11 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[..3],
-            ["|  | a | b |  |", "|---|--:|--:|---|", &*format!("| {first} | 1,200 | – | {why} |")]
+            [
+                "| accesses | a | b | why they are left |",
+                "|---|--:|--:|---|",
+                &*format!("| {first} | 1,200 | – | {why} |")
+            ]
         );
         assert_eq!(
             (lines.len(), *lines.last().unwrap()),
