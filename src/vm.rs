@@ -32,20 +32,17 @@ use crate::virtio::Slots;
 ///
 /// - `panic=-1`: a panic ends the VM at once. With `reboot=panic_warm` the kernel marks that reset
 ///   as a warm one, by which a panic is told from a reboot.
-/// - `8250.nr_uarts=1`: there is one UART at most; do not probe the other three.
+/// - `8250.nr_uarts=`: the one UART or none; do not probe those that are not there.
 /// - `pty.legacy_count=0`: no BSD pseudo terminals, `/dev/ptyp0` and its like, of which
 ///   `CONFIG_LEGACY_PTYS` makes 256 with a device each. Programs use `/dev/ptmx`.
 /// - `pci=off`, the last one: where there is no PCI, do not look for it through ports 0xcf8 and 0xcfc.
-/// - `tsc=reliable`, `no_timer_check`: KVM's clock needs no watchdog and no check against a PIT.
-const DEFAULTS: [&str; 7] = [
-    "panic=-1",
-    PANIC_IS_WARM,
-    "8250.nr_uarts=1",
-    "pty.legacy_count=0",
-    "tsc=reliable",
-    "no_timer_check",
-    NO_PCI,
-];
+///
+/// A word that does nothing is not free: Linux compares each with the names of all its parameters, ten
+/// times, which takes 0.1 ms. So `no_timer_check` is not here, as a kernel that knows KVM sets it itself,
+/// nor `tsc=reliable`, as it trusts a TSC that never stops anyway.
+const DEFAULTS: [&str; 5] = ["panic=-1", PANIC_IS_WARM, ONE_UART, "pty.legacy_count=0", NO_PCI];
+const ONE_UART: &str = "8250.nr_uarts=1";
+const NO_UART: &str = "8250.nr_uarts=0";
 const NO_PCI: &str = "pci=off";
 const PANIC_IS_WARM: &str = "reboot=panic_warm";
 /// The same where the kernel has no ACPI to reset by: port 0xcf9 instead of a keyboard controller
@@ -138,13 +135,15 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     };
     #[cfg(not(feature = "pci"))]
     let (pci, pci_word) = (None, None);
-    let (line, panic_is_warm) = command_line(config, pci_word, &announced)?;
-    log::debug!("command line: {}", String::from_utf8_lossy(&line));
     #[cfg(feature = "serial")]
     let has_serial = serial.is_some();
     #[cfg(not(feature = "serial"))]
     let has_serial = false;
-    let pins = pins(has_serial, &announced);
+    let acpi = !cmdline::has(config.cmdline.as_bytes(), b"acpi=off");
+    let (line, panic_is_warm) = command_line(config, acpi, has_serial, pci_word, &announced)?;
+    log::debug!("command line: {}", String::from_utf8_lossy(&line));
+    let pins = pins(acpi, has_serial, &announced);
+    let (ioapic_gsi, ioapic_pins) = pins;
     let (mut ram, loaded) = loading.finish(&mut trace)?;
     trace.step("load");
     let machine = Machine {
@@ -155,7 +154,8 @@ pub fn run(config: Box<Config>) -> Result<u8> {
         serial: has_serial,
         virtio_mmio: &announced,
         pci,
-        ioapic_pins: pins,
+        ioapic_gsi,
+        ioapic_pins,
     };
     let entry = write_boot_data(&machine, &loaded, &mut ram)?;
     #[cfg(feature = "boot-timer")]
@@ -172,7 +172,7 @@ pub fn run(config: Box<Config>) -> Result<u8> {
 
     let bus = Bus {
         vm,
-        ioapic: IoApic::new(pins),
+        ioapic: IoApic::new(ioapic_gsi, ioapic_pins),
         #[cfg(feature = "serial")]
         serial,
         #[cfg(feature = "mmio")]
@@ -253,6 +253,8 @@ fn say(reason: &str) {
 /// devices by `virtio_mmio.device=`.
 fn command_line(
     config: &Config,
+    acpi: bool,
+    serial: bool,
     pci: Option<&'static str>,
     _virtio: &[VirtioMmio],
 ) -> Result<(Vec<u8>, bool)> {
@@ -267,9 +269,11 @@ fn command_line(
     if let Some(word) = pci {
         defaults[DEFAULTS.len() - 1] = word;
     }
-    let acpi = !cmdline::has(user, b"acpi=off");
     if !acpi {
         defaults[1] = PANIC_IS_WARM_BY_PORT;
+    }
+    if !serial {
+        defaults[2] = NO_UART;
     }
     #[cfg(feature = "mmio")]
     let devices: Vec<String> = match acpi {
@@ -290,12 +294,14 @@ fn device_word(device: &VirtioMmio) -> String {
     format!("virtio_mmio.device={}@{:#x}:{}", device.size, device.base, device.gsi)
 }
 
-/// Pins that the IOAPIC needs. Linux programs each one, at several exits a pin, whether or not
-/// something is behind it.
-fn pins(serial: bool, virtio: &[VirtioMmio]) -> u8 {
+/// The first GSI of the IOAPIC, and how many pins it needs. Linux programs each one, at eight exits
+/// and more, whether or not something is behind it. Without ACPI it takes the first pin for GSI 0.
+fn pins(acpi: bool, serial: bool, virtio: &[VirtioMmio]) -> (u8, u8) {
     let serial = serial.then_some(layout::COM1_GSI);
-    let last = virtio.iter().map(|device| device.gsi).chain(serial).max();
-    last.map_or(0, |gsi| (gsi as usize + 1).min(MAX_PINS) as u8)
+    let used = virtio.iter().map(|device| device.gsi).chain(serial);
+    let Some(last) = used.clone().max() else { return (0, 0) };
+    let first = if acpi { used.min().unwrap_or(0) } else { 0 };
+    (first as u8, (last - first + 1).min(MAX_PINS as u32) as u8)
 }
 
 fn write_boot_data(

@@ -21,6 +21,8 @@ pub enum Error {
     Gsi {
         /// Number of the interrupt.
         gsi: u32,
+        /// The first one that the IOAPIC has.
+        first: u8,
         /// Pins of the IOAPIC.
         pins: u8,
     },
@@ -54,8 +56,8 @@ impl fmt::Display for Error {
                 "device of {len:#x} bytes at {start:#x} is empty, over RAM or out of the address \
                  space"
             ),
-            Error::Gsi { gsi, pins } => {
-                write!(f, "interrupt {gsi} needs more than the IOAPIC's {pins} pins")
+            Error::Gsi { gsi, first, pins } => {
+                write!(f, "interrupt {gsi} is none of the IOAPIC's {pins} from {first} up")
             }
             Error::Entry(entry) => write!(
                 f,

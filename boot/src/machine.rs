@@ -89,7 +89,10 @@ pub struct Machine<'a> {
     pub virtio_mmio: &'a [VirtioMmio],
     /// The PCI host bridge.
     pub pci: Option<PciHost>,
-    /// Pins of the IOAPIC at [`layout::IOAPIC_BASE`], whose first one is GSI 0; 0 for no IOAPIC.
+    /// GSI of the first pin of the IOAPIC at [`layout::IOAPIC_BASE`]. A kernel without ACPI numbers
+    /// the pins from 0 whatever it is.
+    pub ioapic_gsi: u8,
+    /// Pins of the IOAPIC; 0 for no IOAPIC.
     pub ioapic_pins: u8,
 }
 
@@ -175,9 +178,10 @@ impl Machine<'_> {
     }
 
     fn check_gsi(&self, gsi: u32) -> Result<(), Error> {
-        if gsi < self.ioapic_pins.into() {
+        let first = u32::from(self.ioapic_gsi);
+        if (first..first + u32::from(self.ioapic_pins)).contains(&gsi) {
             return Ok(());
         }
-        Err(Error::Gsi { gsi, pins: self.ioapic_pins })
+        Err(Error::Gsi { gsi, first: self.ioapic_gsi, pins: self.ioapic_pins })
     }
 }

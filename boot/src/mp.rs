@@ -85,9 +85,9 @@ const CPU_FEATURES: u32 = 1 << 0 | 1 << 9;
 const ALL_IOAPICS: u8 = 0xff;
 
 /// I/O interrupt assignment (4.3.4): vectored, polarity and trigger mode of the bus (ISA: active
-/// high, edge), from ISA interrupt `pin` to the IOAPIC's pin of the same number.
-const fn interrupt(ioapic: u8, pin: u8) -> [u8; 8] {
-    [3, 0, 0, 0, 0, pin, ioapic, pin]
+/// high, edge), from ISA interrupt `irq` to a pin of the IOAPIC.
+const fn interrupt(irq: u8, ioapic: u8, pin: u8) -> [u8; 8] {
+    [3, 0, 0, 0, 0, irq, ioapic, pin]
 }
 
 /// Writes the table at the cursor and the pointer to [`layout::MP_POINTER`].
@@ -109,13 +109,13 @@ pub(crate) fn write(machine: &Machine<'_>, tables: &mut Tables<'_>) -> Result<()
         tables.push(ioapic.as_bytes())?;
         entries += 1;
         for pin in 0..machine.ioapic_pins {
-            tables.push(&interrupt(IOAPIC_ID, pin))?;
+            tables.push(&interrupt(machine.ioapic_gsi.wrapping_add(pin), IOAPIC_ID, pin))?;
         }
         entries += u16::from(machine.ioapic_pins);
     } else {
         // Linux takes a table without any interrupt for broken, says so and makes up 16. This is an
         // interrupt that goes to each of no IOAPICs.
-        tables.push(&interrupt(ALL_IOAPICS, 0))?;
+        tables.push(&interrupt(0, ALL_IOAPICS, 0))?;
         entries += 1;
     }
     let length = tables.align(1)? - at;

@@ -65,6 +65,7 @@ pub(crate) fn machine() -> Machine<'static> {
         serial: true,
         virtio_mmio: &DEVICES,
         pci: None,
+        ioapic_gsi: 0,
         ioapic_pins: 7,
     }
 }
@@ -319,9 +320,11 @@ fn names_what_is_wrong() {
     assert_eq!(pvh(big.clone()), Error::Initramfs(high));
     assert!(Guest::new(&big, Protocol::Linux64).is_ok());
 
-    let gsi = Error::Gsi { gsi: 6, pins: 6 };
+    let gsi = Error::Gsi { gsi: 6, first: 0, pins: 6 };
     assert_eq!(pvh(Machine { ioapic_pins: 6, ..machine() }), gsi);
-    assert_eq!(gsi.to_string(), "interrupt 6 needs more than the IOAPIC's 6 pins");
+    assert_eq!(gsi.to_string(), "interrupt 6 is none of the IOAPIC's 6 from 0 up");
+    let gsi = Error::Gsi { gsi: 4, first: 5, pins: 7 };
+    assert_eq!(pvh(Machine { ioapic_gsi: 5, ..machine() }), gsi);
     for (base, size) in [(0x1000, 1), (0xffff_f000, 0x1001), (0xd000_0000, 0)] {
         let devices = [VirtioMmio { base, size, gsi: 5 }];
         let error = Error::DeviceRange(Range { start: base, len: size.into() });

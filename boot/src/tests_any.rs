@@ -59,6 +59,7 @@ proptest! {
         serial in any::<bool>(),
         devices in any_devices(),
         pci in any_pci(),
+        ioapic_gsi in any::<u8>(),
         ioapic_pins in prop_oneof![any::<u8>(), Just(64)],
         entry in prop_oneof![any::<u64>(), Just(ENTRY)],
         linux64 in any::<bool>(),
@@ -71,6 +72,7 @@ proptest! {
             serial,
             virtio_mmio: &devices,
             pci,
+            ioapic_gsi,
             ioapic_pins,
         };
         let protocol = if linux64 { Protocol::Linux64 } else { Protocol::Pvh };

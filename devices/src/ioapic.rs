@@ -48,6 +48,8 @@ pub struct Msi {
 
 /// An I/O APIC with room for `PINS` pins (1 to 32), pin 0 being the first GSI it serves.
 pub struct IoApic<const PINS: usize> {
+    /// GSI of pin 0.
+    base: u8,
     pins: u8,
     select: u8,
     id: u32,
@@ -60,8 +62,8 @@ pub struct IoApic<const PINS: usize> {
 
 impl<const PINS: usize> IoApic<PINS> {
     /// The state after reset: every pin masked. The guest sees `pins` of them, at least one and at
-    /// most `PINS`.
-    pub const fn new(pins: u8) -> Self {
+    /// most `PINS`, for the interrupts from GSI `base` up.
+    pub const fn new(base: u8, pins: u8) -> Self {
         const { assert!(PINS >= 1 && PINS <= 32, "an IoApic has 1 to 32 pins") }
         let pins = if pins == 0 {
             1
@@ -70,7 +72,7 @@ impl<const PINS: usize> IoApic<PINS> {
         } else {
             pins
         };
-        Self { pins, select: 0, id: 0, entries: [MASKED; PINS], lines: 0, edges: 0 }
+        Self { base, pins, select: 0, id: 0, entries: [MASKED; PINS], lines: 0, edges: 0 }
     }
 
     /// Reads the register at `offset` bytes into the window; reserved ones read 0.
@@ -127,11 +129,12 @@ impl<const PINS: usize> IoApic<PINS> {
         message(*self.visible().get(usize::from(pin))?)
     }
 
-    /// Sets the level of `pin`'s line. Then call [`Self::deliver`] until it returns `None`.
+    /// Sets the level of the line of `gsi`. Then call [`Self::deliver`] until it returns `None`.
     ///
     /// An edge on a masked pin is lost, as on the hardware. A line that only has edges and goes
     /// through an irqfd needs no call of this at all.
-    pub fn set_line(&mut self, pin: u8, high: bool) {
+    pub fn set_line(&mut self, gsi: u8, high: bool) {
+        let Some(pin) = gsi.checked_sub(self.base) else { return };
         let Some(&entry) = self.visible().get(usize::from(pin)) else { return };
         let bit = 1u32.checked_shl(pin.into()).unwrap_or(0);
         let rising = high && self.lines & bit == 0;

@@ -18,7 +18,7 @@ fn bus(vm: &'static Vm) -> Bus {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     Bus {
         vm,
-        ioapic: IoApic::new(5),
+        ioapic: IoApic::new(0, 5),
         serial: Uart::open(&config.serial).unwrap(),
         virtio: Slots::open(&config, &memory, vm, 0, 1 << 32).unwrap(),
         timer: BootTimer::start(None, false).unwrap(),

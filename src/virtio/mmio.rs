@@ -67,12 +67,8 @@ fn window(offset: u64) -> (usize, u64) {
     ((offset / size) as usize, offset % size)
 }
 
-/// The pin of device `index`: low ones, so that few pins are enough, without the serial port's and
-/// without those that Linux keeps for a PC's timer (0) and cascade (2).
+/// The interrupt of device `index`: right after the serial port's, so that the IOAPIC needs no pin
+/// that nothing is behind.
 pub(super) fn gsi(index: usize) -> u8 {
-    match index {
-        0 => 1,
-        1 => 3,
-        _ => (layout::COM1_GSI as usize + index - 1) as u8,
-    }
+    layout::VIRTIO_MMIO_GSI as u8 + index as u8
 }

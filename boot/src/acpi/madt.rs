@@ -66,7 +66,7 @@ pub(super) fn write(machine: &Machine<'_>, tables: &mut Tables<'_>) -> Result<u6
                 id: IOAPIC_ID,
                 reserved: 0,
                 address: (layout::IOAPIC_BASE as u32).into(),
-                gsi_base: 0.into(),
+                gsi_base: u32::from(machine.ioapic_gsi).into(),
             };
             add(entry.as_bytes())?;
         }

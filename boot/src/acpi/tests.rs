@@ -83,6 +83,8 @@ fn madt_lists_cpus_and_ioapic() {
         }
         assert_eq!(ioapic, [1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]);
     }
+    let dense = Machine { ioapic_gsi: 4, ioapic_pins: 3, ..machine() };
+    assert_eq!(tables_of(&dense)["APIC"][44 + 8 + 8..], [4, 0, 0, 0]);
     let bare = Machine { ioapic_pins: 0, serial: false, virtio_mmio: &[], ..machine() };
     assert_eq!(tables_of(&bare)["APIC"].len(), 44 + 8);
 }

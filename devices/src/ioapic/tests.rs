@@ -20,7 +20,7 @@ fn set(ioapic: &mut IoApic<PINS>, pin: u8, entry: u64) {
 
 #[test]
 fn starts_masked_and_says_how_many_pins() {
-    let mut ioapic = IoApic::<PINS>::new(PINS as u8);
+    let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
     assert_eq!(read(&mut ioapic, IOAPICVER), 0x0007_0020);
     for pin in 0..PINS as u8 {
         assert_eq!(read(&mut ioapic, IOREDTBL + 2 * pin), MASKED as u32);
@@ -33,7 +33,7 @@ fn starts_masked_and_says_how_many_pins() {
 
 #[test]
 fn the_id_reads_back() {
-    let mut ioapic = IoApic::<PINS>::new(PINS as u8);
+    let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
     assert_eq!(write(&mut ioapic, IOAPICID, 0xffff_ffff), None);
     assert_eq!(read(&mut ioapic, IOAPICID), 0x0f00_0000);
     assert_eq!(read(&mut ioapic, IOAPICARB), 0x0f00_0000);
@@ -42,7 +42,7 @@ fn the_id_reads_back() {
 /// Linux writes the upper half first, then the lower one with the mask off: one route change.
 #[test]
 fn only_a_changed_message_is_a_change() {
-    let mut ioapic = IoApic::<PINS>::new(PINS as u8);
+    let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
     let low = IOREDTBL + 2 * 4;
     assert_eq!(write(&mut ioapic, low + 1, 0x0100_0000), None, "masked");
     assert_eq!(write(&mut ioapic, low, 0x0000_0031), Some(4));
@@ -56,7 +56,7 @@ fn only_a_changed_message_is_a_change() {
 
 #[test]
 fn messages_have_every_field() {
-    let mut ioapic = IoApic::<PINS>::new(PINS as u8);
+    let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
     // Destination 0x42 with extended bits 0x15, logical, lowest priority, level, vector 0x99.
     set(&mut ioapic, 0, 0x42 << 56 | 0x15 << 49 | LEVEL | LOGICAL | 0x100 | 0x99);
     let address = 0xfee0_0000 | 0x42 << 12 | 0x15 << 5 | 1 << 3 | 1 << 2;
@@ -68,7 +68,7 @@ fn messages_have_every_field() {
 
 #[test]
 fn read_only_bits_are_kept() {
-    let mut ioapic = IoApic::<PINS>::new(PINS as u8);
+    let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
     set(&mut ioapic, 1, u64::MAX);
     assert_eq!(read(&mut ioapic, IOREDTBL + 2), 0x0001_afff);
     assert_eq!(read(&mut ioapic, IOREDTBL + 3), 0xfffe_0000);
@@ -76,7 +76,7 @@ fn read_only_bits_are_kept() {
 
 #[test]
 fn a_level_is_delivered_again_after_its_eoi_while_it_is_high() {
-    let mut ioapic = IoApic::<PINS>::new(PINS as u8);
+    let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
     set(&mut ioapic, 2, LEVEL | 0x55);
     assert_eq!(ioapic.deliver(), None);
     ioapic.set_line(2, true);
@@ -97,7 +97,7 @@ fn a_level_is_delivered_again_after_its_eoi_while_it_is_high() {
 
 #[test]
 fn a_level_waits_for_its_mask_and_an_edge_does_not() {
-    let mut ioapic = IoApic::<PINS>::new(PINS as u8);
+    let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
     set(&mut ioapic, 3, MASKED | LEVEL | 0x60);
     set(&mut ioapic, 4, MASKED | 0x61);
     ioapic.set_line(3, true);
@@ -124,7 +124,7 @@ proptest! {
             0..300,
         )
     ) {
-        let mut ioapic = IoApic::<PINS>::new(PINS as u8);
+        let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
         for (kind, offset, value) in steps {
             let before: [_; PINS] = core::array::from_fn(|pin| ioapic.msi(pin as u8));
             let changed = match kind {
@@ -146,11 +146,22 @@ proptest! {
 
 #[test]
 fn pins_beyond_those_in_use_are_not_there() {
-    let mut ioapic = IoApic::<PINS>::new(2);
+    let mut ioapic = IoApic::<PINS>::new(0, 2);
     assert_eq!(read(&mut ioapic, 1) >> 16, 1);
     set(&mut ioapic, 1, 0x31);
     assert!(ioapic.msi(1).is_some());
     set(&mut ioapic, 2, 0x32);
     assert!(ioapic.msi(2).is_none());
-    assert_eq!(IoApic::<PINS>::new(0).read(0x10), 0);
+    assert_eq!(IoApic::<PINS>::new(0, 0).read(0x10), 0);
+}
+
+#[test]
+fn lines_are_known_by_their_gsi() {
+    let mut ioapic = IoApic::<PINS>::new(4, 2);
+    set(&mut ioapic, 0, 0x30);
+    set(&mut ioapic, 1, 0x31);
+    for (gsi, vector) in [(3, None), (4, Some(0x30)), (5, Some(0x31)), (6, None)] {
+        ioapic.set_line(gsi, true);
+        assert_eq!(ioapic.deliver().map(|msi| msi.data & 0xff), vector, "{gsi}");
+    }
 }

@@ -32,7 +32,7 @@ enum Event {
 
 fuzz_target!(|input: (u8, Vec<Event>)| {
     let (pins, events) = input;
-    let mut ioapic = IoApic::<PINS>::new(pins % (PINS as u8 + 1));
+    let mut ioapic = IoApic::<PINS>::new(0, pins % (PINS as u8 + 1));
     for event in events {
         match event {
             Event::Read { offset } => {

@@ -50,6 +50,7 @@ fn boot() -> bool {
             mem32: layout::PCI_MEM32,
             mem64: None,
         }),
+        ioapic_gsi: 0,
         ioapic_pins: 8,
     };
     // SAFETY: one thread, and no other reference.
@@ -72,7 +73,7 @@ fn kernels() -> bool {
 
 /// The serial port and the IOAPIC.
 fn ports() -> bool {
-    let (mut serial, mut ioapic) = (Serial::new(), IoApic::<8>::new(8));
+    let (mut serial, mut ioapic) = (Serial::new(), IoApic::<8>::new(0, 8));
     serial.receive(black_box(b'a'));
     ioapic.write(0, black_box(1));
     ioapic.set_line(4, true);

@@ -27,7 +27,7 @@ fn on_panic(_: &core::panic::PanicInfo<'_>) -> ! {
 
 #[unsafe(no_mangle)]
 extern "C" fn main() -> ! {
-    legacy(&mut black_box(Serial::new()), &mut black_box(IoApic::new(8)));
+    legacy(&mut black_box(Serial::new()), &mut black_box(IoApic::new(0, 8)));
     let disk = block::Options { capacity: any(), ..Default::default() };
     let mut disk = Block::new(&black_box(disk));
     virtio(&mut disk);
