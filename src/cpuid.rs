@@ -1,5 +1,5 @@
 //! What each vCPU says of itself: the host's supported set, with the parts that depend on the guest
-//! put right.
+//! put right, and without what a guest asks for in vain. Each CPUID is an exit.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
@@ -9,9 +9,15 @@ use crate::error::{Error, Result};
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1 edx: machine checks and their banks of registers.
+const MCE: u32 = 1 << 7;
+const MCA: u32 = 1 << 14;
 /// Leaf 1 edx: more than one logical processor in the package.
 const HTT: u32 = 1 << 28;
+/// Leaf 7 edx: there is IA32_ARCH_CAPABILITIES.
+const ARCH_CAPABILITIES: u32 = 1 << 29;
 /// Level types of leaf 0xb, ecx bits 8 to 15.
+const LEVEL_NONE: u32 = 0;
 const LEVEL_SMT: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
 /// `ecx` of an entry counts.
@@ -19,8 +25,12 @@ const SIGNIFICANT_INDEX: u32 = kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
 
 /// Whether the host's CPU is Intel's: leaf 0 spells "GenuineIntel".
 pub fn is_intel(cpuid: &CpuId) -> bool {
-    let intel = |entry: &kvm_cpuid_entry2| entry.function == 0 && entry.ebx == 0x756e_6547;
-    cpuid.as_slice().iter().any(intel)
+    is_from(cpuid, *b"Genu")
+}
+
+/// Whether the vendor's name in leaf 0 starts with `name`.
+fn is_from(cpuid: &CpuId, name: [u8; 4]) -> bool {
+    cpuid.as_slice().iter().any(|entry| entry.function == 0 && entry.ebx.to_le_bytes() == name)
 }
 
 /// Puts `cpuid`, as KVM_GET_SUPPORTED_CPUID gave it, right for vCPU `id` of `count`: APIC ids equal
@@ -32,12 +42,16 @@ pub fn for_vcpu(cpuid: &mut CpuId, id: u8, count: u8) -> Result<()> {
     let (id, count) = (u32::from(id), u32::from(count));
     // Bits of an APIC id that tell cores apart.
     let width = u32::BITS - (count - 1).leading_zeros();
+    let amd = is_from(cpuid, *b"Auth");
     for entry in cpuid.as_mut_slice() {
         match entry.function {
             0x1 => {
                 entry.ebx = entry.ebx & 0xffff | id << 24 | count << 16;
                 entry.ecx |= X2APIC | TSC_DEADLINE | HYPERVISOR;
                 entry.edx = entry.edx & !HTT | if count > 1 { HTT } else { 0 };
+                // No machine check ever comes. Where there are banks, Linux with CONFIG_X86_MCE sets
+                // up KVM's 32, at six exits each.
+                entry.edx &= !(MCE | MCA);
             }
             // Deterministic caches: threads that share one, cores in the package.
             0x4 if entry.eax & 0x1f != 0 => {
@@ -45,6 +59,11 @@ pub fn for_vcpu(cpuid: &mut CpuId, id: u8, count: u8) -> Result<()> {
                 let sharing = if level >= 3 { (1 << width) - 1 } else { 0 };
                 entry.eax = entry.eax & 0x3fff | sharing << 14 | (((1 << width) - 1) & 0x3f) << 26;
             }
+            // No CPU of AMD's has this register. KVM makes one up, and Linux reads it for each of five
+            // weaknesses that it then finds AMD's CPUs not to have.
+            0x7 if amd && entry.index == 0 => entry.edx &= !ARCH_CAPABILITIES,
+            // AMD: the same bits once more (APM 3, appendix E).
+            0x8000_0001 => entry.edx &= !(MCE | MCA),
             // AMD: core count and the width of an id (APM 3, appendix E).
             0x8000_0008 => entry.ecx = width << 12 | (count - 1),
             // AMD: who shares each cache.
@@ -70,10 +89,30 @@ pub fn for_vcpu(cpuid: &mut CpuId, id: u8, count: u8) -> Result<()> {
         edx: id,
         ..Default::default()
     };
-    for entry in [level(0, 0, 1, LEVEL_SMT), level(1, width, count, LEVEL_CORE)] {
+    // A guest asks on until it gets to a level of no type. With one CPU the first level has all.
+    let above = match count {
+        1 => level(1, 0, 0, LEVEL_NONE),
+        _ => level(1, width, count, LEVEL_CORE),
+    };
+    for entry in [level(0, 0, 1, LEVEL_SMT), above] {
         cpuid.push(entry).map_err(|_| Error::Failed("KVM_SET_CPUID2: too many entries".into()))?;
     }
+    trim(cpuid);
     Ok(())
+}
+
+/// Ends the basic and the extended leaves with the last that says something. KVM has the host's
+/// number of leaves, with nothing in those that it does not let the guest use: resource control,
+/// enclaves. Linux looks there for twelve of Intel's features, and twice.
+fn trim(cpuid: &mut CpuId) {
+    cpuid.retain(|entry| [entry.eax, entry.ebx, entry.ecx, entry.edx] != [0; 4]);
+    for first in [0, 0x8000_0000] {
+        let leaves = cpuid.as_slice().iter().map(|entry| entry.function);
+        let last = leaves.filter(|function| function & 0xffff_0000 == first).max();
+        for entry in cpuid.as_mut_slice().iter_mut().filter(|entry| entry.function == first) {
+            entry.eax = last.unwrap_or(first);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -105,10 +144,59 @@ mod tests {
     }
 
     #[test]
-    fn one_cpu_is_no_smp() {
-        let mut cpuid = CpuId::from_entries(&[entry(1)]).unwrap();
+    fn the_last_leaf_says_something() {
+        let empty = |function| kvm_cpuid_entry2 { function, ..Default::default() };
+        let group = |first, last| kvm_cpuid_entry2 { eax: last, ..entry(first) };
+        let leaves = [
+            group(0, 0x1f),
+            entry(1),
+            empty(0x5),
+            entry(0xd),
+            empty(0x10),
+            entry(0x1f),
+            group(0x4000_0000, 0x4000_0001),
+            empty(0x4000_0001),
+            group(0x8000_0000, 0x8000_0022),
+            entry(0x8000_0008),
+            empty(0x8000_0022),
+        ];
+        let mut cpuid = CpuId::from_entries(&leaves).unwrap();
         for_vcpu(&mut cpuid, 0, 1).unwrap();
-        assert_eq!(find(&cpuid, 1, 0).edx & HTT, 0);
-        assert_eq!(find(&cpuid, 0xb, 1).eax, 0);
+        assert_eq!(find(&cpuid, 0, 0).eax, 0xd);
+        assert_eq!(find(&cpuid, 0x8000_0000, 0).eax, 0x8000_0008);
+        assert_eq!(find(&cpuid, 0x4000_0000, 0).eax, 0x4000_0001);
+        assert!(cpuid.as_slice().iter().all(|e| ![0x5, 0x10, 0x1f].contains(&e.function)));
+    }
+
+    #[test]
+    fn our_topology_is_not_cut_off() {
+        let first = kvm_cpuid_entry2 { eax: 0x6, ..entry(0) };
+        let mut cpuid = CpuId::from_entries(&[first, entry(1), entry(6)]).unwrap();
+        for_vcpu(&mut cpuid, 1, 2).unwrap();
+        assert_eq!(find(&cpuid, 0, 0).eax, 0xb);
+    }
+
+    #[test]
+    fn a_register_of_intels_only() {
+        for (vendor, has) in [(*b"Genu", true), (*b"Auth", false)] {
+            let first = kvm_cpuid_entry2 { ebx: u32::from_le_bytes(vendor), ..entry(0) };
+            let seven = kvm_cpuid_entry2 { edx: u32::MAX, ..entry(7) };
+            let mut cpuid = CpuId::from_entries(&[first, seven]).unwrap();
+            for_vcpu(&mut cpuid, 0, 1).unwrap();
+            let edx = find(&cpuid, 7, 0).edx;
+            assert_eq!(edx, if has { u32::MAX } else { !ARCH_CAPABILITIES });
+        }
+    }
+
+    #[test]
+    fn one_cpu_is_no_smp() {
+        let one = kvm_cpuid_entry2 { edx: u32::MAX, ..entry(1) };
+        let again = kvm_cpuid_entry2 { edx: u32::MAX, ..entry(0x8000_0001) };
+        let mut cpuid = CpuId::from_entries(&[one, again]).unwrap();
+        for_vcpu(&mut cpuid, 0, 1).unwrap();
+        assert_eq!(find(&cpuid, 1, 0).edx, !(HTT | MCE | MCA));
+        assert_eq!(find(&cpuid, 0x8000_0001, 0).edx, !(MCE | MCA));
+        let levels = [find(&cpuid, 0xb, 0), find(&cpuid, 0xb, 1)];
+        assert_eq!(levels.map(|e| (e.eax, e.ebx, e.ecx)), [(0, 1, LEVEL_SMT), (0, 0, 1)]);
     }
 }
