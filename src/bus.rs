@@ -20,7 +20,11 @@ use crate::uart::Uart;
 use crate::virtio::{MAX_VIRTIO, Signal, Slots};
 
 /// The most pins that the IOAPIC can have.
+#[cfg(not(feature = "ab-platform"))]
 pub const MAX_PINS: usize = 16;
+/// The most pins that the IOAPIC can have.
+#[cfg(feature = "ab-platform")]
+pub const MAX_PINS: usize = crate::ab::PC_PINS as usize;
 
 #[cfg(feature = "serial")]
 pub(crate) const COM1: u16 = layout::COM1_PORT;

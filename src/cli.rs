@@ -65,6 +65,10 @@ struct Args {
     /// off, error, warn, info, debug or trace; by default warn (feature logging)
     #[argh(option)]
     log_level: Option<String>,
+    /// a platform with one thing otherwise, to be compared
+    #[cfg(feature = "ab-platform")]
+    #[argh(option)]
+    ab: Option<String>,
 }
 
 /// What the command line came to.
@@ -169,6 +173,8 @@ fn config(args: Args) -> Result<Config> {
         stats: args.stats,
         #[cfg(feature = "trace")]
         trace: args.trace,
+        #[cfg(feature = "ab-platform")]
+        ab: args.ab.as_deref().map(crate::ab::Ab::parse).transpose()?.unwrap_or_default(),
     })
 }
 

@@ -48,6 +48,9 @@ pub struct Config {
     /// `--trace`
     #[cfg(feature = "trace")]
     pub trace: Option<String>,
+    /// `--ab`
+    #[cfg(feature = "ab-platform")]
+    pub ab: crate::ab::Ab,
 }
 
 /// How the guest reaches its virtio devices.

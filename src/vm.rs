@@ -126,7 +126,7 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     let (announced, _): ([VirtioMmio; 0], _) = ([], free_slot);
     trace.step("devices");
     // Kept to the end even where that is an error: signals and the bus know the first one's page.
-    let mut vcpus = ManuallyDrop::new(create_vcpus(&system, vm, config.cpus)?);
+    let mut vcpus = ManuallyDrop::new(create_vcpus(&system, vm, config)?);
     trace.step("vCPUs");
     #[cfg(feature = "pci")]
     let (pci, pci_word) = match virtio.over_pci() {
@@ -143,6 +143,8 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     let (line, panic_is_warm) = command_line(config, acpi, has_serial, pci_word, &announced)?;
     log::debug!("command line: {}", String::from_utf8_lossy(&line));
     let pins = pins(acpi, has_serial, &announced);
+    #[cfg(feature = "ab-platform")]
+    let pins = config.ab.pins(pins);
     let (ioapic_gsi, ioapic_pins) = pins;
     let (mut ram, loaded) = loading.finish(&mut trace)?;
     trace.step("load");
@@ -282,6 +284,8 @@ fn command_line(
     };
     #[cfg(feature = "mmio")]
     defaults.extend(devices.iter().map(String::as_str));
+    #[cfg(feature = "ab-platform")]
+    defaults.retain(|word| config.ab.keeps(word));
     cmdline::with_defaults(user, &defaults, &mut line).map_err(wrong)?;
     let ours = [PANIC_IS_WARM, PANIC_IS_WARM_BY_PORT];
     let ours = ours.iter().any(|word| cmdline::has(&line, word.as_bytes()));
@@ -319,17 +323,19 @@ fn write_boot_data(
     .map_err(|error| Error::Failed(format!("boot tables: {error}")))
 }
 
-fn create_vcpus(system: &System, vm: &Vm, count: u8) -> Result<Vec<Vcpu>> {
+fn create_vcpus(system: &System, vm: &Vm, config: &Config) -> Result<Vec<Vcpu>> {
     let supported = system.supported_cpuid()?;
     let intel = cpuid::is_intel(&supported);
     if intel {
         vm.prepare_intel()?;
     }
-    (0..count)
+    (0..config.cpus)
         .map(|id| {
             let vcpu = vm.create_vcpu(id)?;
             let mut cpuid = supported.clone();
-            cpuid::for_vcpu(&mut cpuid, id, count)?;
+            cpuid::for_vcpu(&mut cpuid, id, config.cpus)?;
+            #[cfg(feature = "ab-platform")]
+            config.ab.change_cpuid(&mut cpuid);
             vcpu.set_cpuid(&cpuid)?;
             vcpu.set_msrs(intel)?;
             Ok(vcpu)

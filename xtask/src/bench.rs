@@ -21,6 +21,7 @@ pub use vmm::Peer;
 mod ab;
 mod paired;
 pub mod pci;
+mod platform;
 mod scenario;
 mod script;
 mod setup;
@@ -120,7 +121,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
         None => (measure(scenario, args.runs, &args.peer, args.on)?, scenario.about),
     };
-    print!("{}", table::render(&report.0, about));
+    print!(
+        "{}",
+        match report.0.scenario == platform::SCENARIO.name {
+            true => platform::render(&report.0),
+            false => table::render(&report.0, about),
+        }
+    );
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(&report.0)? + "\n";
         fs::write(path, json).with_context(|| format!("--json {}", path.display()))?;
@@ -323,10 +330,13 @@ fn execute(scenario: &Scenario, plan: &Plan, mode: lab::Mode) -> Result<Option<l
         return Ok(None);
     }
     let step = crate::ui::Step::start(&format!("{boots} boots in the lab"));
+    let hugepages = scenario.hugepages();
     let output = lab::run(&lab::Job {
         mode,
         script: plan.script(),
-        hugepages: scenario.hugepages(),
+        hugepages,
+        // Beside the huge pages what L1 and the files need.
+        memory_mib: lab::Job::default().memory_mib.max(2 * hugepages + 3072),
         timeout: Duration::from_secs(120 + boots * scenario.kernel.patience()),
         ..lab::Job::default()
     })?;

@@ -16,6 +16,7 @@ use measured::Measured;
 pub mod boots;
 mod comments;
 pub mod measured;
+mod platform;
 
 /// Write features.md.
 #[derive(FromArgs)]
@@ -83,6 +84,7 @@ fn generate() -> Result<String> {
         table(&mut text, section, &known, &measured)?;
     }
     text += &boots::section()?;
+    text += &platform::section()?;
     trials(&mut text, &measured)?;
     Ok(text + TAIL)
 }

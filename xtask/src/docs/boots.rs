@@ -70,27 +70,36 @@ fn path(name: &str) -> PathBuf {
     paths::workspace().join(format!("xtask/measured/{name}.json"))
 }
 
-fn read(name: &str) -> Result<Value> {
+/// What was measured as `name`.
+///
+/// # Errors
+/// The file is missing or no JSON.
+pub(super) fn read(name: &str) -> Result<Value> {
     let path = path(name);
     let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
     serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
 }
 
-fn rows(report: &Value) -> Result<&Vec<Value>> {
+pub(super) fn rows(report: &Value) -> Result<&Vec<Value>> {
     report["rows"].as_array().context("no rows")
 }
 
-fn step(row: &Value) -> &str {
+pub(super) fn step(row: &Value) -> &str {
     row["step"].as_str().unwrap_or("–")
 }
 
-fn median(row: &Value, key: &str) -> Result<f64> {
+pub(super) fn median(row: &Value, key: &str) -> Result<f64> {
     row[key]["median"].as_f64().with_context(|| format!("no {key}"))
 }
 
-fn exits(row: &Value) -> Result<String> {
+/// Exits of all reasons.
+pub(super) fn count(row: &Value) -> Result<u64> {
     let reasons = row["exits"].as_object().context("no exits")?;
-    Ok(thousands(reasons.values().filter_map(|reason| reason["count"].as_u64()).sum()))
+    Ok(reasons.values().filter_map(|reason| reason["count"].as_u64()).sum())
+}
+
+fn exits(row: &Value) -> Result<String> {
+    Ok(thousands(count(row)?))
 }
 
 /// A line for each step of brisk's; peers are the README's.

@@ -1,0 +1,129 @@
+//! `cargo xtask bench --scenario platform`: what the guest does because of what brisk shows it, one thing
+//! otherwise at a time.
+
+use std::fmt::Write as _;
+use tabled::builder::Builder;
+
+use super::scenario::{Console, Disk, Kernel, Root, Scenario, Step};
+use super::stats::{Report, Row};
+use super::table;
+
+/// brisk's arguments: the guest's memory, and what is otherwise.
+macro_rules! args {
+    ($memory:literal, $otherwise:literal) => {
+        concat!(
+            "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+             --memory size=",
+            $memory,
+            ",hugepages=on ",
+            $otherwise
+        )
+    };
+}
+
+/// The guest's command line with words besides.
+macro_rules! line {
+    ($words:literal) => {
+        concat!("root=/dev/pmem0p1 console=hvc0 quiet", $words)
+    };
+}
+
+const fn step(name: &'static str, args: &'static str, cmdline: &'static str) -> Step {
+    Step {
+        name: Some(name),
+        args,
+        cmdline,
+        console: Console::Virtio,
+        disk: Disk::Pmem,
+        hugepages: true,
+    }
+}
+
+/// A row that brisk's arguments make different, or a word of the command line.
+macro_rules! otherwise {
+    ($name:literal, $args:literal) => {
+        step($name, args!("512M", $args), line!(""))
+    };
+    ($name:literal, word $word:literal) => {
+        step($name, args!("512M", ""), line!($word))
+    };
+}
+
+/// The scenario. Its first step is the platform as it is.
+pub const SCENARIO: Scenario = Scenario {
+    name: "platform",
+    about: "pmem and 2 MiB pages, 512 MiB, 1 vCPU, with one thing otherwise at a time",
+    memory_mib: 4096,
+    features: &["serial", "console", "pmem", "pci", "hugepages", "ab-platform"],
+    kernel: Kernel::Guest,
+    root: Root::Ext4Partition,
+    steps: &[
+        otherwise!("as it is", ""),
+        otherwise!("without `8250.nr_uarts=0`", "--ab without=8250"),
+        otherwise!("without `pty.legacy_count=0`", "--ab without=pty"),
+        otherwise!("a word that Linux does not know", word " brisk.nothing"),
+        otherwise!("with `tsc=reliable`", word " tsc=reliable"),
+        otherwise!("with `no_timer_check`", word " no_timer_check"),
+        otherwise!("without `pci=off`", "--ab without=pci"),
+        otherwise!("a UART, `--serial null`", "--serial null"),
+        otherwise!("an IOAPIC with 24 pins", "--ab ioapic-24"),
+        otherwise!("xAPIC: `nox2apic`", word " nox2apic"),
+        otherwise!("no TSC_DEADLINE", "--ab no-tsc-deadline"),
+        otherwise!("no KVM_FEATURE_NOP_IO_DELAY", "--ab io-delay"),
+        otherwise!("IA32_ARCH_CAPABILITIES on AMD", "--ab arch-capabilities"),
+        otherwise!("two levels of topology for one CPU", "--ab core-level"),
+        otherwise!("empty CPUID leaves up to 0x1f and 0x80000022", "--ab empty-leaves"),
+        otherwise!("no ACPI: `acpi=off`", word " acpi=off"),
+        otherwise!("virtio over PCI", "--transport pci"),
+        otherwise!("entry by PVH", "--boot-protocol pvh"),
+        step("128 MiB", args!("128M", ""), line!("")),
+        step("4 GiB", args!("4G", ""), line!("")),
+        otherwise!("no asynchronous page faults: `no-kvmapf`", word " no-kvmapf"),
+        otherwise!("lock prefixes left in: `noreplace-smp`", word " noreplace-smp"),
+    ],
+};
+
+/// The report: each step's figures, and its difference to the first.
+pub fn render(report: &Report) -> String {
+    let mut text = format!("{}: {}\n", report.scenario, SCENARIO.about);
+    let _ = writeln!(text, "virtual ms, medians, and the difference to the first row\n");
+    let mut rows = Builder::default();
+    rows.push_record(["", "set-up", "guest", "host", "total", "", "exits", ""]);
+    let Some(first) = report.rows.first() else { return text };
+    for row in &report.rows {
+        let ms = |value: f64| format!("{value:.2}");
+        let exits = |row: &Row| row.all_exits().cast_signed();
+        rows.push_record([
+            row.step.clone().unwrap_or_default(),
+            ms(row.setup_ms.median),
+            ms(row.guest_ms.median),
+            ms(row.host_ms.median),
+            ms(row.total_ms.median),
+            format!("{:+.2}", row.total_ms.median - first.total_ms.median),
+            exits(row).to_string(),
+            format!("{:+}", exits(row) - exits(first)),
+        ]);
+    }
+    text += &table::finish(rows);
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trace::Boot;
+    use super::*;
+
+    #[test]
+    fn differences_to_the_first_row() {
+        let row = |step, total| {
+            let boot = Boot { total, ..Boot::default() };
+            Row::new("brisk", Some(step), std::slice::from_ref(&boot), &boot).unwrap()
+        };
+        let rows = vec![row("as it is", 2_000), row("a", 2_500), row("b", 1_250)];
+        let text = render(&Report { clock: "lab", scenario: "platform".to_owned(), rows });
+        for wanted in ["| as it is |", "2.50 | +0.50 |", "1.25 | -0.75 |"] {
+            assert!(text.contains(wanted), "{wanted}\n{text}");
+        }
+    }
+}
