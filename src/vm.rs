@@ -35,6 +35,8 @@ use crate::virtio::Slots;
 /// - `8250.nr_uarts=`: the one UART or none; do not probe those that are not there.
 /// - `pty.legacy_count=0`: no BSD pseudo terminals, `/dev/ptyp0` and its like, of which
 ///   `CONFIG_LEGACY_PTYS` makes 256 with a device each. Programs use `/dev/ptmx`.
+/// - `swiotlb=noforce` (not in this list, only where there is RAM above 4 GiB): no 64 MiB of buffers for
+///   devices that cannot reach it. virtio's can.
 /// - `pci=off`, the last one: where there is no PCI, do not look for it through ports 0xcf8 and 0xcfc.
 ///
 /// A word that does nothing is not free: Linux compares each with the names of all its parameters, ten
@@ -44,6 +46,7 @@ const DEFAULTS: [&str; 5] = ["panic=-1", PANIC_IS_WARM, ONE_UART, "pty.legacy_co
 const ONE_UART: &str = "8250.nr_uarts=1";
 const NO_UART: &str = "8250.nr_uarts=0";
 const NO_PCI: &str = "pci=off";
+const NO_BOUNCING: &str = "swiotlb=noforce";
 const PANIC_IS_WARM: &str = "reboot=panic_warm";
 /// The same where the kernel has no ACPI to reset by: port 0xcf9 instead of a keyboard controller
 /// that is not there, which it would ask 655,360 times.
@@ -276,6 +279,9 @@ fn command_line(
     }
     if !serial {
         defaults[2] = NO_UART;
+    }
+    if config.memory.size > layout::HOLE_START {
+        defaults.push(NO_BOUNCING);
     }
     #[cfg(feature = "mmio")]
     let devices: Vec<String> = match acpi {

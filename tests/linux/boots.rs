@@ -74,7 +74,7 @@ fn a_quiet_boot_leaves_the_guest_seldom() {
 fn exits_of_a_boot() {
     // Without KVM's ring each byte on the serial port is one.
     let bytes = if cfg!(feature = "coalesced-serial") { 0 } else { 72 };
-    let mut guests = vec![("serial", Guest::doing(""), 303 + bytes)];
+    let mut guests = vec![("serial", Guest::doing(""), 223 + bytes)];
     #[cfg(all(feature = "pmem", feature = "console"))]
     {
         let image =
@@ -83,7 +83,7 @@ fn exits_of_a_boot() {
         let mut pmem = Guest::from_root("/dev/pmem0p1", &flags);
         pmem.cmdline = "root=/dev/pmem0p1 console=hvc0 quiet".into();
         pmem.serial = "off".into();
-        guests.push(("pmem", pmem, 253));
+        guests.push(("pmem", pmem, 207));
     }
     for (name, guest, before) in guests {
         guest.run().silent().with_status(0);
