@@ -78,6 +78,7 @@ pub const SCENARIO: Scenario = Scenario {
         otherwise!("entry by PVH", "--boot-protocol pvh"),
         step("128 MiB", args!("128M", ""), line!("")),
         step("4 GiB", args!("4G", ""), line!("")),
+        step("4 GiB without `swiotlb=noforce`", args!("4G", "--ab without=swiotlb"), line!("")),
         otherwise!("no asynchronous page faults: `no-kvmapf`", word " no-kvmapf"),
         otherwise!("lock prefixes left in: `noreplace-smp`", word " noreplace-smp"),
     ],
