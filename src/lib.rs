@@ -25,6 +25,7 @@ pub mod coalesced;
 pub mod config;
 pub mod cpuid;
 pub mod error;
+pub mod exit;
 pub mod exit_kind;
 #[cfg(feature = "exit-stats")]
 pub mod exit_stats;

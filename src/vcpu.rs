@@ -2,7 +2,8 @@
 
 use crate::bus::{Bus, End};
 use crate::error::{Error, Result};
-use crate::kvm::{Exit, Vcpu};
+use crate::exit::Exit;
+use crate::kvm::Vcpu;
 use crate::shared::Shared;
 use crate::signals;
 

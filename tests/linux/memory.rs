@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use super::Guest;
 use super::common::{Running, wait_for};
@@ -10,6 +10,32 @@ use super::common::{Running, wait_for};
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 /// The pool is the machine's: one test at a time.
 static ONE: Mutex<()> = Mutex::new(());
+
+/// The pool with another number of pages, until it is dropped.
+#[cfg(feature = "hugepages")]
+struct Pool {
+    before: u64,
+    _one: MutexGuard<'static, ()>,
+}
+
+#[cfg(feature = "hugepages")]
+impl Pool {
+    #[track_caller]
+    fn of(pages: u64) -> Pool {
+        let one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let before = pool("nr_hugepages");
+        fs::write(format!("{POOL}/nr_hugepages"), pages.to_string()).expect("root may");
+        assert_eq!(pool("nr_hugepages"), pages, "too little memory in one piece");
+        Pool { before, _one: one }
+    }
+}
+
+#[cfg(feature = "hugepages")]
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let _ = fs::write(format!("{POOL}/nr_hugepages"), self.before.to_string());
+    }
+}
 
 fn pool(name: &str) -> u64 {
     let text = fs::read_to_string(format!("{POOL}/{name}")).expect("the kernel has huge pages");
@@ -39,10 +65,7 @@ fn stop(running: Running) {
 #[cfg(feature = "hugepages")]
 #[test]
 fn huge_pages() {
-    let _one = ONE.lock();
-    let before = pool("nr_hugepages");
-    fs::write(format!("{POOL}/nr_hugepages"), "64").expect("root may set the pool");
-    assert_eq!(pool("nr_hugepages"), 64, "this machine has too little memory in one piece");
+    let _pool = Pool::of(64);
     for memory in ["size=128M,hugepages=on", "size=128M,hugepages=on,shared=on,prefault=on"] {
         let mut guest = Guest::doing("say=asleep,hold");
         guest.memory = memory;
@@ -60,7 +83,6 @@ fn huge_pages() {
     let sysctl = Command::new("sysctl").arg("vm.nr_hugepages=70").output().expect("sysctl");
     assert!(sysctl.status.success(), "{sysctl:?}");
     assert_eq!(pool("nr_hugepages"), 70);
-    fs::write(format!("{POOL}/nr_hugepages"), before.to_string()).expect("root may set the pool");
 }
 
 /// A kernel whose file is in huge pages itself is put into the guest's by whole pages, and the same
@@ -68,9 +90,7 @@ fn huge_pages() {
 #[cfg(feature = "hugepages")]
 #[test]
 fn a_kernel_in_huge_pages() {
-    let _one = ONE.lock();
-    let before = pool("nr_hugepages");
-    fs::write(format!("{POOL}/nr_hugepages"), "80").expect("root may set the pool");
+    let _pool = Pool::of(80);
     let mut guest = guest_without_pages().with(&["--log-level", "debug"]);
     let dir = guest.scratch.path("huge");
     fs::create_dir(&dir).expect("a directory");
@@ -107,7 +127,6 @@ fn a_kernel_in_huge_pages() {
         guest.kernel = usual;
         assert!(Command::new("umount").arg(&dir).status().expect("umount").success());
     }
-    fs::write(format!("{POOL}/nr_hugepages"), before.to_string()).expect("root may set the pool");
 }
 
 #[cfg(feature = "hugepages")]

@@ -1,8 +1,8 @@
 //! virtio over PCI, modern (virtio 1.3, 4.1): a function with one memory BAR and MSI-X.
 //!
-//! Everything lies in BAR 0, the registers in its first page and the MSI-X table with its pending bits in
-//! the second, so that a host can let the guest access them as memory. The capabilities stand in the order in which Linux looks
-//! for them, since each step along the list is an exit.
+//! Everything lies in BAR 0, the registers in its first page and the MSI-X table with its pending bits
+//! in the second, so that a host can let the guest access them as memory. The capabilities stand in the
+//! order in which Linux looks for them, since each step along the list is an exit.
 //!
 //! A host with devices of different numbers of queues and vectors holds a [`VirtioPci`] and a
 //! [`Common`](super::Common) for each, and lends them as `&mut Function` and `&mut State`:
