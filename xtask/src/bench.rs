@@ -42,6 +42,12 @@ pub struct Args {
     /// ioeventfd, coalesced-serial, async-loader or ioeventfd-two-cpus
     #[argh(option)]
     ab: Option<String>,
+    /// a kernel of your own instead of the scenario's
+    #[argh(option)]
+    kernel: Option<PathBuf>,
+    /// more words for the guest kernel's command line
+    #[argh(option, default = "String::new()")]
+    append: String,
     /// boots of each VMM, of which the first is not counted (default 5)
     #[argh(option, default = "5")]
     runs: u32,
@@ -82,6 +88,15 @@ impl FromStr for On {
     }
 }
 
+/// What the user wants the guest to have that the scenario does not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Guest<'a> {
+    /// A kernel instead of the scenario's.
+    kernel: Option<&'a Path>,
+    /// More words for the command line.
+    append: &'a str,
+}
+
 /// What a slot of the plan is a measurement of.
 struct Subject {
     vmm: String,
@@ -98,11 +113,14 @@ const LIMIT: u32 = 20;
 pub fn run(args: &Args) -> Result<ExitCode> {
     let scenario = scenario::find(&args.scenario)?;
     ensure!(args.runs >= 2, "--runs {}: the first is not counted, so at least 2", args.runs);
+    let guest = Guest { kernel: args.kernel.as_deref(), append: &args.append };
     if args.setup {
         ensure!(args.peer.is_empty() && args.json.is_none(), "--setup: neither --peer nor --json");
-        print!("{}", measure_setup(scenario, args.runs, args.on)?);
+        print!("{}", measure_setup(scenario, args.runs, args.on, guest)?);
         return Ok(ExitCode::SUCCESS);
     }
+    let as_it_is = args.ab.is_none() || guest == Guest::default();
+    ensure!(as_it_is, "--ab: neither --kernel nor --append");
     if let Some(name) = &args.ab
         && let Some(text) = ab::pairs(name, args.runs, args.on)?
     {
@@ -119,7 +137,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             let (report, failures, about) = ab::measure(name, args.runs, args.on)?;
             ((report, failures), about)
         }
-        None => (measure(scenario, args.runs, &args.peer, args.on)?, scenario.about),
+        None => (measure(scenario, args.runs, &args.peer, args.on, guest)?, scenario.about),
     };
     print!(
         "{}",
@@ -144,7 +162,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// Something could not be built, or one of the VMMs did not get to its userspace.
 pub fn measure_all(scenario: &str, runs: u32, peers: &[Peer]) -> Result<Report> {
     ensure!(runs >= 2, "--runs {runs}: the first is not counted, so at least 2");
-    let (report, failures) = measure(scenario::find(scenario)?, runs, peers, On::Lab)?;
+    let (report, failures) =
+        measure(scenario::find(scenario)?, runs, peers, On::Lab, Guest::default())?;
     ensure!(failures.is_empty(), "bench: {}", failures.join("\n"));
     Ok(report)
 }
@@ -156,9 +175,10 @@ fn measure(
     runs: u32,
     peers: &[Peer],
     on: On,
+    guest: Guest<'_>,
 ) -> Result<(Report, Vec<String>)> {
     let brisk = boot::build(Some(scenario.features))?;
-    let bench = Bench::prepare(scenario, &brisk, runs, on, Besides::Exits, peers)?;
+    let bench = Bench::prepare(scenario, &brisk, runs, on, Besides::Exits, peers, guest)?;
     let results = bench.execute()?;
     let mut report = Report {
         clock: if on == On::Lab { "lab" } else { "host" },
@@ -177,11 +197,16 @@ fn measure(
 }
 
 /// Boots brisk in all steps. Returns the tables of what it did until the guest ran.
-fn measure_setup(scenario: &'static Scenario, runs: u32, on: On) -> Result<String> {
+fn measure_setup(
+    scenario: &'static Scenario,
+    runs: u32,
+    on: On,
+    guest: Guest<'_>,
+) -> Result<String> {
     let mut text = setup::head(scenario.name, scenario.about, runs, on)?;
     let features = [scenario.features, &["boot-timer"]].concat();
     let brisk = boot::build(Some(&features))?;
-    let mut bench = Bench::prepare(scenario, &brisk, runs, on, Besides::Setup, &[])?;
+    let mut bench = Bench::prepare(scenario, &brisk, runs, on, Besides::Setup, &[], guest)?;
     bench.plan.slots.iter_mut().for_each(|slot| slot.command += setup::ARGUMENTS);
     let results = bench.execute()?;
     for (index, (subject, slot)) in bench.subjects.iter().zip(&bench.plan.slots).enumerate() {
@@ -225,6 +250,7 @@ impl Bench {
         on: On,
         besides: Besides,
         peers: &[Peer],
+        guest: Guest<'_>,
     ) -> Result<Self> {
         let staging = tempfile::Builder::new().prefix("brisk-bench-").tempdir_in("/dev/shm")?;
         let place = match on {
@@ -234,13 +260,13 @@ impl Bench {
                 Place::Host(staging.path().to_path_buf())
             }
         };
-        let shared = shared(scenario, brisk)?;
+        let shared = shared(scenario, brisk, guest)?;
         let mut own = vmm::files(brisk, "")?;
         own.remove(brisk);
         let placer = scenario.places_kernel().then(std::env::current_exe).transpose()?;
         let mut plan =
             Plan { slots: Vec::new(), boots, besides, limit: LIMIT, shared, place, placer };
-        let subjects = fill(scenario, peers, &mut plan, &mut own)?;
+        let subjects = fill(scenario, peers, guest, &mut plan, &mut own)?;
         if let Place::Lab(files) = &mut plan.place {
             files.extend(own);
         }
@@ -257,47 +283,66 @@ impl Bench {
 }
 
 /// The files that all VMMs use.
-fn shared(scenario: &Scenario, brisk: &Path) -> Result<Vec<(PathBuf, &'static str)>> {
+fn shared(
+    scenario: &Scenario,
+    brisk: &Path,
+    guest: Guest<'_>,
+) -> Result<Vec<(PathBuf, &'static str)>> {
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
-    let (kernel, bzimage, initramfs) = match scenario.kernel {
-        Kernel::Guest => {
-            let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
-            (kernel.vmlinux, kernel.bzimage, guest::ensure(&cache)?.initramfs)
+    let ours = |config| -> Result<_> {
+        let initramfs = guest::ensure(&cache)?.initramfs;
+        if let Some(path) = guest.kernel {
+            let path =
+                path.canonicalize().with_context(|| format!("--kernel {}", path.display()))?;
+            return Ok((path.clone(), path, initramfs));
         }
+        let kernel = kernel::ensure(&cache, config)?;
+        Ok((kernel.vmlinux, kernel.bzimage, initramfs))
+    };
+    let (kernel, bzimage, initramfs) = match scenario.kernel {
+        Kernel::Guest => ours(kernel::Config::Guest)?,
+        Kernel::Micro => ours(kernel::Config::Micro)?,
         Kernel::DebianCloud => {
+            ensure!(guest.kernel.is_none(), "--kernel: {} needs its own", scenario.name);
             let files = stock::CLOUD.ensure(&cache)?;
             (files.vmlinuz.clone(), files.vmlinuz, files.initramfs)
         }
     };
-    let mut files = vec![
+    let mut files = BTreeSet::from([
         (brisk.to_path_buf(), "brisk"),
         (kernel, "vmlinux"),
         (bzimage, "bzImage"),
         (initramfs, "initramfs"),
-    ];
-    match scenario.root {
-        Root::Initramfs => {}
-        Root::Ext4Partition => files.push((images::small(&cache)?.ext4_partition, script::DISK)),
-        Root::Debian => files.push((images::debian(&cache)?.erofs_partition, script::DISK)),
+    ]);
+    for root in scenario.steps.iter().map(|step| step.root) {
+        let image = match root {
+            Root::Initramfs => continue,
+            Root::Ext4 => images::small(&cache)?.ext4,
+            Root::Erofs => images::small(&cache)?.erofs,
+            Root::Ext4Partition => images::small(&cache)?.ext4_partition,
+            Root::Debian => images::debian(&cache)?.erofs_partition,
+        };
+        files.extend(root.image().map(|name| (image, name)));
     }
-    Ok(files)
+    Ok(files.into_iter().collect())
 }
 
 /// Adds brisk and the peers to the plan, step by step, and their files to `own`.
 fn fill(
     scenario: &'static Scenario,
     peers: &[Peer],
+    guest: Guest<'_>,
     plan: &mut Plan,
     own: &mut BTreeSet<PathBuf>,
 ) -> Result<Vec<Subject>> {
     let mut subjects = Vec::new();
     let files = plan.place.files();
     for step in scenario.steps {
-        let filler = Filler { files: &files, scenario, step };
+        let filler = Filler { files: &files, scenario, step, append: guest.append };
         let program = format!("{files}/brisk");
         let command = filler.fill(&vmm::brisk(&program, step))?;
-        plan.slots.push(Slot { program, command });
+        plan.slots.push(Slot { program, command, disk: step.root.image() });
         subjects.push(Subject { vmm: "brisk".to_owned(), step: step.name });
     }
     for peer in peers {
@@ -307,12 +352,13 @@ fn fill(
                 eprintln!("xtask: bench: {} cannot do the step {step}, left out", peer.name());
                 continue;
             };
-            let command = Filler { files: &files, scenario, step }.fill(&command)?;
+            let filler = Filler { files: &files, scenario, step, append: guest.append };
+            let command = filler.fill(&command)?;
             let (program, rest) = vmm::program(&command)?;
             own.extend(vmm::files(&program, rest)?);
             let program = program.to_string_lossy().into_owned();
             let command = format!("{} {rest}", lab::quote(&program));
-            plan.slots.push(Slot { program, command });
+            plan.slots.push(Slot { program, command, disk: step.root.image() });
             subjects.push(Subject { vmm: peer.name().to_owned(), step: step.name });
         }
     }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use super::paired::{self, Until};
 use super::scenario::{Console, Disk, Kernel, PCI, PORTS, Root, Scenario, Step};
 use super::vmm::Peer;
-use super::{On, Report};
+use super::{Guest, On, Report};
 use crate::{boot, lab};
 
 /// One optimisation.
@@ -26,7 +26,6 @@ static ALL: [Ab; 5] = [
             memory_mib: 512,
             features: &["serial", "console", "pmem", "pci", "hugepages", "pio-fast-path"],
             kernel: Kernel::Guest,
-            root: Root::Ext4Partition,
             steps: &[
                 PORTS,
                 Step {
@@ -48,7 +47,6 @@ static ALL: [Ab; 5] = [
             memory_mib: 512,
             features: &["console", "pmem", "pci", "hugepages"],
             kernel: Kernel::Guest,
-            root: Root::Ext4Partition,
             steps: &[PCI, PORTS],
         },
     },
@@ -61,7 +59,6 @@ static ALL: [Ab; 5] = [
             memory_mib: 512,
             features: &["console", "block", "pmem", "pci", "hugepages"],
             kernel: Kernel::Guest,
-            root: Root::Ext4Partition,
             steps: &[
                 PCI,
                 Step {
@@ -83,7 +80,6 @@ static ALL: [Ab; 5] = [
             memory_mib: 512,
             features: &["console", "block", "pmem", "hugepages", "smp", "ab-ioeventfd"],
             kernel: Kernel::Guest,
-            root: Root::Ext4Partition,
             steps: &NOTIFY,
         },
     },
@@ -95,7 +91,6 @@ static ALL: [Ab; 5] = [
             memory_mib: 512,
             features: &["serial", "pmem", "hugepages", "coalesced-serial"],
             kernel: Kernel::Guest,
-            root: Root::Ext4Partition,
             steps: &[
                 LOUD,
                 Step {
@@ -128,6 +123,7 @@ const NOTIFY: [Step; 3] = [
         args: "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' --console tty \
                --memory size=512M,hugepages=on",
         cmdline: "console=hvc0",
+        root: Root::Initramfs,
         disk: Disk::None,
         ..PCI
     },
@@ -159,7 +155,6 @@ static PAIRED: [(Until, Ab); 2] = [
                 memory_mib: 256,
                 features: &["serial", "hugepages", "async-loader"],
                 kernel: Kernel::Guest,
-                root: Root::Initramfs,
                 steps: &[
                     LOAD,
                     Step { name: Some("2 MiB pages"), args: LOAD_HUGE, hugepages: true, ..LOAD },
@@ -177,7 +172,6 @@ static PAIRED: [(Until, Ab); 2] = [
                 memory_mib: 512,
                 features: &["console", "block", "pmem", "hugepages", "smp", "ab-ioeventfd"],
                 kernel: Kernel::Guest,
-                root: Root::Ext4Partition,
                 steps: &NOTIFY,
             },
         },
@@ -190,6 +184,7 @@ const LOAD: Step = Step {
            --memory size=256M",
     cmdline: "quiet console=ttyS0",
     console: Console::Serial,
+    root: Root::Initramfs,
     disk: Disk::None,
     hugepages: false,
 };
@@ -229,7 +224,8 @@ pub fn measure(name: &str, runs: u32, on: On) -> Result<(Report, Vec<String>, &'
         bail!("--ab {name}: there is no such comparison; there are {}", known.join(", "));
     };
     let before = before(ab)?;
-    let (mut report, failures) = super::measure(&ab.scenario, runs, &[before], on)?;
+    let (mut report, failures) =
+        super::measure(&ab.scenario, runs, &[before], on, Guest::default())?;
     for row in &mut report.rows {
         if row.vmm == "brisk" {
             "after".clone_into(&mut row.vmm);

@@ -8,7 +8,7 @@ use tabled::builder::Builder;
 
 use super::scenario::Scenario;
 use super::vmm::Peer;
-use super::{Bench, Besides, On, script, table, trace};
+use super::{Bench, Besides, Guest, On, script, table, trace};
 use crate::lab;
 
 /// One pair: microseconds from exec on, without and with.
@@ -36,7 +36,15 @@ pub fn measure(
     on: On,
 ) -> Result<String> {
     let brisk = crate::boot::build(Some(scenario.features))?;
-    let mut bench = Bench::prepare(scenario, &brisk, pairs + 1, on, Besides::Exits, &[before])?;
+    let mut bench = Bench::prepare(
+        scenario,
+        &brisk,
+        pairs + 1,
+        on,
+        Besides::Exits,
+        &[before],
+        Guest::default(),
+    )?;
     bench.mode = lab::Mode::Fast;
     let kernel = bench.staging.path().join("vmlinux");
     let replaced = bench.plan.shared.iter_mut().filter(|(_, name)| *name == "vmlinux");

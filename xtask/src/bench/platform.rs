@@ -34,6 +34,7 @@ const fn step(name: &'static str, args: &'static str, cmdline: &'static str) -> 
         args,
         cmdline,
         console: Console::Virtio,
+        root: Root::Ext4Partition,
         disk: Disk::Pmem,
         hugepages: true,
     }
@@ -56,7 +57,6 @@ pub const SCENARIO: Scenario = Scenario {
     memory_mib: 4096,
     features: &["serial", "console", "pmem", "pci", "hugepages", "ab-platform"],
     kernel: Kernel::Guest,
-    root: Root::Ext4Partition,
     steps: &[
         otherwise!("as it is", ""),
         otherwise!("without `8250.nr_uarts=0`", "--ab without=8250"),

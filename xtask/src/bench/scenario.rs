@@ -17,8 +17,6 @@ pub struct Scenario {
     pub features: &'static [&'static str],
     /// The guest's kernel.
     pub kernel: Kernel,
-    /// What the guest's userspace is started from.
-    pub root: Root,
     /// What is measured one after the other.
     pub steps: &'static [Step],
 }
@@ -28,6 +26,8 @@ pub struct Scenario {
 pub enum Kernel {
     /// Our own, that of the tests.
     Guest,
+    /// Our own, as little as boots.
+    Micro,
     /// Debian's for clouds, with the initramfs that goes with it.
     DebianCloud,
 }
@@ -36,7 +36,7 @@ impl Kernel {
     /// Seconds of the machine's own in which each boot is done, however busy it is.
     pub fn patience(self) -> u64 {
         match self {
-            Self::Guest => 60,
+            Self::Guest | Self::Micro => 60,
             Self::DebianCloud => 300,
         }
     }
@@ -47,6 +47,10 @@ impl Kernel {
 pub enum Root {
     /// In an initial RAM file system.
     Initramfs,
+    /// In a raw image that is an ext4 file system.
+    Ext4,
+    /// In a raw image that is an EROFS file system.
+    Erofs,
     /// In the first partition of a raw image, in an ext4 file system.
     Ext4Partition,
     /// A Debian in the first partition of a raw image, in an EROFS file system.
@@ -63,6 +67,8 @@ pub struct Step {
     pub cmdline: &'static str,
     /// The guest's console.
     pub console: Console,
+    /// What the guest's userspace is started from.
+    pub root: Root,
     /// The device that the image is behind.
     pub disk: Disk,
     /// Whether the guest's memory is in pages of 2 MiB.
@@ -96,6 +102,7 @@ pub const PCI: Step = Step {
            --transport pci --memory size=512M,hugepages=on",
     cmdline: "root=/dev/pmem0p1 console=hvc0 quiet",
     console: Console::Virtio,
+    root: Root::Ext4Partition,
     disk: Disk::Pmem,
     hugepages: true,
 };
@@ -124,13 +131,13 @@ pub const ALL: &[Scenario] = &[
         memory_mib: 256,
         features: &["serial", "coalesced-serial"],
         kernel: Kernel::Guest,
-        root: Root::Initramfs,
         steps: &[Step {
             name: None,
             args: "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' \
                    --serial file={serial} --memory size=256M",
             cmdline: "quiet console=ttyS0",
             console: Console::Serial,
+            root: Root::Initramfs,
             disk: Disk::None,
             hugepages: false,
         }],
@@ -143,7 +150,6 @@ pub const ALL: &[Scenario] = &[
         memory_mib: 512,
         features: &["serial", "coalesced-serial", "console", "block", "pmem", "hugepages"],
         kernel: Kernel::Guest,
-        root: Root::Ext4Partition,
         steps: &[
             Step {
                 name: Some("serial"),
@@ -151,6 +157,7 @@ pub const ALL: &[Scenario] = &[
                        --console off --memory size=512M",
                 cmdline: "root=/dev/vda1 console=ttyS0",
                 console: Console::Serial,
+                root: Root::Ext4Partition,
                 disk: Disk::Block,
                 hugepages: false,
             },
@@ -160,6 +167,7 @@ pub const ALL: &[Scenario] = &[
                        --console tty --memory size=512M",
                 cmdline: "root=/dev/vda1 console=hvc0",
                 console: Console::Virtio,
+                root: Root::Ext4Partition,
                 disk: Disk::Block,
                 hugepages: false,
             },
@@ -169,6 +177,7 @@ pub const ALL: &[Scenario] = &[
                        --console tty --memory size=512M",
                 cmdline: "root=/dev/vda1 console=hvc0 quiet",
                 console: Console::Virtio,
+                root: Root::Ext4Partition,
                 disk: Disk::Block,
                 hugepages: false,
             },
@@ -178,6 +187,7 @@ pub const ALL: &[Scenario] = &[
                        --console tty --memory size=512M",
                 cmdline: "root=/dev/pmem0p1 console=hvc0 quiet",
                 console: Console::Virtio,
+                root: Root::Ext4Partition,
                 disk: Disk::Pmem,
                 hugepages: false,
             },
@@ -187,8 +197,27 @@ pub const ALL: &[Scenario] = &[
                        --console tty --memory size=512M,hugepages=on",
                 cmdline: "root=/dev/pmem0p1 console=hvc0 quiet",
                 console: Console::Virtio,
+                root: Root::Ext4Partition,
                 disk: Disk::Pmem,
                 hugepages: true,
+            },
+        ],
+    },
+    // The talk's last step with all that can be left out left out: the features of the scenario
+    // `pmem-hugepages`, a kernel that is tuned for it, an image without partitions.
+    Scenario {
+        name: "micro",
+        about: "the tuned kernel, pmem and pages of 2 MiB, 128 MiB, 1 vCPU",
+        memory_mib: 128,
+        features: &["console", "pmem", "hugepages"],
+        kernel: Kernel::Micro,
+        steps: &[
+            MICRO,
+            Step {
+                name: Some("erofs"),
+                cmdline: "root=/dev/pmem0 rootfstype=erofs rootflags=dax console=hvc0 quiet",
+                root: Root::Erofs,
+                ..MICRO
             },
         ],
     },
@@ -198,7 +227,6 @@ pub const ALL: &[Scenario] = &[
         memory_mib: 512,
         features: &["console", "pmem", "hugepages"],
         kernel: Kernel::Guest,
-        root: Root::Ext4Partition,
         steps: &[
             LOADED,
             Step {
@@ -221,7 +249,6 @@ pub const ALL: &[Scenario] = &[
         memory_mib: 512,
         features: &["serial", "console", "pmem", "pci", "hugepages"],
         kernel: Kernel::Guest,
-        root: Root::Ext4Partition,
         steps: &[PCI, PORTS],
     },
     Scenario {
@@ -231,7 +258,6 @@ pub const ALL: &[Scenario] = &[
         memory_mib: 512,
         features: &["serial", "coalesced-serial", "bzimage", "block", "pmem", "pci"],
         kernel: Kernel::DebianCloud,
-        root: Root::Debian,
         steps: &[
             Step {
                 name: Some("PCI, block"),
@@ -240,6 +266,7 @@ pub const ALL: &[Scenario] = &[
                        --memory size=512M",
                 cmdline: "root=/dev/vda1 console=ttyS0 quiet",
                 console: Console::Serial,
+                root: Root::Debian,
                 disk: Disk::Block,
                 hugepages: false,
             },
@@ -250,6 +277,7 @@ pub const ALL: &[Scenario] = &[
                        --serial file={serial} --memory size=512M",
                 cmdline: "root=/dev/pmem0p1 console=ttyS0 quiet",
                 console: Console::Serial,
+                root: Root::Debian,
                 disk: Disk::Pmem,
                 hugepages: false,
             },
@@ -260,6 +288,7 @@ pub const ALL: &[Scenario] = &[
                        --serial file={serial} --memory size=512M",
                 cmdline: "root=/dev/pmem0p1 console=ttyS0 quiet",
                 console: Console::Serial,
+                root: Root::Debian,
                 disk: Disk::Pmem,
                 hugepages: false,
             },
@@ -267,6 +296,17 @@ pub const ALL: &[Scenario] = &[
     },
     platform::SCENARIO,
 ];
+
+const MICRO: Step = Step {
+    name: Some("ext4"),
+    args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+           --memory size=128M,hugepages=on",
+    cmdline: "root=/dev/pmem0 rootfstype=ext4 rootflags=dax console=hvc0 quiet",
+    console: Console::Virtio,
+    root: Root::Ext4,
+    disk: Disk::Pmem,
+    hugepages: true,
+};
 
 /// The scenario called `name`.
 ///
@@ -282,6 +322,19 @@ pub fn find(name: &str) -> Result<&'static Scenario> {
 
 /// Pages of 2 MiB that a kernel needs on a hugetlbfs, and some to spare.
 const PLACED_PAGES: u32 = 16;
+
+impl Root {
+    /// Name of the image among the files that all VMMs share.
+    pub fn image(self) -> Option<&'static str> {
+        match self {
+            Self::Initramfs => None,
+            Self::Ext4 => Some("ext4.new"),
+            Self::Erofs => Some("erofs.new"),
+            Self::Ext4Partition => Some("ext4-partition.new"),
+            Self::Debian => Some("debian.new"),
+        }
+    }
+}
 
 impl Scenario {
     /// Pages of 2 MiB that the host needs free for any step.
@@ -322,7 +375,8 @@ mod tests {
                 assert_eq!(step.args.contains("--disk"), step.disk == Disk::Block);
                 assert_eq!(step.args.contains("--pmem"), step.disk == Disk::Pmem);
                 let initramfs =
-                    scenario.root == Root::Initramfs || scenario.kernel == Kernel::DebianCloud;
+                    step.root == Root::Initramfs || scenario.kernel == Kernel::DebianCloud;
+                assert_eq!(step.root == Root::Initramfs, step.disk == Disk::None);
                 assert_eq!(step.args.contains("{initramfs}"), initramfs);
                 assert_eq!(scenario.steps.len() > 1, step.name.is_some());
             }

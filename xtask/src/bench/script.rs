@@ -11,6 +11,8 @@ pub struct Slot {
     pub program: String,
     /// The whole command, starting with the program.
     pub command: String,
+    /// The shared file that each boot gets a copy of, as [`DISK`].
+    pub disk: Option<&'static str>,
 }
 
 /// All that the script does.
@@ -69,7 +71,7 @@ pub enum Place {
 const ROOT: &str = "/tmp/root";
 /// The shared files below it.
 const SHARED: &str = "/bench";
-/// The shared file that guests may write to: each boot gets a copy of its own.
+/// The file that guests may write to.
 pub const DISK: &str = "disk.raw";
 /// Trace buffer for each CPU in KiB. A boot has a few thousand events of some 100 bytes.
 const BUFFER_KIB: u32 = 8192;
@@ -143,7 +145,6 @@ impl Plan {
             }
         }
         for (from, name) in &self.shared {
-            let name = if *name == DISK { "disk.new" } else { name };
             text += &self.place.copy(from, &format!("{files}/{name}"));
         }
         if let Some(placer) = &self.placer {
@@ -167,15 +168,15 @@ impl Plan {
         let [more, mark, filter] = self.besides.events();
         let _ = write!(
             text,
-            "FILES={files} INSIDE={} OUT={}\nSHELL_THERE='{}' BUFFER={BUFFER_KIB}\n\
+            "FILES={files} INSIDE={} OUT={} DISK={DISK}\nSHELL_THERE='{}' BUFFER={BUFFER_KIB}\n\
              more='{more}' mark='{mark}' mark_filter='{filter}'\n{FUNCTIONS}",
             self.place.files(),
             self.place.out(),
             self.place.shell(self.limit),
         );
         for boot in 0..self.boots {
-            for slot in 0..self.slots.len() {
-                let _ = writeln!(text, "boot {slot} {boot}");
+            for (index, slot) in self.slots.iter().enumerate() {
+                let _ = writeln!(text, "boot {index} {boot} {}", slot.disk.unwrap_or_default());
             }
         }
         text += "finish\n";
@@ -215,8 +216,8 @@ boot() {
   else
     enable 0 $more; filter "$mark_filter"; enable 1 $mark; echo 'port==0x80&&(val==0x40||val==0x60)' > $T/events/kvm/kvm_pio/filter
   fi
-  rm -f $FILES/serial $FILES/disk.raw $FILES/log $FILES/reached
-  [ ! -e $FILES/disk.new ] || cp $FILES/disk.new $FILES/disk.raw
+  rm -f $FILES/serial $FILES/$DISK $FILES/log $FILES/reached
+  [ -z "${3-}" ] || cp $FILES/$3 $FILES/$DISK
   echo > $T/trace; echo > $M/trace; echo 1 > $T/tracing_on
   $SHELL_THERE $INSIDE/$1.sh < /dev/null > $FILES/log 2>&1 & vmm=$!
   ( read -r line < $M/trace_pipe; echo > $FILES/reached; kill $vmm ) 2> /dev/null & reader=$!
@@ -238,13 +239,14 @@ mod tests {
         let slot = |program: &str| Slot {
             program: program.to_owned(),
             command: format!("{program} --cmdline 'a b'"),
+            disk: program.starts_with("/bench").then_some("ext4.new"),
         };
         Plan {
             slots: vec![slot("/bench/brisk"), slot("/usr/bin/qemu")],
             boots: 3,
             besides: Besides::Setup,
             limit: 20,
-            shared: vec![("/tmp/it's".into(), "vmlinux"), ("/home/image".into(), DISK)],
+            shared: vec![("/tmp/it's".into(), "vmlinux"), ("/home/image".into(), "ext4.new")],
             place,
             placer: Some("/home/xtask".into()),
         }
@@ -265,21 +267,22 @@ mod tests {
         for line in [
             "put /lib/libc.so.6 /tmp/root/lib/libc.so.6",
             r"put '/run/host/tmp/it'\''s' /tmp/root/bench/vmlinux",
-            "put /home/image /tmp/root/bench/disk.new",
+            "put /home/image /tmp/root/bench/ext4.new",
             "exec /usr/bin/qemu --cmdline 'a b'",
             "/home/xtask place /tmp/root/bench/vmlinux /tmp/root/bench/hugetlbfs/vmlinux > /dev/null \
              || exit 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
         }
-        let order = "boot 0 0\nboot 1 0\nboot 0 1\nboot 1 1\nboot 0 2\nboot 1 2\nfinish\n";
+        let order = "boot 0 0 ext4.new\nboot 1 0 \nboot 0 1 ext4.new\nboot 1 1 \n\
+                     boot 0 2 ext4.new\nboot 1 2 \nfinish\n";
         assert!(text.contains(order), "{text}");
     }
 
     #[test]
     fn the_host_keeps_its_files_together() {
         let text = plan(Place::Host("/dev/shm/x".into())).script();
-        assert!(text.contains("put /home/image /dev/shm/x/disk.new\n"), "{text}");
+        assert!(text.contains("put /home/image /dev/shm/x/ext4.new\n"), "{text}");
         assert!(!text.contains("chroot") && !text.contains("--rbind"), "{text}");
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::scenario::{Console, Disk, Kernel, Root, Scenario, Step};
+use super::script::DISK;
 use crate::lab::quote;
 
 /// A VMM to compare with, from `--peer`.
@@ -57,8 +58,8 @@ impl Peer {
 }
 
 /// Where the scenario has an initramfs.
-fn initrd(scenario: &Scenario) -> &'static str {
-    let has = scenario.root == Root::Initramfs || scenario.kernel == Kernel::DebianCloud;
+fn initrd(scenario: &Scenario, step: &Step) -> &'static str {
+    let has = step.root == Root::Initramfs || scenario.kernel == Kernel::DebianCloud;
     if has { " -initrd {initramfs}" } else { "" }
 }
 
@@ -90,10 +91,10 @@ fn qemu(scenario: &Scenario, step: &Step) -> Option<String> {
         ),
     };
     let lean = match scenario.kernel {
-        Kernel::Guest => "acpi=off,x-option-roms=off,",
+        Kernel::Guest | Kernel::Micro => "acpi=off,x-option-roms=off,",
         Kernel::DebianCloud => "",
     };
-    let initrd = initrd(scenario);
+    let initrd = initrd(scenario, step);
     Some(format!(
         "qemu-system-x86_64 -M microvm,{lean}pit=off,pic=off,rtc=off,isa-serial={serial} \
          {QEMU}{initrd}{disk}{console}"
@@ -114,7 +115,7 @@ fn q35(scenario: &Scenario, step: &Step) -> Option<String> {
         }
         Disk::Pmem => return None,
     };
-    let initrd = initrd(scenario);
+    let initrd = initrd(scenario, step);
     Some(format!(
         "qemu-system-x86_64 -M q35 -global kvm-apic.vapic=off -serial file:{{serial}} \
          {QEMU}{initrd}{disk}"
@@ -131,6 +132,8 @@ pub struct Filler<'a> {
     pub scenario: &'a Scenario,
     /// The step.
     pub step: &'a Step,
+    /// More words for the command line.
+    pub append: &'a str,
 }
 
 impl Filler<'_> {
@@ -157,10 +160,11 @@ impl Filler<'_> {
             "hugetlbfs" | "huge-tmpfs" => format!("{}/{word}/vmlinux", self.files),
             "bzimage" => format!("{}/bzImage", self.files),
             "initramfs" => format!("{}/initramfs", self.files),
-            "disk" => format!("{}/disk.raw", self.files),
+            "disk" => format!("{}/{DISK}", self.files),
             "serial" => format!("{}/serial", self.files),
             "memory" => self.scenario.memory_mib.to_string(),
-            "cmdline" => self.step.cmdline.to_owned(),
+            "cmdline" if self.append.is_empty() => self.step.cmdline.to_owned(),
+            "cmdline" => format!("{} {}", self.step.cmdline, self.append),
             "args" => self.fill(self.step.args)?,
             _ => bail!(
                 "--peer: {{{word}}} is unknown; there are {{kernel}} {{bzimage}} {{initramfs}} \
@@ -249,7 +253,7 @@ mod tests {
     fn words_are_filled_in() {
         let scenario = scenario::find("talk").unwrap();
         let step = &scenario.steps[4];
-        let filler = Filler { files: "/d", scenario, step };
+        let filler = Filler { files: "/d", scenario, step, append: "" };
         assert_eq!(filler.fill("{disk} {memory}-{x").unwrap(), "/d/disk.raw 512-{x");
         assert_eq!(
             filler.fill(&brisk("/b c", step)).unwrap(),
@@ -261,6 +265,8 @@ mod tests {
             filler.fill("cloud-hypervisor {args}").unwrap(),
             filler.fill(&brisk("cloud-hypervisor", step)).unwrap()
         );
+        let filler = Filler { append: "a=b", ..filler };
+        assert_eq!(filler.fill("{cmdline}").unwrap(), "root=/dev/pmem0p1 console=hvc0 quiet a=b");
         assert!(filler.fill("{krenel}").unwrap_err().to_string().contains("{krenel} is unknown"));
     }
 
@@ -277,7 +283,8 @@ mod tests {
                 scenario.steps.iter().flat_map(|s| [(s, Peer::Qemu), (s, Peer::QemuQ35)])
             {
                 let Some(command) = peer.command(scenario, step) else { continue };
-                let command = Filler { files: "/d", scenario, step }.fill(&command).unwrap();
+                let command =
+                    Filler { files: "/d", scenario, step, append: "" }.fill(&command).unwrap();
                 assert!(!command.contains(['{', '}']), "{command}");
                 assert_eq!(command.contains("-initrd"), step.args.contains("--initramfs"));
             }
