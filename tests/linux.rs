@@ -15,6 +15,9 @@ mod disks;
 mod machine;
 #[path = "linux/memory.rs"]
 mod memory;
+#[cfg(all(feature = "console", feature = "block", feature = "pmem"))]
+#[path = "linux/micro.rs"]
+mod micro;
 #[cfg(feature = "bzimage")]
 #[path = "linux/stock.rs"]
 mod stock;

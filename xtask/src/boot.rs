@@ -1,7 +1,7 @@
 //! `cargo xtask boot`: boots Linux to userspace, on this machine's KVM where that can, else in the
 //! lab.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use argh::FromArgs;
 use duct::cmd;
 use serde::Deserialize;
@@ -25,9 +25,12 @@ pub struct Args {
     /// host: this machine's KVM; lab: L1's; by default the host's if it can run a Linux
     #[argh(option)]
     on: Option<On>,
-    /// guest (our own, default), a stock kernel of Debian's to a Debian's userspace (debian-cloud,
+    /// in the lab with the clock that counts instructions
+    #[argh(switch)]
+    stopwatch: bool,
+    /// guest (our own, default), micro or micro-smp (our own, as little as boots), a stock kernel of Debian's to a Debian's userspace (debian-cloud,
     /// debian-6.1-cloud, debian-generic), or a file
-    #[argh(option, default = "Kernel::Guest")]
+    #[argh(option, default = "Kernel::Own(kernel::Config::Guest)")]
     kernel: Kernel,
     /// arguments for brisk, after --; in the lab, files below /tmp are at /run/host/tmp
     #[argh(positional, greedy)]
@@ -36,7 +39,7 @@ pub struct Args {
 
 /// The guest's kernel.
 enum Kernel {
-    Guest,
+    Own(kernel::Config),
     Stock(&'static Stock),
     File(PathBuf),
 }
@@ -45,13 +48,14 @@ impl FromStr for Kernel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match (text, stock::find(text)) {
-            ("guest", _) => Ok(Self::Guest),
+        match (text.parse(), stock::find(text)) {
+            (Ok(config), _) => Ok(Self::Own(config)),
             (_, Some(stock)) => Ok(Self::Stock(stock)),
-            (path, None) if Path::new(path).is_file() => Ok(Self::File(path.into())),
+            _ if Path::new(text).is_file() => Ok(Self::File(text.into())),
             _ => {
-                let names: Vec<_> = stock::ALL.iter().map(|stock| stock.name).collect();
-                Err(format!("{text}: neither guest, {} nor a file", names.join(", ")))
+                let own = kernel::Config::ALL.iter().map(|(name, _)| *name);
+                let names: Vec<_> = own.chain(stock::ALL.iter().map(|stock| stock.name)).collect();
+                Err(format!("{text}: neither {} nor a file", names.join(", ")))
             }
         }
     }
@@ -66,6 +70,19 @@ pub struct Files {
     /// The disk that the initramfs goes on to, where it does. Another initramfs is what the kernel
     /// ends at, and in the way of a `root=`.
     pub image: Option<PathBuf>,
+    /// What the kernel can print on.
+    pub console: Console,
+    /// CPUs that it can use.
+    pub cpus: u8,
+}
+
+/// A guest's console.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Console {
+    /// A UART, ttyS0.
+    Serial,
+    /// virtio-console, hvc0.
+    Virtio,
 }
 
 /// A line of brisk's `--boot-log`.
@@ -87,12 +104,18 @@ const LAB_HUGEPAGES: u32 = 512;
 /// # Errors
 /// Something could not be built, or the lab failed.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let on = place(args.on)?;
+    ensure!(!args.stopwatch || args.on != Some(On::Host), "--stopwatch: only the lab has one");
+    let on = if args.stopwatch { On::Lab } else { place(args.on)? };
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
     let files = match &args.kernel {
-        Kernel::Guest => {
-            Files::ours(&cache, kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux)
+        Kernel::Own(config) => {
+            let files = Files::ours(&cache, kernel::ensure(&cache, *config)?.vmlinux)?;
+            Ok(match config {
+                kernel::Config::Guest => files,
+                kernel::Config::Micro => Files { console: Console::Virtio, ..files },
+                kernel::Config::MicroSmp => Files { console: Console::Virtio, cpus: 2, ..files },
+            })
         }
         Kernel::Stock(stock) => Files::stock(&cache, stock),
         Kernel::File(path) => Files::ours(&cache, path.canonicalize()?),
@@ -107,11 +130,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             (output.status.code().unwrap_or(1), fs::read_to_string(&log).unwrap_or_default())
         }
         On::Lab => {
-            let output = lab::run(&job(&brisk, &files, &args.extra))?;
+            let mut job = job(&brisk, &files, &args.extra);
+            if args.stopwatch {
+                job.mode = lab::Mode::Stopwatch;
+            }
+            let output = lab::run(&job)?;
             (output.status, fs::read_to_string(output.dir.join("boot.jsonl")).unwrap_or_default())
         }
     };
-    Ok(verdict(status, &log, on))
+    let clock = match (on, args.stopwatch) {
+        (On::Host, _) => "",
+        (On::Lab, false) => " of the lab's fast mode, which says nothing about a real machine",
+        (On::Lab, true) => " of the lab's stopwatch, 1 ns an instruction",
+    };
+    Ok(verdict(status, &log, clock))
 }
 
 /// A boot in the lab, with these arguments besides. The boot log is `boot.jsonl` in its output, where
@@ -127,7 +159,7 @@ pub fn job(brisk: &Path, files: &Files, extra: &[String]) -> lab::Job {
     }
     // Too large for L1's memory.
     let image = files.image.as_deref().map(lab::path_in_l1);
-    let files = Files { kernel, initramfs, image };
+    let files = Files { kernel, initramfs, image, ..*files };
     let mut words = vec![brisk.to_string_lossy().into_owned()];
     words.extend(arguments(&files, &Path::new(IN_L1).join("out/boot.jsonl"), extra));
     script += &words.iter().map(|word| lab::quote(word)).collect::<Vec<_>>().join(" ");
@@ -200,14 +232,21 @@ impl Files {
     /// # Errors
     /// The init cannot be built.
     pub fn ours(cache: &Cache, kernel: PathBuf) -> Result<Self> {
-        Ok(Self { kernel, initramfs: guest::ensure(cache)?.initramfs, image: None })
+        let initramfs = guest::ensure(cache)?.initramfs;
+        Ok(Self { kernel, initramfs, image: None, console: Console::Serial, cpus: 1 })
     }
 
     /// A kernel of Debian's, which goes on to the userspace of a Debian.
     fn stock(cache: &Cache, stock: &Stock) -> Result<Self> {
         let files = stock.ensure(cache)?;
         let image = images::debian(cache)?.ext4_partition;
-        Ok(Self { kernel: files.vmlinuz, initramfs: files.initramfs, image: Some(image) })
+        Ok(Self {
+            kernel: files.vmlinuz,
+            initramfs: files.initramfs,
+            image: Some(image),
+            console: Console::Serial,
+            cpus: 1,
+        })
     }
 }
 
@@ -226,7 +265,11 @@ fn arguments(files: &Files, log: &Path, extra: &[String]) -> Vec<String> {
     if files.image.is_some() || !own_root {
         default("--initramfs", path(&files.initramfs));
     }
-    let mut cmdline = "console=ttyS0".to_owned();
+    let (name, console) = match files.console {
+        Console::Serial => ("console=ttyS0", "--serial"),
+        Console::Virtio => ("console=hvc0", "--console"),
+    };
+    let mut cmdline = name.to_owned();
     if let Some(image) = files.image.as_ref().filter(|_| !own_root) {
         default("--transport", "pci".to_owned());
         default("--pmem", format!("file={},discard_writes=on", path(image)));
@@ -234,7 +277,10 @@ fn arguments(files: &Files, log: &Path, extra: &[String]) -> Vec<String> {
     }
     default("--cmdline", cmdline);
     if !given("--console") {
-        default("--serial", "tty".to_owned());
+        default(console, "tty".to_owned());
+    }
+    if files.cpus > 1 {
+        default("--cpus", format!("boot={}", files.cpus));
     }
     default("--memory", "size=512M".to_owned());
     words.extend(["--boot-log".to_owned(), path(log)]);
@@ -246,15 +292,11 @@ fn arguments(files: &Files, log: &Path, extra: &[String]) -> Vec<String> {
 }
 
 /// Says how it went.
-fn verdict(status: i32, log: &str, on: On) -> ExitCode {
+fn verdict(status: i32, log: &str, clock: &str) -> ExitCode {
     let points = log.lines().filter_map(|line| serde_json::from_str::<Point>(line).ok());
     let userspace = points.into_iter().find(|point| point.name == "userspace");
     match (&userspace, status) {
         (Some(point), 0) => {
-            let clock = match on {
-                On::Host => "",
-                On::Lab => " of the lab's fast mode, which says nothing about a real machine",
-            };
             println!("userspace after {:.1} ms{clock}; powered off", point.process_us / 1000.0);
             return ExitCode::SUCCESS;
         }
@@ -311,9 +353,16 @@ mod tests {
 
     #[test]
     fn the_users_arguments_win() {
+        let files = |image| Files {
+            kernel: "/k".into(),
+            initramfs: "/i".into(),
+            image,
+            console: Console::Serial,
+            cpus: 1,
+        };
         let arguments_of = |image: Option<PathBuf>, extra: &[&str]| {
             let extra: Vec<String> = extra.iter().map(|&w| w.to_owned()).collect();
-            let files = Files { kernel: "/k".into(), initramfs: "/i".into(), image };
+            let files = files(image);
             arguments(&files, Path::new("/l"), &extra).join(" ")
         };
         let with = |extra: &[&str]| arguments_of(None, extra);
@@ -326,6 +375,12 @@ mod tests {
             with(&["--disk", "path=/d", "--cmdline", "root=/dev/vda", "--console", "tty"]),
             "--kernel /k --memory size=512M --boot-log /l --timeline --disk path=/d \
              --cmdline root=/dev/vda --console tty"
+        );
+        let micro = Files { console: Console::Virtio, cpus: 2, ..files(None) };
+        assert_eq!(
+            arguments(&micro, Path::new("/l"), &[]).join(" "),
+            "--kernel /k --initramfs /i --cmdline console=hvc0 --console tty --cpus boot=2 \
+             --memory size=512M --boot-log /l --timeline"
         );
         assert_eq!(
             arguments_of(Some("/d".into()), &[]),
@@ -344,7 +399,7 @@ mod tests {
     fn success_is_userspace_and_status_0() {
         let log = "{\"name\":\"first-entry\",\"process_us\":1.5}\n\
                    {\"name\":\"userspace\",\"code\":96,\"process_us\":2.5,\"vm_us\":1.0}\n";
-        let code = |status, log| format!("{:?}", verdict(status, log, On::Lab));
+        let code = |status, log| format!("{:?}", verdict(status, log, ""));
         let (good, bad) = (format!("{:?}", ExitCode::SUCCESS), format!("{:?}", ExitCode::FAILURE));
         assert_eq!(code(0, log), good);
         assert_eq!(code(3, log), bad);

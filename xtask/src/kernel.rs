@@ -23,11 +23,17 @@ const BOOT_TIMER: &str = include_str!("../kernel/boot-timer.patch");
 /// Lets a kernel without PCI load ACPI's tables.
 const ACPI: &str = include_str!("../kernel/acpi-without-pci.patch");
 
+/// Saves exits for CPUID.
+const CPUID: &str = include_str!("../kernel/cpuid-once.patch");
+
+const MICRO: &str = include_str!("../kernel/micro.config");
+
 /// Build a guest kernel (about 6 minutes on 2 cores; cached).
 #[derive(FromArgs)]
 #[argh(subcommand, name = "kernel")]
 pub struct Args {
-    /// guest (all that the tests use; default) or micro (as little as boots)
+    /// guest (all that the tests use; default), micro (as little as boots) or micro-smp (the same for
+    /// more than one CPU)
     #[argh(option, default = "Config::Guest")]
     config: Config,
 }
@@ -39,6 +45,8 @@ pub enum Config {
     Guest,
     /// As little as boots.
     Micro,
+    /// The same for more than one CPU.
+    MicroSmp,
 }
 
 /// A built kernel.
@@ -53,8 +61,8 @@ pub struct Kernel {
 struct Recipe {
     /// Name of the artifact.
     name: &'static str,
-    /// What is merged over tinyconfig.
-    fragment: &'static str,
+    /// What is merged over tinyconfig, in this order.
+    fragments: &'static [&'static str],
     /// For `patch -p1`, in this order.
     patches: &'static [&'static str],
     /// About how many files are compiled, for the progress.
@@ -62,19 +70,29 @@ struct Recipe {
 }
 
 impl Config {
+    /// All, by the names that `--config` takes.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("guest", Self::Guest), ("micro", Self::Micro), ("micro-smp", Self::MicroSmp)];
+
     fn recipe(self) -> Recipe {
         match self {
             Self::Guest => Recipe {
                 name: "kernel-guest",
-                fragment: include_str!("../kernel/guest.config"),
+                fragments: &[include_str!("../kernel/guest.config")],
                 patches: &[BOOT_TIMER],
                 files: 1190,
             },
             Self::Micro => Recipe {
                 name: "kernel-micro",
-                fragment: include_str!("../kernel/micro.config"),
-                patches: &[BOOT_TIMER, ACPI],
-                files: 980,
+                fragments: &[MICRO],
+                patches: &[BOOT_TIMER, ACPI, CPUID],
+                files: 880,
+            },
+            Self::MicroSmp => Recipe {
+                name: "kernel-micro-smp",
+                fragments: &[MICRO, include_str!("../kernel/micro-smp.config")],
+                patches: &[BOOT_TIMER, ACPI, CPUID],
+                files: 910,
             },
         }
     }
@@ -84,11 +102,11 @@ impl FromStr for Config {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "guest" => Ok(Self::Guest),
-            "micro" => Ok(Self::Micro),
-            _ => Err(format!("{s}: no such config; there are guest and micro")),
-        }
+        let found = Self::ALL.iter().find(|(name, _)| *name == s);
+        found.map(|(_, config)| *config).ok_or_else(|| {
+            let names = Self::ALL.map(|(name, _)| name);
+            format!("{s}: no such config; there are {}", names.join(", "))
+        })
     }
 }
 
@@ -106,7 +124,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// # Errors
 /// The source cannot be fetched or the build failed.
 pub fn ensure(cache: &Cache, config: Config) -> Result<Kernel> {
-    let Recipe { name, fragment, patches, files } = config.recipe();
+    let Recipe { name, fragments, patches, files } = config.recipe();
+    let fragment = &*fragments.concat();
     let compiler = cmd!("gcc", "-dumpfullversion").read().context("cannot run gcc")?;
     let source = || -> Result<Option<(String, Inputs)>> {
         Ok(debian::candidate(SOURCE)?.map(|version| {
@@ -270,6 +289,6 @@ mod tests {
     #[test]
     fn configs_by_name() {
         assert_eq!("micro".parse(), Ok(Config::Micro));
-        assert!("big".parse::<Config>().unwrap_err().contains("guest and micro"));
+        assert!("big".parse::<Config>().unwrap_err().ends_with("guest, micro, micro-smp"));
     }
 }

@@ -26,7 +26,9 @@ pub fn everything(cache: &Cache) -> Result<()> {
     debian::ensure(debian::ALL)?;
     lab::ensure(cache)?;
     guest::ensure(cache)?;
-    kernel::ensure(cache, kernel::Config::Guest)?;
+    for (_, config) in kernel::Config::ALL {
+        kernel::ensure(cache, config)?;
+    }
     images::ensure(cache)?;
     stock::ALL.iter().try_for_each(|stock| stock.ensure(cache).map(drop))
 }

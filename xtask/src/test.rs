@@ -153,19 +153,23 @@ fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
 }
 
 /// Runs tests of package brisk in L1, all in one. They find what they boot by the environment: on
-/// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_INITRAMFS` and
-/// `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with `NAME.vmlinuz` and
+/// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP`,
+/// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with `NAME.vmlinuz` and
 /// `NAME.initramfs` for each of Debian's kernels, and `BRISK_DISK_*`, which a test that writes copies
 /// first; `BRISK_XTASK` is this program.
 fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
+    let micro = kernel::ensure(&cache, kernel::Config::Micro)?;
+    let micro_smp = kernel::ensure(&cache, kernel::Config::MicroSmp)?;
     let guest = guest::ensure(&cache)?;
     let (brisk, programs) = build(tests)?;
     let files = [
         ("BRISK_BIN", brisk),
         ("BRISK_KERNEL", kernel.vmlinux),
         ("BRISK_BZIMAGE", kernel.bzimage),
+        ("BRISK_MICRO", micro.vmlinux),
+        ("BRISK_MICRO_SMP", micro_smp.vmlinux),
         ("BRISK_INITRAMFS", guest.initramfs),
         ("BRISK_SHELL_INITRAMFS", guest.shell_initramfs),
     ];

@@ -381,7 +381,7 @@ mod tests {
                 assert_eq!(scenario.steps.len() > 1, step.name.is_some());
             }
         }
-        let pages = [0, 1, 2].map(|index| ALL[index].hugepages());
+        let pages = ["serial", "talk", "loading"].map(|name| find(name).unwrap().hugepages());
         assert_eq!(pages, [0, 256, 272]);
     }
 }
