@@ -1,14 +1,33 @@
 //! The `log` facade's end: lines on standard error.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::error::{Error, Result};
 
-struct Stderr;
+/// The most lines of each level. What a guest can cause (a broken ring, a disk that fails, a flush of
+/// an image that shrank) it can cause without end, and the host's log is not its to fill.
+const MOST: u32 = 1000;
 
-static STDERR: Stderr = Stderr;
+/// Lines so far of each level, by its number: a flood of one hides no other.
+struct Stderr([AtomicU32; LevelFilter::Trace as usize + 1]);
+
+static STDERR: Stderr = Stderr([const { AtomicU32::new(0) }; LevelFilter::Trace as usize + 1]);
+
+impl Stderr {
+    /// Counts a line of this level. What is to be said besides, after the last one; `None` where there
+    /// were too many.
+    fn admit(&self, level: Level) -> Option<&'static str> {
+        let count = |lines| (lines < MOST).then_some(lines + 1);
+        match self.0[level as usize].fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) {
+            Ok(before) if before + 1 == MOST => Some(" (the last of this level: too many)"),
+            Ok(_) => Some(""),
+            Err(_) => None,
+        }
+    }
+}
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -16,9 +35,11 @@ impl Log for Stderr {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
+        if self.enabled(record.metadata())
+            && let Some(more) = self.admit(record.level())
+        {
             // The carriage return is for a terminal that a guest has in raw mode.
-            let line = format!("brisk: {}: {}\r\n", record.level(), record.args());
+            let line = format!("brisk: {}: {}{more}\r\n", record.level(), record.args());
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
     }
@@ -38,4 +59,22 @@ pub fn start(level: &str) -> Result<()> {
     let _ = log::set_logger(&STDERR);
     log::set_max_level(level);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_one_level_ends_and_hides_no_other() {
+        let log = Stderr([const { AtomicU32::new(0) }; LevelFilter::Trace as usize + 1]);
+        let admitted = (0..3 * MOST).filter(|_| log.admit(Level::Debug).is_some()).count();
+        assert_eq!(admitted, MOST as usize);
+        assert_eq!(log.admit(Level::Error), Some(""));
+        let more: Vec<_> = (1..MOST).map(|_| log.admit(Level::Error)).collect();
+        let (last, rest) = more.split_last().unwrap();
+        assert!(rest.iter().all(|more| *more == Some("")));
+        assert!(last.unwrap().contains("too many"));
+        assert_eq!(log.admit(Level::Error), None);
+    }
 }

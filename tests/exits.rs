@@ -332,6 +332,16 @@ fn accesses_to_nothing_are_counted_and_never_logged() {
     assert_eq!(stats.at("mmio_write", 0xc000_0000), (1, 1));
 }
 
+/// Each line that the full disk does not take is worth a line of the log.
+#[test]
+fn a_guest_cannot_grow_the_log_without_limit() {
+    let lab = Lab::new(guests::LINES);
+    let ended = lab.run(&["--serial", "file=/dev/full", "--log-level", "debug"]).with_status(0);
+    let lost = ended.stderr.matches("guest output lost").count();
+    assert_eq!(lost, 1000 - 1, "beside the one with the command line: {}", ended.stderr);
+    assert!(ended.stderr.trim_end().ends_with("(the last of this level: too many)"));
+}
+
 #[test]
 fn typed_bytes_reach_the_serial_port() {
     let lab = Lab::new(guests::ECHO);

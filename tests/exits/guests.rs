@@ -25,6 +25,7 @@ pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("NOT_OFF", NOT_OFF, Bits::B32, BASE),
     ("POINTS", POINTS, Bits::B32, BASE),
     ("FLOOD", FLOOD, Bits::B32, BASE),
+    ("LINES", LINES, Bits::B32, BASE),
     ("PORTS", PORTS, Bits::B32, BASE),
     ("ECHO", ECHO, Bits::B32, BASE),
     ("LOW_RAM", LOW_RAM, Bits::B32, BASE),
@@ -337,6 +338,18 @@ pub const FLOOD: Code = &[
     (&[0xb9, 0xa0, 0x86, 0x01, 0x00], "mov ecx,0x186a0"),
     (&[0xe6, 0x80], "out 0x80,al"),
     (&[0xe2, 0xfc], "loop 0x100005"),
+    (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
+    (&[0xb0, 0x34], "mov al,0x34"),
+    (&[0xee], "out dx,al"),
+];
+
+/// 5,000 empty lines to the serial port.
+pub const LINES: Code = &[
+    (&[0x66, 0xba, 0xf8, 0x03], "mov dx,0x3f8"),
+    (&[0xb0, 0x0a], "mov al,0xa"),
+    (&[0xb9, 0x88, 0x13, 0x00, 0x00], "mov ecx,0x1388"),
+    (&[0xee], "out dx,al"),
+    (&[0xe2, 0xfd], "loop 0x10000b"),
     (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
     (&[0xb0, 0x34], "mov al,0x34"),
     (&[0xee], "out dx,al"),
