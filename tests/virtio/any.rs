@@ -85,6 +85,14 @@ proptest! {
         prop_assert_eq!(file.metadata().unwrap().len(), 64 << 10);
     }
 
+    #[cfg(feature = "io-uring")]
+    #[test]
+    fn a_disk_by_io_uring_survives_any_driver(steps in prop::collection::vec(step(), 0..80)) {
+        let (mut disk, file, _dir) = block::ring_disk(64 << 10);
+        survives(&mut disk, &steps);
+        prop_assert_eq!(file.metadata().unwrap().len(), 64 << 10);
+    }
+
     #[test]
     fn a_pmem_survives_any_driver(steps in prop::collection::vec(step(), 0..80)) {
         let (_file, config, _dir) = pmem::image(64 << 10);

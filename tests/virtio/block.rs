@@ -27,12 +27,22 @@ const STATUS: u64 = HEADER + 16;
 
 /// A disk on a new file of `len` bytes, which is not locked for the test itself.
 pub fn disk(len: u64, readonly: bool) -> (Disk, File, tempfile::TempDir) {
+    open(len, DiskConfig { readonly, ..DiskConfig::default() })
+}
+
+/// One whose requests go through io_uring.
+#[cfg(feature = "io-uring")]
+pub fn ring_disk(len: u64) -> (Disk, File, tempfile::TempDir) {
+    open(len, DiskConfig { io_uring: true, ..DiskConfig::default() })
+}
+
+fn open(len: u64, config: DiskConfig) -> (Disk, File, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.raw");
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(len).unwrap();
     let path = path.to_str().unwrap().to_owned();
-    let block = Block::open(&DiskConfig { path, readonly, ..DiskConfig::default() }, 1).unwrap();
+    let block = Block::open(&DiskConfig { path, ..config }, 1).unwrap();
     (Disk::started(block), file, dir)
 }
 

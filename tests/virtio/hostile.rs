@@ -75,12 +75,23 @@ devices! {
     an_index_that_ran_ahead
     rings_where_no_ram_is
     rings_on_one_another
+    memory_that_changes_while_it_is_read
     a_queue_that_is_not_ready
     a_reset_in_every_state
     every_register_in_every_state
 }
 
+#[cfg(feature = "io-uring")]
+#[test]
+fn memory_that_changes_under_io_uring() {
+    let (mut disk, _file, _dir) = block::ring_disk(64 << 10);
+    rules::memory_that_changes_while_it_is_read(&mut disk);
+    disk.works();
+}
+
 mod rules {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use super::*;
 
     /// A device that is broken says so once, and does nothing more.
@@ -253,6 +264,38 @@ mod rules {
                 }
             }
         }
+    }
+
+    /// Another CPU of the guest's writes to the rings and to a request all the while.
+    pub fn memory_that_changes_while_it_is_read<B: Backend<Q>, const Q: usize>(
+        driver: &mut Driver<B, Q>,
+    ) where
+        Driver<B, Q>: Works,
+    {
+        let queue = <Driver<B, Q>>::REQUESTS;
+        let places = [areas(queue).as_slice(), &[DATA]].concat();
+        let (memory, done) = (driver.memory.clone(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut random = 1u64;
+                while !done.load(Relaxed) {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    let at = places[random as usize % 4] + (random >> 8) % 0x40;
+                    let value = (random >> 32) as u16 % (2 * SIZE);
+                    memory.write_obj(value, GuestAddress(at)).unwrap();
+                }
+            });
+            for _ in 0..1000 {
+                if driver.status() != RUNNING {
+                    driver.start(u64::MAX);
+                }
+                driver.queue(queue, 0, &[(DATA, 16, false), (DATA + 0x1000, 513, true)]);
+                driver.notify(queue);
+            }
+            done.store(true, Relaxed);
+        });
     }
 
     pub fn a_queue_that_is_not_ready<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>)
