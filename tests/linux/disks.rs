@@ -51,7 +51,7 @@ fn words(flags: &[String; 2]) -> [&str; 2] {
 }
 
 /// A copy that a guest may write to.
-fn copy(scratch: &Scratch, name: &str) -> PathBuf {
+pub(super) fn copy(scratch: &Scratch, name: &str) -> PathBuf {
     let to = scratch.path("image");
     let mut from = File::open(artifact(name)).expect("the image");
     let file = File::create(&to).expect("a copy");

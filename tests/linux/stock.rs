@@ -91,3 +91,25 @@ fn by_mmio_from_pmem() {
     let flags = ["--transport", "mmio", "--pmem", &pmem];
     reaches_userspace(&debian("debian-cloud", "/dev/pmem0p1", &flags));
 }
+
+/// XFS, which our own kernel has not, with its files mapped straight from the image.
+#[cfg(all(feature = "mmio", feature = "pmem"))]
+#[test]
+fn xfs_with_dax() {
+    use super::common::{Scratch, key};
+
+    let scratch = Scratch::new();
+    let image = super::disks::copy(&scratch, "BRISK_DISK_XFS");
+    let mut guest = debian("debian-cloud", "/dev/pmem0", &["--pmem", &key("file", &image)]);
+    guest.initramfs = Some(artifact("BRISK_STOCK").join("debian-cloud.initramfs-xfs"));
+    let doing = "cat=/proc/mounts,write=/data:by_way_of_DAX,cat=/data";
+    guest.cmdline += &format!(" rw rootflags=dax=always brisk.do={doing}");
+    guest.reaches_userspace();
+    let text = guest.output();
+    let root = text.lines().find(|line| line.contains(" / xfs ")).unwrap_or_default();
+    assert!(root.contains(" rw,") && root.contains("dax=always"), "{text}");
+    let (_, after) = text.split_once("brisk-init: written").unwrap_or_else(|| panic!("{text}"));
+    assert!(after.contains("by_way_of_DAX"), "{text}");
+    let bytes = std::fs::read(&image).expect("the image");
+    assert!(bytes.windows(13).any(|window| window == b"by_way_of_DAX"));
+}

@@ -39,6 +39,7 @@ pub const ALL: &[&str] = &[
     "erofs-utils",
     "fdisk",
     "mmdebstrap",
+    "xfsprogs",
     // tests: ACPI's compiler, and the initramfs' reader
     "acpica-tools",
     "cpio",

@@ -28,6 +28,8 @@ pub struct Small {
     pub ext4: PathBuf,
     /// EROFS without partitions.
     pub erofs: PathBuf,
+    /// XFS without partitions, with a file `/data` that can be written to.
+    pub xfs: PathBuf,
 }
 
 /// Images of a Debian with [`PID1`] as `/sbin/init`.
@@ -49,6 +51,8 @@ const SECTOR: u64 = 512;
 const UUID: &str = "62726973-6b00-4000-8000-000000000001";
 /// Size of the small ext4 file system in MiB: as little as has room for a journal of the usual size.
 const SMALL_MIB: u64 = 62;
+/// Size of the XFS in MiB: the least that mkfs.xfs makes.
+const XFS_MIB: u64 = 300;
 /// Size of Debian's ext4 file system in MiB.
 const DEBIAN_MIB: u64 = 382;
 
@@ -101,6 +105,7 @@ pub fn ensure(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
         ("EXT4", small.ext4),
         ("EXT4_PARTITION", small.ext4_partition),
         ("EROFS", small.erofs),
+        ("XFS", small.xfs),
         ("EROFS_PARTITION", small.erofs_partition),
         ("DEBIAN_EXT4_PARTITION", debian.ext4_partition),
         ("DEBIAN_EROFS_PARTITION", debian.erofs_partition),
@@ -115,7 +120,9 @@ pub fn ensure(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
 /// An image cannot be built.
 pub fn small(cache: &Cache) -> Result<Small> {
     let init = guest::ensure(cache)?.init;
-    let inputs = recipe(SMALL_MIB).with_file(&init)?;
+    let inputs = recipe(SMALL_MIB)
+        .with("xfs", format!("{XFS_MIB} {}", prototype(Path::new(""), Path::new(""))))
+        .with_file(&init)?;
     let dir = cache.artifact("images", &inputs, |work, out| {
         let root = work.join("root");
         for dir in ["dev", "proc", "sbin", "sys", "tmp"] {
@@ -126,7 +133,10 @@ pub fn small(cache: &Cache) -> Result<Small> {
             ext4(&root, &out.join(name("ext4", start)), start, SMALL_MIB)?;
             erofs(&root, &out.join(name("erofs", start)), start)?;
         }
-        Ok(())
+        let (list, data) = (work.join("prototype"), work.join("data"));
+        fs::write(&data, format!("{:4096}\n", "nothing was written here"))?;
+        fs::write(&list, prototype(&init, &data))?;
+        xfs(&list, &out.join(name("xfs", 0)))
     })?;
     let image = |kind, start| dir.join(name(kind, start));
     Ok(Small {
@@ -134,6 +144,7 @@ pub fn small(cache: &Cache) -> Result<Small> {
         erofs_partition: image("erofs", START),
         ext4: image("ext4", 0),
         erofs: image("erofs", 0),
+        xfs: image("xfs", 0),
     })
 }
 
@@ -245,7 +256,10 @@ fn ext4(tree: &Path, image: &Path, start: u64, mib: u64) -> Result<()> {
 }
 
 /// Writes `tree` as an EROFS file system at `start` of a new image, not compressed, as DAX wants.
-fn erofs(tree: &Path, image: &Path, start: u64) -> Result<()> {
+///
+/// # Errors
+/// mkfs.erofs failed, or the image cannot be written.
+pub fn erofs(tree: &Path, image: &Path, start: u64) -> Result<()> {
     let alone = image.with_extension("tmp");
     let mkfs = cmd!("mkfs.erofs", "--quiet", "-T0", "--all-root", "-U", UUID, &alone, tree);
     quiet(&mkfs, "mkfs.erofs")?;
@@ -255,6 +269,22 @@ fn erofs(tree: &Path, image: &Path, start: u64) -> Result<()> {
     std::io::copy(&mut from, &mut to)?;
     fs::remove_file(&alone)?;
     Ok(())
+}
+
+/// What mkfs.xfs makes a tree of (mkfs.xfs(8), `-p`): our init, places to mount to, and `/data`.
+fn prototype(init: &Path, data: &Path) -> String {
+    let (init, data) = (init.display(), data.display());
+    format!(
+        "/dev/null\n0 0\nd--755 0 0\ndev d--755 0 0\n$\nproc d--755 0 0\n$\nsys d--755 0 0\n$\n\
+         sbin d--755 0 0\ninit ---755 0 0 {init}\n$\ndata ---644 0 0 {data}\n$\n"
+    )
+}
+
+/// Writes the tree that `prototype` describes as an XFS file system on a new image.
+fn xfs(prototype: &Path, image: &Path) -> Result<()> {
+    create(image, 0, XFS_MIB << 20)?;
+    let uuid = format!("uuid={UUID}");
+    quiet(&cmd!("mkfs.xfs", "-q", "-f", "-m", uuid, "-p", prototype, image), "mkfs.xfs")
 }
 
 /// Makes an image, all holes but for the partition table, with `size` bytes from `start` on.

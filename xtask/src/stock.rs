@@ -41,6 +41,8 @@ pub struct Files {
     pub vmlinuz: PathBuf,
     /// Initial RAM file system, newc cpio, not compressed.
     pub initramfs: PathBuf,
+    /// The same with XFS, of which the others have no use: nearly as large as all that is in there.
+    pub xfs_initramfs: PathBuf,
 }
 
 /// The modules that the root file system may need, by what it is on: each costs the guest some
@@ -54,6 +56,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("ext4", &["ext4"]),
     ("erofs", &["erofs"]),
 ];
+const XFS: &[(&str, &[&str])] = &[("xfs", &["xfs"])];
 
 /// PID 1 of the initramfs. What a module complains of is shown only when the root file system does
 /// not turn up: one for a crypto instruction that the CPU lacks fails, and that is fine.
@@ -71,8 +74,14 @@ $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
 line=" $($b cat /proc/cmdline) "
 root=
+options=
+access=ro
 for word in $line; do
-  case $word in root=*) root=${word#root=} ;; esac
+  case $word in
+    root=*) root=${word#root=} ;;
+    rw) access=rw ;;
+    rootflags=*) options=,${word#rootflags=} ;;
+  esac
 done
 if [ -e /sys/bus/acpi/devices/LNRO0005:00 ]; then load mmio; else load pci; fi
 case $line in *" console=hvc"*) load console ;; esac
@@ -86,12 +95,13 @@ until [ -b "$root" ]; do
   fi
   $b sleep 0.01
 done
-for kind in erofs ext4; do
+for kind in erofs ext4 xfs; do
+  [ -e /needs/$kind ] || continue
   $b grep -q "[[:space:]]$kind$" /proc/filesystems || load $kind
-  $b mount -t $kind -o ro "$root" /root 2> /dev/null && break
+  $b mount -t $kind -o $access$options "$root" /root 2> /dev/null && break
 done
 if [ ! -x /root/sbin/init ]; then
-  echo "initramfs: root=$root holds neither ext4 nor EROFS with /sbin/init; modules:$complaints"
+  echo "initramfs: root=$root is no file system known here, with /sbin/init; modules:$complaints"
   exit 1
 fi
 $b umount /proc /sys
@@ -117,7 +127,7 @@ impl Stock {
             Inputs::new()
                 .with("package", package)
                 .with("version", version)
-                .with("modules", format!("{MODULES:?}"))
+                .with("modules", format!("{MODULES:?}{XFS:?}"))
                 .with("init", INIT)
                 .with("busybox", &busybox)
         };
@@ -133,11 +143,19 @@ impl Stock {
             debian::unpack(&source.0, &source.1, work)?;
             let (vmlinuz, version) = kernel(work).with_context(|| source.0.clone())?;
             fs::copy(vmlinuz, out.join("vmlinuz"))?;
-            let initramfs = archive(&busybox, &needs(work, &version)?)?;
-            fs::write(out.join("initramfs"), initramfs)?;
+            // Packages leave this to the installation.
+            cmd!("depmod", "-b", work, &version).run().context("cannot run depmod")?;
+            let mut needed = needs(work, &version, MODULES)?;
+            fs::write(out.join("initramfs"), archive(&busybox, &needed)?)?;
+            needed.extend(needs(work, &version, XFS)?);
+            fs::write(out.join("initramfs-xfs"), archive(&busybox, &needed)?)?;
             Ok(())
         })?;
-        Ok(Files { vmlinuz: dir.join("vmlinuz"), initramfs: dir.join("initramfs") })
+        Ok(Files {
+            vmlinuz: dir.join("vmlinuz"),
+            initramfs: dir.join("initramfs"),
+            xfs_initramfs: dir.join("initramfs-xfs"),
+        })
     }
 
     fn takes(&self, package: &str) -> bool {
@@ -156,13 +174,15 @@ fn kernel(root: &Path) -> Result<(PathBuf, String)> {
     anyhow::bail!("has no boot/vmlinuz-*")
 }
 
-/// The modules below `root/lib/modules/version` that each of [`MODULES`] needs, in an order in which
+/// The modules below `root/lib/modules/version` that each of `modules` needs, in an order in which
 /// they can be loaded.
-fn needs(root: &Path, version: &str) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
-    // Packages leave this to the installation.
-    cmd!("depmod", "-b", root, version).run().context("cannot run depmod")?;
+fn needs(
+    root: &Path,
+    version: &str,
+    modules: &[(&'static str, &[&str])],
+) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
     let mut needs = Vec::new();
-    for (what, names) in MODULES {
+    for (what, names) in modules {
         let mut paths: Vec<PathBuf> = Vec::new();
         for name in *names {
             let text = cmd!("modprobe", "-d", root, "-S", version, "--show-depends", name)
@@ -194,7 +214,7 @@ fn module(path: &Path) -> Result<(String, Vec<u8>)> {
     Ok((name, content))
 }
 
-/// The initramfs: busybox, [`INIT`], the modules, and for each of [`MODULES`] a list of their names.
+/// The initramfs: busybox, [`INIT`], the modules, and for each of `needs` a list of their names.
 fn archive(busybox: &[u8], needs: &[(&str, Vec<PathBuf>)]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     for directory in ["dev", "proc", "sys", "root", "bin", "modules", "needs"] {

@@ -154,9 +154,9 @@ fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
 
 /// Runs tests of package brisk in L1, all in one. They find what they boot by the environment: on
 /// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP`,
-/// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with `NAME.vmlinuz` and
-/// `NAME.initramfs` for each of Debian's kernels, and `BRISK_DISK_*`, which a test that writes copies
-/// first; `BRISK_XTASK` is this program.
+/// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with
+/// `NAME.vmlinuz`, `NAME.initramfs` and `NAME.initramfs-xfs` for each of Debian's kernels, and
+/// `BRISK_DISK_*`, which a test that writes copies first; `BRISK_XTASK` is this program.
 fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
@@ -184,7 +184,11 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     script += "mkdir /tmp/stock; export BRISK_STOCK=/tmp/stock\n";
     for stock in stock::ALL {
         let files = stock.ensure(&cache)?;
-        for (path, kind) in [(files.vmlinuz, "vmlinuz"), (files.initramfs, "initramfs")] {
+        for (path, kind) in [
+            (files.vmlinuz, "vmlinuz"),
+            (files.initramfs, "initramfs"),
+            (files.xfs_initramfs, "initramfs-xfs"),
+        ] {
             let path = quote(&path.to_string_lossy());
             script += &format!("ln -s {path} /tmp/stock/{}.{kind}\n", stock.name);
         }
