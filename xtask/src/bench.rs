@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use argh::FromArgs;
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use vmm::Filler;
 pub use vmm::Peer;
 
 mod ab;
+mod fio;
 mod paired;
 pub mod pci;
 mod platform;
@@ -62,6 +64,9 @@ pub struct Args {
     /// and page faults of each step
     #[argh(switch)]
     setup: bool,
+    /// instead of boots, requests of 4 KiB to a disk: fio in the guest, brisk beside QEMU's microvm
+    #[argh(switch)]
+    fio: bool,
     /// lab (default): L1 and its instruction clock; host: this machine's KVM and real time
     #[argh(option, default = "On::Lab")]
     on: On,
@@ -113,6 +118,13 @@ const LIMIT: u32 = 20;
 pub fn run(args: &Args) -> Result<ExitCode> {
     let scenario = scenario::find(&args.scenario)?;
     ensure!(args.runs >= 2, "--runs {}: the first is not counted, so at least 2", args.runs);
+    if args.fio {
+        ensure!(args.peer.is_empty() && args.on == On::Lab, "--fio: neither --peer nor --on host");
+        let report = fio::measure()?;
+        print!("{}", fio::render(&report));
+        save(args.json.as_deref(), &report)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let guest = Guest { kernel: args.kernel.as_deref(), append: &args.append };
     if args.setup {
         ensure!(args.peer.is_empty() && args.json.is_none(), "--setup: neither --peer nor --json");
@@ -146,14 +158,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             false => table::render(&report.0, about),
         }
     );
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&report.0)? + "\n";
-        fs::write(path, json).with_context(|| format!("--json {}", path.display()))?;
-    }
+    save(args.json.as_deref(), &report.0)?;
     for failure in &report.1 {
         eprintln!("xtask: bench: {failure}");
     }
     Ok(if report.1.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes a report to the file of `--json`, if there is one.
+fn save(path: Option<&Path>, report: &impl Serialize) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let json = serde_json::to_string_pretty(report)? + "\n";
+    fs::write(path, json).with_context(|| format!("--json {}", path.display()))
 }
 
 /// Measures a scenario in the lab.

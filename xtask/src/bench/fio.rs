@@ -1,0 +1,298 @@
+//! `cargo xtask bench --fio`: how many requests of 4 KiB a disk serves, by fio in the guest, brisk and
+//! QEMU's microvm side by side on the stopwatch.
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use tabled::builder::Builder;
+
+use super::table;
+use crate::cache::Cache;
+use crate::lab::{self, path_in_l1, quote};
+use crate::{boot, debian, kernel};
+
+mod image;
+
+/// fio's jobs.
+const JOBS: [&str; 4] = ["read", "randread", "write", "randwrite"];
+/// Requests on their way at a time.
+const DEPTHS: [u32; 2] = [1, 32];
+/// What each job moves.
+const SIZE_MIB: u32 = 8;
+/// Bytes of a request.
+const REQUEST: u64 = 4096;
+/// Features of the brisk that is measured.
+const FEATURES: &[&str] = &["serial", "block", "io-uring"];
+/// Seconds of the stopwatch until a guest is given up.
+const LIMIT: u32 = 120;
+
+/// The result.
+#[derive(Serialize, Debug)]
+pub struct Report {
+    /// Always `lab`: 1 ns an instruction.
+    clock: &'static str,
+    /// One for each VMM, cache mode, depth and job.
+    rows: Vec<Row>,
+}
+
+/// What a job came to.
+#[derive(Serialize, Debug, PartialEq)]
+struct Row {
+    /// `brisk` or `QEMU microvm`.
+    vmm: &'static str,
+    /// How the VMM does its requests.
+    engine: &'static str,
+    /// Whether the VMM goes past the host's page cache.
+    direct: bool,
+    /// Requests on their way at a time.
+    depth: u32,
+    /// fio's name of the job.
+    job: String,
+    /// How many requests were done.
+    requests: u64,
+    /// In how many virtual milliseconds.
+    ms: u64,
+    /// Requests in a virtual millisecond.
+    per_ms: f64,
+}
+
+/// A VMM with one way to do requests.
+struct Subject {
+    vmm: &'static str,
+    engine: &'static str,
+    direct: bool,
+}
+
+/// Every VMM and engine, once through the host's page cache and once past it.
+fn subjects() -> impl Iterator<Item = Subject> {
+    let each = [("brisk", "io_uring"), ("QEMU microvm", "io_uring"), ("brisk", "sync")];
+    let with = move |direct| each.map(|(vmm, engine)| Subject { vmm, engine, direct });
+    [false, true].into_iter().flat_map(with)
+}
+
+impl Subject {
+    /// The command, with the files in `dir`.
+    fn command(&self, brisk: &str, dir: &str) -> String {
+        let Self { vmm, engine, direct } = self;
+        let line = "root=/dev/vda init=/sbin/init console=ttyS0 quiet";
+        if *vmm == "brisk" {
+            let direct = if *direct { "on" } else { "off" };
+            return format!(
+                "{brisk} --kernel {dir}/vmlinux --disk path={dir}/root.raw,readonly=on \
+                 --disk path={dir}/data.raw,engine={engine},direct={direct} \
+                 --cmdline '{line} fio_disk=vdb' --memory size=256M --serial file={dir}/serial"
+            );
+        }
+        let cache = if *direct { "none" } else { "writeback" };
+        let disk = |id, more: &str| {
+            format!(
+                "-drive id={id},file={dir}/{id}.raw,format=raw,if=none,{more} \
+                 -device virtio-blk-device,drive={id}"
+            )
+        };
+        // The command line names the last device first.
+        format!(
+            "qemu-system-x86_64 -M microvm,acpi=off,x-option-roms=off,pit=off,pic=off,rtc=off,\
+             isa-serial=on -accel kvm -cpu host -m 256M -nodefaults -no-user-config -display none \
+             -no-reboot -serial file:{dir}/serial -kernel {dir}/vmlinux \
+             -append '{line} fio_disk=vdb reboot=t panic=-1 tsc=reliable no_timer_check' {} {}",
+            disk("root", "readonly=on"),
+            disk("data", &format!("aio={engine},cache={cache}")),
+        )
+    }
+}
+
+/// Measures, and returns the result.
+///
+/// # Errors
+/// Something could not be built, or a job did not run.
+pub fn measure() -> Result<Report> {
+    debian::ensure(debian::ALL)?;
+    let cache = Cache::open()?;
+    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux;
+    let root = image::ensure(&cache)?;
+    let brisk = boot::build(Some(FEATURES))?;
+    let subjects: Vec<Subject> = subjects().collect();
+    let step = crate::ui::Step::start("fio in the lab");
+    let output = lab::run(&lab::Job {
+        mode: lab::Mode::Stopwatch,
+        script: script(&subjects, &brisk, &kernel, &root),
+        timeout: Duration::from_secs(1800),
+        ..lab::Job::default()
+    })?;
+    step.done();
+    ensure!(output.status == 0, "bench --fio: the script failed in the lab:\n{}", output.console);
+    let mut rows = Vec::new();
+    for (index, subject) in subjects.iter().enumerate() {
+        let read = |kind: &str| -> Result<String> {
+            let path = output.dir.join(format!("{kind}.{index}"));
+            Ok(String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned())
+        };
+        let text = read("serial")?;
+        rows.extend(parse(&text, subject).with_context(|| {
+            format!(
+                "{}, {}: {}\n{text}",
+                subject.vmm,
+                subject.engine,
+                read("log").unwrap_or_default()
+            )
+        })?);
+    }
+    Ok(Report { clock: "lab", rows })
+}
+
+/// Runs each subject once. All files are on L1's tmpfs: no request waits for the machine below.
+fn script(subjects: &[Subject], brisk: &Path, kernel: &Path, root: &Path) -> String {
+    let quoted = |path: &Path| quote(&path_in_l1(path).to_string_lossy());
+    let mut text = String::from("set -u; dir=/tmp/fio; mkdir $dir || exit 1\n");
+    for (from, to) in [(brisk, "brisk"), (kernel, "vmlinux"), (root, "root.raw")] {
+        let _ = writeln!(text, "cp {} $dir/{to} || exit 1", quoted(from));
+    }
+    let _ = writeln!(text, "dd if=/dev/zero of=$dir/data.raw bs=1M count={SIZE_MIB} 2> /dev/null");
+    for (index, subject) in subjects.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "timeout {LIMIT} {} < /dev/null > /tmp/out/log.{index} 2>&1\n\
+             cat $dir/serial > /tmp/out/serial.{index}; rm -f $dir/serial",
+            subject.command("/tmp/fio/brisk", "/tmp/fio")
+        );
+    }
+    text
+}
+
+/// The rows of one guest's console. Fields of fio's terse output, version 3: 2 the job's name, 4 its
+/// error, 5 and 8 what was read (KiB) and in how long (ms), 46 and 49 the same of writes.
+fn parse(console: &str, subject: &Subject) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for line in console.lines().filter(|line| line.starts_with("3;fio-")) {
+        let fields: Vec<&str> = line.trim_end().split(';').collect();
+        let number = |at: usize| -> Result<u64> {
+            let text = fields.get(at).with_context(|| format!("no field {at}"))?;
+            text.parse().with_context(|| format!("field {at}: {text}"))
+        };
+        let (job, depth) = fields[2].rsplit_once('-').context("no job's name")?;
+        ensure!(number(4)? == 0, "{job}: error {}", fields[4]);
+        let (kib, ms) = (number(5)? + number(46)?, number(8)? + number(49)?);
+        ensure!(ms > 0, "{job}: took no time");
+        let requests = kib * 1024 / REQUEST;
+        rows.push(Row {
+            vmm: subject.vmm,
+            engine: subject.engine,
+            direct: subject.direct,
+            depth: depth.parse().with_context(|| format!("depth {depth}"))?,
+            job: job.to_owned(),
+            requests,
+            ms,
+            per_ms: (requests as f64 * 1000.0 / ms as f64).round() / 1000.0,
+        });
+    }
+    let whole = console.contains(image::DONE) && rows.len() == JOBS.len() * DEPTHS.len();
+    ensure!(whole, "{} of {} jobs ran", rows.len(), JOBS.len() * DEPTHS.len());
+    Ok(rows)
+}
+
+/// The table.
+pub fn render(report: &Report) -> String {
+    let mut builder = Builder::default();
+    builder.push_record([
+        "host's page cache, job, requests at a time",
+        "brisk, io_uring",
+        "QEMU microvm",
+        "ratio",
+        "brisk, sync",
+        "ratio",
+    ]);
+    let find = |vmm: &str, engine: &str, like: &Row| {
+        let same = |row: &&Row| {
+            (row.vmm, row.engine) == (vmm, engine)
+                && (row.direct, row.depth, &row.job) == (like.direct, like.depth, &like.job)
+        };
+        report.rows.iter().find(same).map(|row| row.per_ms)
+    };
+    for row in report.rows.iter().filter(|row| row.vmm != "brisk") {
+        let cache = if row.direct { "past" } else { "through" };
+        let mut cells = vec![format!("{cache}, {}, {}", row.job, row.depth)];
+        let (ring, sync) = (find("brisk", "io_uring", row), find("brisk", "sync", row));
+        let cell = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.2}"));
+        let ratio = |value: Option<f64>| cell(value.map(|v| v / row.per_ms));
+        cells.extend([cell(ring), cell(Some(row.per_ms)), ratio(ring), cell(sync), ratio(sync)]);
+        builder.push_record(cells);
+    }
+    format!(
+        "fio: psync in as many threads, direct=1, 4 KiB, {SIZE_MIB} MiB a job, 256 MiB, 1 vCPU, virtio over MMIO\n\
+         requests per virtual ms, 1 ns an instruction\n\n{}\n",
+        table::finish(builder)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(job: &str, read: (u64, u64), written: (u64, u64)) -> String {
+        let mut fields = vec!["0".to_owned(); 121];
+        fields[0] = "3".into();
+        fields[1] = "fio-3.33".into();
+        fields[2] = job.into();
+        for (at, number) in [(5, read.0), (8, read.1), (46, written.0), (49, written.1)] {
+            fields[at] = number.to_string();
+        }
+        fields.join(";") + "\r\n"
+    }
+
+    fn console() -> String {
+        let mut text = "noise; here\r\n".to_owned();
+        for depth in DEPTHS {
+            for job in JOBS {
+                let moved = (4096, u64::from(depth) * 10);
+                let (read, written) =
+                    if job.contains("read") { (moved, (0, 0)) } else { ((0, 0), moved) };
+                text += &line(&format!("{job}-{depth}"), read, written);
+            }
+        }
+        text + image::DONE
+    }
+
+    #[test]
+    fn lines_of_fio_are_read() {
+        let subject = subjects().next().unwrap();
+        let rows = parse(&console(), &subject).unwrap();
+        assert_eq!(rows.len(), 8);
+        let last = rows.last().unwrap();
+        assert_eq!((&*last.job, last.depth), ("randwrite", 32));
+        assert_eq!((last.requests, last.ms, last.per_ms), (1024, 320, 3.2));
+        let less = console().replacen("3;fio", "x", 1);
+        assert!(parse(&less, &subject).unwrap_err().to_string().contains("7 of 8"));
+        let failed = console().replacen(";read-1;0;0;", ";read-1;0;5;", 1);
+        assert!(parse(&failed, &subject).unwrap_err().to_string().contains("read: error 5"));
+        assert!(parse("3;fio-3.33;read-1;0;0", &subject).is_err());
+    }
+
+    #[test]
+    fn tables_and_json_have_every_job() {
+        let rows = subjects().flat_map(|subject| parse(&console(), &subject).unwrap()).collect();
+        let report = Report { clock: "lab", rows };
+        let text = render(&report);
+        assert_eq!(text.lines().count(), 5 + 2 * 8, "{text}");
+        let line = text.lines().find(|line| line.contains("past, randread, 32")).unwrap();
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        assert_eq!(cells[2..7], ["3.20", "3.20", "1.00", "3.20", "1.00"]);
+        assert_eq!(
+            serde_json::to_string(&report.rows[0]).unwrap(),
+            r#"{"vmm":"brisk","engine":"io_uring","direct":false,"depth":1,"job":"read","requests":1024,"ms":10,"per_ms":102.4}"#
+        );
+    }
+
+    #[test]
+    fn shells_understand_it() {
+        let subjects: Vec<Subject> = subjects().collect();
+        let path = Path::new("/tmp/it's");
+        let text = script(&subjects, path, path, path);
+        assert_eq!(text.matches("timeout ").count(), 6);
+        let check = std::process::Command::new("sh").args(["-n", "-c", &text]).status().unwrap();
+        assert!(check.success(), "{text}");
+    }
+}
