@@ -46,7 +46,7 @@ pub struct Block {
 /// The image.
 pub(super) struct Disk {
     pub(super) file: File,
-    direct: bool,
+    pub(super) direct: bool,
     /// The driver will never flush: each write is durable before it is done.
     pub(super) write_through: bool,
 }
@@ -81,10 +81,10 @@ impl Block {
         let disk = Disk { file, direct: config.direct, write_through: false };
         Ok(Block {
             model: block::Block::new(&options),
+            #[cfg(feature = "io-uring")]
+            engines: open_engines(config, &options, &disk)?,
             disk,
             buffers: Buffers::default(),
-            #[cfg(feature = "io-uring")]
-            engines: open_engines(config, &options)?,
         })
     }
 
@@ -96,7 +96,7 @@ impl Block {
 }
 
 #[cfg(feature = "io-uring")]
-fn open_engines(config: &DiskConfig, options: &Options) -> Result<Vec<Engine>> {
+fn open_engines(config: &DiskConfig, options: &Options, disk: &Disk) -> Result<Vec<Engine>> {
     let count = if config.io_uring { options.queues } else { 0 };
     let failed = |error| {
         Error::Failed(format!(
@@ -105,7 +105,7 @@ fn open_engines(config: &DiskConfig, options: &Options) -> Result<Vec<Engine>> {
             config.path
         ))
     };
-    (0..count).map(|_| Engine::new(options.queue_size).map_err(failed)).collect()
+    (0..count).map(|_| Engine::new(options.queue_size, disk).map_err(failed)).collect()
 }
 
 impl Backend<MAX_QUEUES> for Block {
@@ -145,13 +145,18 @@ impl Backend<MAX_QUEUES> for Block {
             let room = (queue::len(&buffers.writable) + 1).min(u64::from(u32::MAX)) as u32;
             let result = match parse(model, buffers) {
                 #[cfg(feature = "io-uring")]
-                Ok(request) if let Some(engine) = &mut engine => {
-                    let flight = flight(request, head, buffers, room, status);
-                    match flight.map(|flight| engine.push(disk, flight)) {
-                        Some(Ok(())) => return Ok(Taken::Later),
-                        Some(Err(_)) => return Err(Broken),
-                        None => execute(model, disk, request, buffers),
+                Ok(request)
+                    if let Some(engine) = &mut engine
+                        && let Some((kind, offset, list)) = for_ring(request, buffers) =>
+                {
+                    let offset = offset + engine.at_once(disk, kind, list, offset);
+                    if kind == Kind::Flush || !list.is_empty() {
+                        let buffers = std::mem::take(list);
+                        let flight = Flight { head, kind, buffers, offset, room, status };
+                        engine.push(disk, flight).map_err(|_| Broken)?;
+                        return Ok(Taken::Later);
                     }
+                    Ok(())
                 }
                 Ok(request) => execute(model, disk, request, buffers),
                 Err(code) => Err(code),
@@ -197,15 +202,10 @@ fn finish_flights(
     Ok(interrupt || (used && queue.needs_notification(memory).map_err(|_| Broken)?))
 }
 
-/// What of a request the ring can do; the rest is done in the exit.
+/// What of a request the ring can do, where in the file, and with which buffers; the rest is done in
+/// the exit.
 #[cfg(feature = "io-uring")]
-fn flight(
-    request: Request,
-    head: u16,
-    buffers: &mut Buffers,
-    room: u32,
-    status: *mut u8,
-) -> Option<Flight> {
+fn for_ring(request: Request, buffers: &mut Buffers) -> Option<(Kind, u64, &mut Vec<libc::iovec>)> {
     let (kind, offset, list) = match request {
         Request::In(range) => (Kind::Read, range.offset, &mut buffers.writable),
         Request::Out(range) => (Kind::Write, range.offset, &mut buffers.readable),
@@ -214,10 +214,7 @@ fn flight(
     };
     list.retain(|buffer| buffer.iov_len > 0);
     // A list longer than the kernel takes goes the other way, in parts.
-    if list.len() > libc::UIO_MAXIOV as usize {
-        return None;
-    }
-    Some(Flight { head, kind, buffers: std::mem::take(list), offset, room, status })
+    (list.len() <= libc::UIO_MAXIOV as usize).then_some((kind, offset, list))
 }
 
 /// Takes the header off a request whose status byte is no longer in `buffers`.

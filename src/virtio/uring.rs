@@ -1,11 +1,12 @@
 //! Disk requests that go on while the guest runs (feature `io-uring`).
 //!
-//! The vCPU that notifies also submits, and takes at once what the kernel could do without waiting:
-//! from the page cache that is everything. Only where a request has to wait for the disk does a
-//! second thread come in, and all it does is to wait and to bring the first vCPU out of the guest,
+//! The vCPU that notifies first does what the kernel can do without waiting, by a plain call: from the
+//! page cache that is everything. What has to wait for the disk it submits to the ring. Only then does
+//! a second thread come in, and all it does is to wait and to bring the first vCPU out of the guest,
 //! which then finishes the request itself. So the queue, like all devices, belongs to one thread at
 //! a time, and there is no lock but the one that `smp` needs anyway.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub struct Engine {
     ring: IoUring,
     flights: Vec<Option<Flight>>,
     in_flight: usize,
+    /// Flags of a read and of a write (preadv2(2)) that does not wait, where there is one.
+    at_once: [Option<libc::c_int>; 2],
     waiter: Option<Waiter>,
 }
 
@@ -63,14 +66,49 @@ struct Waiter {
 }
 
 impl Engine {
-    /// A ring for `size` requests.
+    /// A ring for `size` requests to `disk`.
     ///
     /// # Errors
     /// The kernel has no io_uring, or forbids it.
-    pub fn new(size: u16) -> io::Result<Engine> {
+    pub fn new(size: u16, disk: &Disk) -> io::Result<Engine> {
         signals::install_for_io();
         let flights = std::iter::repeat_with(|| None).take(size.into()).collect();
-        Ok(Engine { ring: IoUring::new(size.into())?, flights, in_flight: 0, waiter: None })
+        let flags = match disk.direct {
+            // Past the page cache each request waits for the disk.
+            true => None,
+            false if in_memory(&disk.file) => Some(0),
+            false => Some(libc::RWF_NOWAIT),
+        };
+        let ring = IoUring::new(size.into())?;
+        Ok(Engine { ring, flights, in_flight: 0, at_once: [flags; 2], waiter: None })
+    }
+
+    /// Does as much of a read or write as needs no waiting, and drops it from `buffers`; how many
+    /// bytes it was. All else, an error too, is the ring's.
+    pub fn at_once(
+        &mut self,
+        disk: &Disk,
+        kind: Kind,
+        buffers: &mut Vec<libc::iovec>,
+        offset: u64,
+    ) -> u64 {
+        let (call, flags): (Vectored, _) = match kind {
+            Kind::Read => (libc::preadv2, &mut self.at_once[0]),
+            // What is to be durable waits.
+            Kind::Write if !disk.write_through => (libc::pwritev2, &mut self.at_once[1]),
+            Kind::Write | Kind::Flush => return 0,
+        };
+        let Some(flag) = *flags else { return 0 };
+        let (file, count) = (disk.file.as_raw_fd(), buffers.len() as libc::c_int);
+        // SAFETY: `collect` checked each buffer to be in guest memory, which stays mapped.
+        let moved = unsafe { call(file, buffers.as_ptr(), count, offset as i64, flag) };
+        if moved < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) {
+            // This file system always waits: ext4 to write, a network's to do anything.
+            *flags = None;
+        }
+        let moved = usize::try_from(moved).unwrap_or(0);
+        queue::advance(buffers, moved);
+        moved as u64
     }
 
     /// Puts a request on the ring.
@@ -162,6 +200,26 @@ impl Engine {
             waiter.thread.unpark();
         }
     }
+}
+
+type Vectored = unsafe extern "C" fn(
+    libc::c_int,
+    *const libc::iovec,
+    libc::c_int,
+    libc::off_t,
+    libc::c_int,
+) -> isize;
+
+/// Whether all of the file is in memory: there is no disk to wait for, and Linux has no such flag as
+/// RWF_NOWAIT for these file systems.
+fn in_memory(file: &File) -> bool {
+    // SAFETY: an all-zero statfs is valid, and the kernel fills it.
+    let kind = unsafe {
+        let mut stat: libc::statfs = std::mem::zeroed();
+        libc::fstatfs(file.as_raw_fd(), &mut stat);
+        stat.f_type
+    };
+    [libc::TMPFS_MAGIC, libc::HUGETLBFS_MAGIC].contains(&kind)
 }
 
 /// Whether the request succeeded. What the kernel left undone (a short transfer, buffers that are

@@ -37,7 +37,14 @@ pub fn ring_disk(len: u64) -> (Disk, File, tempfile::TempDir) {
 }
 
 fn open(len: u64, config: DiskConfig) -> (Disk, File, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
+    open_in(tempfile::tempdir().unwrap(), len, config)
+}
+
+fn open_in(
+    dir: tempfile::TempDir,
+    len: u64,
+    config: DiskConfig,
+) -> (Disk, File, tempfile::TempDir) {
     let path = dir.path().join("disk.raw");
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(len).unwrap();
@@ -98,6 +105,68 @@ fn bytes_go_to_the_file_and_come_back() {
     assert_eq!(disk.request(IN, u64::MAX, &[512], true), IOERR);
     assert_eq!(disk.request(OUT, 0, &[511], false), IOERR);
     assert_eq!(file.metadata().unwrap().len(), 1 << 20);
+}
+
+/// Reads and writes on a disk of 64 KiB by io_uring, in the page cache and not.
+#[cfg(feature = "io-uring")]
+fn reads_and_writes((mut disk, file, dir): (Disk, File, tempfile::TempDir)) {
+    use std::os::fd::AsRawFd;
+    let bytes = pattern(64 << 10, 9);
+    file.write_all_at(&bytes, 0).unwrap();
+    file.sync_all().unwrap();
+    // Cached are none, the first half, and all: what is left of a request has its place.
+    for (first, len) in [(0, 0), (32 << 10, 0), (0, 1)] {
+        // SAFETY: a hint for the cache of our own file.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), first, len, libc::POSIX_FADV_DONTNEED) };
+        disk.put(DATA, &[0; 64 << 10]);
+        assert_eq!(disk.request(IN, 0, &[512, 31 << 10, 1024, 32256], true), OK);
+        assert!(disk.take(DATA, 64 << 10) == bytes, "{}: {first}", dir.path().display());
+    }
+    for features in [u64::MAX, !(1 << 9)] {
+        // Without VIRTIO_BLK_F_FLUSH each write is durable.
+        disk.start(features);
+        let bytes = pattern(4096, features as u8);
+        disk.put(DATA, &bytes);
+        assert_eq!(disk.request(OUT, 8, &[1024, 3072], false), OK);
+        let mut in_file = vec![0; 4096];
+        file.read_exact_at(&mut in_file, 4096).unwrap();
+        assert!(in_file == bytes);
+    }
+    file.set_len(1000).unwrap();
+    assert_eq!(disk.request(IN, 0, &[512], true), OK);
+    assert_eq!(disk.request(IN, 1, &[512], true), IOERR, "ends within");
+    assert_eq!(disk.request(IN, 100, &[512], true), IOERR);
+}
+
+#[cfg(feature = "io-uring")]
+#[test]
+fn io_uring_does_the_same_requests() {
+    reads_and_writes(ring_disk(64 << 10));
+    reads_and_writes(open(
+        64 << 10,
+        DiskConfig { io_uring: true, direct: true, ..DiskConfig::default() },
+    ));
+    reads_and_writes(ring_disk_in_memory());
+}
+
+#[cfg(feature = "io-uring")]
+fn ring_disk_in_memory() -> (Disk, File, tempfile::TempDir) {
+    let config = DiskConfig { io_uring: true, ..DiskConfig::default() };
+    open_in(tempfile::tempdir_in("/dev/shm").unwrap(), 64 << 10, config)
+}
+
+#[cfg(feature = "io-uring")]
+#[test]
+fn what_need_not_wait_is_done_at_once() {
+    let (mut disk, _file, _dir) = ring_disk_in_memory();
+    for (done, kind) in (1..).zip([IN, OUT]) {
+        disk.put(HEADER, &kind.to_le_bytes());
+        disk.put(HEADER + 4, &[0; 12]);
+        let buffers = [(HEADER, 16, false), (DATA, 4096, kind == IN), (STATUS, 1, true)];
+        disk.queue(0, 0, &buffers);
+        disk.notify(0);
+        assert_eq!(disk.used(0), done, "came later");
+    }
 }
 
 #[test]
