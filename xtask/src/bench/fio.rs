@@ -27,6 +27,12 @@ const SIZE_MIB: u32 = 8;
 const REQUEST: u64 = 4096;
 /// Features of the brisk that is measured.
 const FEATURES: &[&str] = &["serial", "block", "io-uring"];
+/// How long one guest may take on the machine below, and how often it is tried. On the stopwatch a guest
+/// with many interrupts now and then gets one while it has them off, in the handler of the same one, and
+/// waits for its own lock for ever: seen on the stack of one of brisk's guests; QEMU's do not end either.
+/// The cause is not known.
+const LIMIT: Duration = Duration::from_secs(100);
+const TRIES: u32 = 5;
 /// QEMU's program.
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -113,39 +119,44 @@ pub fn measure() -> Result<Report> {
     let root = image::ensure(&cache)?;
     let brisk = boot::build(Some(FEATURES))?;
     let warm = vmm::files(&vmm::program(QEMU)?.0, "")?;
-    let step = crate::ui::Step::start("fio in the lab");
-    let output = lab::run(&lab::Job {
-        mode: lab::Mode::Stopwatch,
-        script: script(&SUBJECTS, &brisk, &kernel, &root, &warm),
-        timeout: Duration::from_secs(1800),
-        ..lab::Job::default()
-    })?;
-    step.done();
-    ensure!(output.status == 0, "bench --fio: the script failed in the lab:\n{}", output.console);
     let mut rows = Vec::new();
-    for (index, subject) in SUBJECTS.iter().enumerate() {
-        let read = |kind: &str| -> Result<String> {
-            let path = output.dir.join(format!("{kind}.{index}"));
-            Ok(String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned())
+    for subject in &SUBJECTS {
+        let name = format!("{}, {}", subject.vmm, subject.engine);
+        let step = crate::ui::Step::start(&format!("fio in the lab: {name}"));
+        let mut tries = 1..=TRIES;
+        let output = loop {
+            let result = lab::run(&lab::Job {
+                mode: lab::Mode::Stopwatch,
+                script: script(subject, &brisk, &kernel, &root, &warm),
+                timeout: LIMIT,
+                ..lab::Job::default()
+            });
+            // Counts the try that was, whose error is told when it was the last.
+            tries.next();
+            match result {
+                Err(error) if tries.is_empty() => return Err(error.context(name)),
+                Err(_) => {}
+                Ok(output) => break output,
+            }
         };
-        let text = read("serial")?;
-        rows.extend(parse(&text, subject).with_context(|| {
-            format!(
-                "{}, {}: {}\n{text}",
-                subject.vmm,
-                subject.engine,
-                read("log").unwrap_or_default()
-            )
-        })?);
+        step.done();
+        ensure!(output.status == 0, "{name}: the script failed in the lab:\n{}", output.console);
+        let read = |kind: &str| {
+            let bytes = fs::read(output.dir.join(kind)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let text = read("serial");
+        let parsed = parse(&text, subject);
+        rows.extend(parsed.with_context(|| format!("{name}: {}\n{text}", read("log")))?);
     }
     Ok(Report { clock: "lab", rows })
 }
 
-/// Runs each subject once. All images are on L1's tmpfs, and QEMU's own files (`warm`) are read before:
+/// Runs a subject once. All images are on L1's tmpfs, and QEMU's own files (`warm`) are read before:
 /// nothing waits for the machine below. While L1 does that, its clock goes to the next timer at once,
 /// so there is no limit by L1's clock either.
 fn script(
-    subjects: &[Subject],
+    subject: &Subject,
     brisk: &Path,
     kernel: &Path,
     root: &Path,
@@ -157,16 +168,15 @@ fn script(
         let _ = writeln!(text, "cp {} $dir/{to} || exit 1", quoted(from));
     }
     let _ = writeln!(text, "dd if=/dev/zero of=$dir/data.raw bs=1M count={SIZE_MIB} 2> /dev/null");
-    let warm: Vec<String> = warm.iter().map(|path| quoted(path)).collect();
-    let _ = writeln!(text, "cat {} > /dev/null", warm.join(" "));
-    for (index, subject) in subjects.iter().enumerate() {
-        let _ = writeln!(
-            text,
-            "{} < /dev/null > /tmp/out/log.{index} 2>&1\n\
-             cat $dir/serial > /tmp/out/serial.{index}; rm -f $dir/serial",
-            subject.command("/tmp/fio/brisk", "/tmp/fio")
-        );
+    if subject.vmm != "brisk" {
+        let warm: Vec<String> = warm.iter().map(|path| quoted(path)).collect();
+        let _ = writeln!(text, "cat {} > /dev/null", warm.join(" "));
     }
+    let _ = writeln!(
+        text,
+        "{} < /dev/null > /tmp/out/log 2>&1\ncp $dir/serial /tmp/out/serial",
+        subject.command("/tmp/fio/brisk", "/tmp/fio")
+    );
     text
 }
 
@@ -295,9 +305,11 @@ mod tests {
     #[test]
     fn shells_understand_it() {
         let path = Path::new("/tmp/it's");
-        let text = script(&SUBJECTS, path, path, path, &[path.to_path_buf()].into());
-        assert_eq!(text.matches(" --disk ").count(), 4);
-        let check = std::process::Command::new("sh").args(["-n", "-c", &text]).status().unwrap();
-        assert!(check.success(), "{text}");
+        for (subject, disks) in SUBJECTS.iter().zip([2, 0, 2]) {
+            let text = script(subject, path, path, path, &[path.to_path_buf()].into());
+            assert_eq!(text.matches(" --disk ").count(), disks);
+            let check = std::process::Command::new("sh").args(["-n", "-c", &text]).status();
+            assert!(check.unwrap().success(), "{text}");
+        }
     }
 }

@@ -35,7 +35,7 @@ fn init() -> String {
          part=$(({kib} / $2))k\n  \
          LD_PRELOAD=/shim.so /usr/bin/fio --name=\"$1-$2\" --rw=$1 --filename=/dev/$fio_disk --bs=4k \
          --ioengine=psync --direct=1 --thread --numjobs=$2 --group_reporting --size=$part \
-         --offset_increment=$part --disk_util=0 --minimal --terse-version=3\n\
+         --offset_increment=$part --disk_util=0 --clocksource=clock_gettime --minimal --terse-version=3\n\
          }}\n\
          run read 1 > /dev/null\n"
     );
