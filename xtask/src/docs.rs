@@ -17,6 +17,7 @@ pub mod boots;
 mod comments;
 pub mod measured;
 mod platform;
+mod throughput;
 
 /// Write features.md.
 #[derive(FromArgs)]
@@ -85,6 +86,7 @@ fn generate() -> Result<String> {
     }
     text += &boots::section()?;
     text += &platform::section()?;
+    text += &throughput::section()?;
     trials(&mut text, &measured)?;
     Ok(text + TAIL)
 }
