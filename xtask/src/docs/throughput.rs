@@ -14,8 +14,8 @@ use super::boots;
 pub fn section() -> Result<String> {
     let mut text = "\n## Requests to a disk\n\nBy fio in the guest, 4 KiB each, `guest.config`, one vCPU, \
                     virtio over MMIO: requests in a virtual millisecond of the stopwatch, beside QEMU's \
-                    microvm with `aio=io_uring` in the same lab. The image is on a tmpfs, whose files \
-                    io_uring always hands to a thread of the kernel's. Measured by `cargo xtask bench \
+                    microvm with `aio=io_uring` in the same lab. The image is on a tmpfs: \
+                    no request waits for a disk, so that both engines do it in the exit. Measured by `cargo xtask bench \
                     --fio --json xtask/measured/fio.json`; then `cargo xtask docs`.\n\n\
                     | job | at a time | QEMU microvm | `engine=sync` | ratio | \
                     `engine=io_uring` | ratio |\n|---|--:|--:|--:|--:|--:|--:|\n"
