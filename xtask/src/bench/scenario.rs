@@ -219,6 +219,14 @@ pub const ALL: &[Scenario] = &[
                 root: Root::Erofs,
                 ..MICRO
             },
+            Step {
+                name: Some("erofs, kernel on hugetlbfs"),
+                args: "--kernel {hugetlbfs} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+                       --memory size=128M,hugepages=on",
+                cmdline: "root=/dev/pmem0 rootfstype=erofs rootflags=dax console=hvc0 quiet",
+                root: Root::Erofs,
+                ..MICRO
+            },
         ],
     },
     Scenario {
