@@ -11,6 +11,8 @@ mod block;
 mod console;
 #[path = "virtio/driver.rs"]
 mod driver;
+#[path = "virtio/failing.rs"]
+mod failing;
 #[path = "virtio/hostile.rs"]
 mod hostile;
 #[path = "virtio/pmem.rs"]

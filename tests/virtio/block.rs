@@ -11,14 +11,14 @@ use crate::driver::{DATA, Driver};
 pub type Disk = Driver<Block, MAX_QUEUES>;
 
 pub const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
+pub const OUT: u32 = 1;
+pub const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
-const OK: u8 = 0;
-const IOERR: u8 = 1;
+pub const OK: u8 = 0;
+pub const IOERR: u8 = 1;
 const UNSUPPORTED: u8 = 2;
 
 /// The header, and after it the status.
