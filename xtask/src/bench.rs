@@ -56,8 +56,8 @@ pub struct Args {
     /// file for the results as JSON
     #[argh(option)]
     json: Option<PathBuf>,
-    /// another VMM, any number of times: qemu (microvm), qemu-q35, or NAME='COMMAND' with {{kernel}} {{bzimage}}
-    /// {{initramfs}} {{disk}} {{serial}} {{memory}} {{cmdline}} {{args}} in it
+    /// another VMM, any number of times: qemu (microvm), qemu-q35, or NAME='COMMAND' with {{kernel}}
+    /// {{bzimage}} {{initramfs}} {{disk}} {{serial}} {{memory}} {{cmdline}} {{args}} in it
     #[argh(option)]
     peer: Vec<Peer>,
     /// where brisk's own time goes until the guest's first instruction: instructions, system calls

@@ -28,7 +28,8 @@ pub struct Args {
     /// in the lab with the clock that counts instructions
     #[argh(switch)]
     stopwatch: bool,
-    /// guest (our own, default), micro or micro-smp (our own, as little as boots), a stock kernel of Debian's to a Debian's userspace (debian-cloud,
+    /// guest (our own, default), micro or micro-smp (our own, as little as boots), a stock kernel of
+    /// Debian's to a Debian's userspace (debian-cloud,
     /// debian-6.1-cloud, debian-generic), or a file
     #[argh(option, default = "Kernel::Own(kernel::Config::Guest)")]
     kernel: Kernel,
