@@ -7,11 +7,10 @@
 //!
 //! So it is for each device, because an ioeventfd with a thread that waits for it makes every boot
 //! longer (`cargo xtask bench --ab ioeventfd`): KVM has to emulate the write all the same, and then the
-//! thread has to be woken. On the stopwatch a console that prints all messages takes 45.1 ms for
-//! 44.7 (26 notifications), console and block 46.9 for 46.6 (16), console and pmem 48.0 for 47.8 (2,
+//! thread has to be woken. On the stopwatch a console that prints all messages takes 44.2 ms for
+//! 43.9 (26 notifications), console and block 46.1 for 45.8 (16), console and pmem 47.1 for 47.0 (2,
 //! so that is mostly the thread's making). On two CPUs (`--ab ioeventfd-two-cpus`) there is no gain
-//! either: the medians of 20 pairs are 1.07, 1.13 and 1.19 of the time, on a machine so busy that half
-//! of the pairs lay between 0.5 and 1.7.
+//! either: the medians of 15 pairs are 1.02, 1.03 and 1.02 of the time.
 
 #[cfg(feature = "block")]
 pub mod block;
