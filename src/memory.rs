@@ -15,8 +15,8 @@ use crate::kvm::Vm;
 /// The smallest guest: the kernel's first megabyte, its image and something to run in.
 pub const MIN_SIZE: u64 = 16 << 20;
 const PAGE: u64 = 4096;
-/// The alignment at which the host can back the guest with 2 MiB pages.
-const HUGE: usize = 2 << 20;
+/// Bytes of a huge page, and so the alignment at which the host can back the guest with them.
+pub const HUGE: usize = 2 << 20;
 
 /// Guest RAM: mapped for the life of the process.
 pub struct Ram {

@@ -13,9 +13,7 @@ use crate::config::MemoryConfig;
 use crate::error::{Error, Result};
 #[cfg(feature = "hugepages")]
 use crate::fill;
-
-/// Pieces end where a huge page does, so that no two threads wait for the zeroing of one.
-const HUGE: usize = 2 << 20;
+use crate::memory::HUGE;
 
 /// A file that a flag names.
 pub struct Source {
@@ -46,7 +44,7 @@ impl Source {
             use std::os::unix::fs::MetadataExt;
             _memory.hugepages == Some(PageSize::Size2M)
                 && !_memory.prefault
-                && _meta.blksize() >= fill::PAGE as u64
+                && _meta.blksize() >= HUGE as u64
         };
         Source {
             flag,
@@ -136,7 +134,8 @@ impl Pieces {
         *self.left() = list;
     }
 
-    /// Bytes at the start of `to` that make a piece.
+    /// Bytes at the start of `to` that make a piece. Pieces end where a huge page does, so that no two
+    /// threads wait for the zeroing of one, and none has to be zeroed that is filled as a whole.
     fn first(&self, _source: &Source, to: &[u8]) -> usize {
         #[cfg(feature = "hugepages")]
         let whole_pages = _source.fills;
