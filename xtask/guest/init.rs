@@ -1,5 +1,5 @@
 //! The guests' init: writes 0x60 to the boot timer, then does what `brisk.do=` on the kernel's
-//! command line asks, then powers off. No libc, no heap; built by `xtask/src/guest.rs`.
+//! command line asks, then powers off. No libc, no heap; built by `xtask/src/guest/init.rs`.
 //!
 //! `brisk.do=` is a list of verbs with commas between, each with an argument where it takes one:
 //! `brisk.do=cat=/proc/meminfo,write=/dev/vda:hello,reboot`. See [`VERBS`]. `brisk.say` prints

@@ -1,29 +1,15 @@
 //! `cargo xtask`: everything around brisk that is not the VMM itself: guest kernels and images,
 //! the lab (a real KVM in software), benchmarks and the tests. One file a task.
 
-mod bench;
-mod boot;
 mod build;
 mod cache;
-mod cpio;
 mod debian;
-mod dist;
-mod docs;
-mod fuzz;
 mod guest;
-mod images;
-mod kernel;
 mod lab;
-mod matrix;
+mod measure;
 mod paths;
-mod place;
-mod readme;
-mod scenario;
 mod setup;
-mod size;
-mod stock;
 mod test;
-mod trace;
 mod ui;
 
 use anyhow::Result;
@@ -41,21 +27,21 @@ struct Xtask {
 #[argh(subcommand)]
 enum Task {
     Setup(setup::Args),
-    Kernel(kernel::Args),
-    Images(images::Args),
-    Place(place::Args),
+    Kernel(guest::kernel::Args),
+    Images(guest::images::Args),
+    Place(guest::place::Args),
     Lab(lab::Args),
-    Boot(boot::Args),
+    Boot(lab::boot::Args),
     Build(build::Args),
-    Matrix(matrix::Args),
-    Size(size::Args),
-    Docs(docs::Args),
-    Dist(dist::Args),
-    Readme(readme::Args),
-    Bench(bench::Args),
-    Trace(trace::Args),
+    Matrix(build::matrix::Args),
+    Size(build::size::Args),
+    Docs(build::docs::Args),
+    Dist(build::dist::Args),
+    Readme(measure::readme::Args),
+    Bench(measure::bench::Args),
+    Trace(measure::trace::Args),
     Test(test::Args),
-    Fuzz(fuzz::Args),
+    Fuzz(test::fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -71,20 +57,20 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Setup(args) => setup::run(&args),
-        Task::Kernel(args) => kernel::run(&args),
-        Task::Images(args) => images::run(&args),
-        Task::Place(args) => place::run(&args),
+        Task::Kernel(args) => guest::kernel::run(&args),
+        Task::Images(args) => guest::images::run(&args),
+        Task::Place(args) => guest::place::run(&args),
         Task::Lab(args) => lab::command(&args),
-        Task::Boot(args) => boot::run(&args),
+        Task::Boot(args) => lab::boot::run(&args),
         Task::Build(args) => build::run(&args),
-        Task::Matrix(args) => matrix::run(&args),
-        Task::Size(args) => size::run(&args),
-        Task::Docs(args) => docs::run(&args),
-        Task::Dist(args) => dist::run(&args),
-        Task::Readme(args) => readme::run(&args),
-        Task::Bench(args) => bench::run(&args),
-        Task::Trace(args) => trace::run(&args),
+        Task::Matrix(args) => build::matrix::run(&args),
+        Task::Size(args) => build::size::run(&args),
+        Task::Docs(args) => build::docs::run(&args),
+        Task::Dist(args) => build::dist::run(&args),
+        Task::Readme(args) => measure::readme::run(&args),
+        Task::Bench(args) => measure::bench::run(&args),
+        Task::Trace(args) => measure::trace::run(&args),
         Task::Test(args) => test::run(&args),
-        Task::Fuzz(args) => fuzz::run(&args),
+        Task::Fuzz(args) => test::fuzz::run(&args),
     }
 }

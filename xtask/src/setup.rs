@@ -5,7 +5,8 @@ use argh::FromArgs;
 use std::process::ExitCode;
 
 use crate::cache::Cache;
-use crate::{debian, guest, images, kernel, lab, stock};
+use crate::guest::{images, init, kernel, stock};
+use crate::{debian, lab};
 
 /// Install missing Debian packages, build guest kernels, images and the lab.
 #[derive(FromArgs)]
@@ -25,7 +26,7 @@ pub fn run(_args: &Args) -> Result<ExitCode> {
 pub fn everything(cache: &Cache) -> Result<()> {
     debian::ensure(debian::ALL)?;
     lab::ensure(cache)?;
-    guest::ensure(cache)?;
+    init::ensure(cache)?;
     for (_, config) in kernel::Config::ALL {
         kernel::ensure(cache, config)?;
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::matrix::guards;
+use crate::build::matrix::guards;
 use crate::paths;
 
 /// A package's features.

@@ -50,7 +50,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 pub fn check_usual() -> Result<u32> {
     let known = super::features::of_brisk()?.names();
     let (source, target_dir) = (paths::workspace(), &paths::target()?);
-    let named = crate::scenario::find("pmem-hugepages", &known)?;
+    let named = crate::build::scenario::find("pmem-hugepages", &known)?;
     let listed = super::adhoc("console,pmem,hugepages", &known)?;
     let order =
         |scenario| Order { source, target_dir, scenario, fixed: false, target: super::TARGET };

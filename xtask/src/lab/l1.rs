@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, Inputs};
-use crate::cpio::Archive;
 use crate::debian;
+use crate::guest::cpio::Archive;
 
 /// L1's init.
 const INIT: &str = include_str!("../../lab/init.sh");

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use super::super::vmm;
 use super::{DEPTHS, JOBS, SIZE_MIB};
 use crate::cache::{Cache, Inputs};
-use crate::{debian, images};
+use crate::debian;
+use crate::guest::images;
 
 /// Debian's package.
 const PACKAGE: &str = "fio";

@@ -8,10 +8,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;
 
-use crate::bench::{self, Report, Row};
+use crate::build::docs::{boots, thousands};
 use crate::cache::Cache;
-use crate::docs::{boots, thousands};
-use crate::{boot, debian, kernel, lab, paths};
+use crate::guest::kernel;
+use crate::lab::boot;
+use crate::measure::bench::{self, Report, Row};
+use crate::{debian, lab, paths};
 
 /// Measure, and write README.md's tables and timeline.
 #[derive(FromArgs)]

@@ -12,8 +12,10 @@ use tabled::builder::Builder;
 
 use super::{table, vmm};
 use crate::cache::Cache;
+use crate::debian;
+use crate::guest::kernel;
+use crate::lab::boot;
 use crate::lab::{self, path_in_l1, quote};
-use crate::{boot, debian, kernel};
 
 mod image;
 

@@ -31,7 +31,7 @@ pub struct Scenario {
     pub features: Vec<String>,
     /// Arguments that are baked into the binary.
     pub args: Vec<String>,
-    /// An example command. What it boots is in `crate::matrix`.
+    /// An example command. What it boots is in `crate::build::matrix`.
     pub example: String,
 }
 

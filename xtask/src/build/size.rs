@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use tabled::builder::Builder;
 use tabled::settings::{Alignment, Style, object::Columns};
 
+use crate::build::docs;
+use crate::build::docs::measured::{Cost, Linked, Measured};
+use crate::build::scenario::{self, Scenario};
 use crate::build::{self, Order, Variation, features};
-use crate::docs::measured::{Cost, Linked, Measured};
-use crate::scenario::{self, Scenario};
+use crate::paths;
 use crate::ui::Step;
-use crate::{docs, paths};
 
 /// Print what each feature costs in bytes, the difference to the last measurement that was
 /// committed, and check the budgets.

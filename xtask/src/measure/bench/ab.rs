@@ -7,7 +7,8 @@ use super::paired::{self, Until};
 use super::scenario::{Console, Disk, Kernel, PCI, PORTS, Root, Scenario, Step};
 use super::vmm::Peer;
 use super::{Guest, On, Report};
-use crate::{boot, lab};
+use crate::lab;
+use crate::lab::boot;
 
 /// One optimisation.
 struct Ab {

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cache::Cache;
-use crate::{boot, debian, kernel, lab};
+use crate::guest::kernel;
+use crate::lab::boot;
+use crate::{debian, lab};
 
 mod svg;
 

@@ -9,13 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs};
 
-use crate::scenario::{self, Scenario};
+use self::scenario::Scenario;
 use crate::ui::Step;
 use crate::{cache, paths};
 use parts::Parts;
 
+pub mod dist;
+pub mod docs;
 pub mod features;
+pub mod matrix;
 mod parts;
+pub mod scenario;
+pub mod size;
 pub mod twice;
 
 /// Build the smallest brisk for a workload.

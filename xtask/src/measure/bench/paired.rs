@@ -35,7 +35,7 @@ pub fn measure(
     pairs: u32,
     on: On,
 ) -> Result<String> {
-    let brisk = crate::boot::build(Some(scenario.features))?;
+    let brisk = crate::lab::boot::build(Some(scenario.features))?;
     let mut bench = Bench::prepare(
         scenario,
         &brisk,

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, Inputs};
-use crate::cpio::Archive;
 use crate::debian;
+use crate::guest::cpio::Archive;
 
 /// A kernel of Debian's.
 pub struct Stock {

@@ -12,7 +12,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::cache::Cache;
-use crate::{boot, debian, guest, images, kernel, lab, stock};
+use crate::guest::{images, init, kernel, stock};
+use crate::lab::boot;
+use crate::{debian, lab};
 use scenario::{Kernel, Root, Scenario};
 use script::{Besides, Place, Plan, Slot};
 pub use stats::{Report, Row};
@@ -307,7 +309,7 @@ fn shared(
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
     let ours = |config| -> Result<_> {
-        let initramfs = guest::ensure(&cache)?.initramfs;
+        let initramfs = init::ensure(&cache)?.initramfs;
         if let Some(path) = guest.kernel {
             let path =
                 path.canonicalize().with_context(|| format!("--kernel {}", path.display()))?;

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::cache::{Cache, Inputs};
+use crate::debian;
+use crate::guest::init;
 use crate::ui::Step;
-use crate::{debian, guest};
 
 /// Build the guests' disk images (cached).
 #[derive(FromArgs)]
@@ -119,7 +120,7 @@ pub fn ensure(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
 /// # Errors
 /// An image cannot be built.
 pub fn small(cache: &Cache) -> Result<Small> {
-    let init = guest::ensure(cache)?.init;
+    let init = init::ensure(cache)?.init;
     let inputs = recipe(SMALL_MIB)
         .with("xfs", format!("{XFS_MIB} {}", prototype(Path::new(""), Path::new(""))))
         .with_file(&init)?;
@@ -156,7 +157,7 @@ pub fn debian(cache: &Cache) -> Result<Debian> {
     let codename = codename()?;
     // The release's own version stands for those of its packages.
     let version = debian::candidate("base-files")?.context("apt knows no package base-files")?;
-    let timer = guest::ensure(cache)?.init;
+    let timer = init::ensure(cache)?.init;
     let inputs = recipe(DEBIAN_MIB)
         .with("init", PID1)
         .with_file(&timer)?

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::build::scenario::{self, Scenario};
 use crate::build::{self, Order, features};
 use crate::cache::Cache;
+use crate::guest::{images, init, kernel, stock};
 use crate::lab::{self, Job, quote};
-use crate::scenario::{self, Scenario};
+use crate::paths;
 use crate::ui::Step;
-use crate::{guest, images, kernel, paths, stock};
 
 /// 2 MiB pages that L1 reserves: 512 MiB and what is lost to fragments.
 const HUGEPAGES: u32 = 288;
@@ -71,7 +72,7 @@ fn program(subject: &Scenario, fixed: bool) -> Result<Vec<u8>> {
 /// Boots one after the other. Our init powers off, which is status 0; a kernel that finds no root or
 /// no init panics, which is status 3.
 fn script(cache: &Cache, subjects: &[Scenario]) -> Result<String> {
-    let (kernel, guest) = (kernel::ensure(cache, kernel::Config::Guest)?, guest::ensure(cache)?);
+    let (kernel, guest) = (kernel::ensure(cache, kernel::Config::Guest)?, init::ensure(cache)?);
     let images = images::small(cache)?;
     let mut script = "mkdir /tmp/boot && cd /tmp/boot || exit 1\nstatus=0\n\
                       chmod +x /tmp/out/brisk-*\n"

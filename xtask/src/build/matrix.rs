@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::build::features::{self, Features};
+use crate::build::scenario;
+use crate::paths;
 use crate::ui::Step;
-use crate::{paths, scenario};
 use guards::Guard;
 
 mod boot;

@@ -15,6 +15,7 @@ use std::{env, fs};
 use crate::cache::Cache;
 use crate::paths;
 
+pub mod boot;
 mod l1;
 mod qemu;
 

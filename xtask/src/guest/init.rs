@@ -7,10 +7,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::cache::{Cache, Inputs};
-use crate::cpio::Archive;
+use crate::guest::cpio::Archive;
 
 /// Init's source.
-const INIT: &str = include_str!("../guest/init.rs");
+const INIT: &str = include_str!("../../guest/init.rs");
 
 /// How init is compiled: small, freestanding, static. `-z noseparate-code` keeps it in as few pages
 /// as it has bytes for.

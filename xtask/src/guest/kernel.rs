@@ -18,15 +18,15 @@ use crate::ui::Step;
 const SOURCE: &str = "linux-source-6.12";
 
 /// Makes the kernel's first C code write to the boot timer.
-const BOOT_TIMER: &str = include_str!("../kernel/boot-timer.patch");
+const BOOT_TIMER: &str = include_str!("../../kernel/boot-timer.patch");
 
 /// Lets a kernel without PCI load ACPI's tables.
-const ACPI: &str = include_str!("../kernel/acpi-without-pci.patch");
+const ACPI: &str = include_str!("../../kernel/acpi-without-pci.patch");
 
 /// Saves exits for CPUID.
-const CPUID: &str = include_str!("../kernel/cpuid-once.patch");
+const CPUID: &str = include_str!("../../kernel/cpuid-once.patch");
 
-const MICRO: &str = include_str!("../kernel/micro.config");
+const MICRO: &str = include_str!("../../kernel/micro.config");
 
 /// Build a guest kernel (about 6 minutes on 2 cores; cached).
 #[derive(FromArgs)]
@@ -78,7 +78,7 @@ impl Config {
         match self {
             Self::Guest => Recipe {
                 name: "kernel-guest",
-                fragments: &[include_str!("../kernel/guest.config")],
+                fragments: &[include_str!("../../kernel/guest.config")],
                 patches: &[BOOT_TIMER],
                 files: 1190,
             },
@@ -90,7 +90,7 @@ impl Config {
             },
             Self::MicroSmp => Recipe {
                 name: "kernel-micro-smp",
-                fragments: &[MICRO, include_str!("../kernel/micro-smp.config")],
+                fragments: &[MICRO, include_str!("../../kernel/micro-smp.config")],
                 patches: &[BOOT_TIMER, ACPI, CPUID],
                 files: 910,
             },

@@ -8,9 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::build::scenario;
 use crate::build::{self, Order, features};
 use crate::ui::Step;
-use crate::{cache, paths, scenario};
+use crate::{cache, paths};
 
 mod licences;
 

@@ -10,12 +10,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::build::{docs, matrix, size};
 use crate::cache::Cache;
+use crate::guest::{images, init, kernel, stock};
 use crate::lab::{self, Job, quote};
-use crate::{build, docs, guest, images, kernel, matrix, paths, readme, setup, size, stock};
+use crate::measure::readme;
+use crate::{build, paths, setup};
 use count::Count;
 
 mod count;
+pub mod fuzz;
 
 /// Run formatting, lints, unit tests, exit tests and Linux boots.
 #[derive(FromArgs)]
@@ -162,7 +166,7 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
     let micro = kernel::ensure(&cache, kernel::Config::Micro)?;
     let micro_smp = kernel::ensure(&cache, kernel::Config::MicroSmp)?;
-    let guest = guest::ensure(&cache)?;
+    let guest = init::ensure(&cache)?;
     let (brisk, programs) = build(tests)?;
     let files = [
         ("BRISK_BIN", brisk),

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::thousands;
-use crate::bench::pci::GROUPS;
+use crate::measure::bench::pci::GROUPS;
 use crate::paths;
 
 /// The scenarios, in the order of the table.

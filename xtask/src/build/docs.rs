@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::build::features::{self, Features};
-use crate::{paths, scenario};
+use crate::build::scenario;
+use crate::paths;
 use comments::{Feature, Section};
 use measured::Measured;
 

@@ -13,10 +13,11 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::bench::On;
 use crate::cache::Cache;
-use crate::stock::{self, Stock};
-use crate::{build, debian, guest, images, kernel, lab, paths};
+use crate::guest::stock::{self, Stock};
+use crate::guest::{images, init, kernel};
+use crate::measure::bench::On;
+use crate::{build, debian, lab, paths};
 
 /// Boot Linux to userspace and show where the time went.
 #[derive(FromArgs)]
@@ -233,7 +234,7 @@ impl Files {
     /// # Errors
     /// The init cannot be built.
     pub fn ours(cache: &Cache, kernel: PathBuf) -> Result<Self> {
-        let initramfs = guest::ensure(cache)?.initramfs;
+        let initramfs = init::ensure(cache)?.initramfs;
         Ok(Self { kernel, initramfs, image: None, console: Console::Serial, cpus: 1 })
     }
 

@@ -1,0 +1,5 @@
+//! What is measured, and the pages that say so.
+
+pub mod bench;
+pub mod readme;
+pub mod trace;
