@@ -3,21 +3,21 @@
 use brisk_boot::layout;
 use brisk_devices::ioapic::{self, IoApic};
 
-#[cfg(feature = "boot-timer")]
-use crate::boot_timer::{BootTimer, Point};
 #[cfg(feature = "coalesced-serial")]
 use crate::coalesced::Ring;
-use crate::exit_kind::ExitKind;
-#[cfg(feature = "exit-stats")]
-use crate::exit_stats::ExitStats;
 use crate::kvm::Vm;
+#[cfg(feature = "boot-timer")]
+use crate::measure::boot_timer::{BootTimer, Point};
+use crate::measure::exit_kind::ExitKind;
+#[cfg(feature = "exit-stats")]
+use crate::measure::exit_stats::ExitStats;
+use crate::measure::trace::Trace;
 #[cfg(feature = "serial")]
 use crate::signals;
-use crate::trace::Trace;
 #[cfg(feature = "serial")]
 use crate::uart::Uart;
 #[cfg(feature = "mmio")]
-use crate::virtio::{MAX_VIRTIO, Signal, Slots};
+use crate::virtio::{Devices, MAX_VIRTIO, Signal};
 
 /// The most pins that the IOAPIC can have.
 #[cfg(not(feature = "ab-platform"))]
@@ -69,7 +69,7 @@ pub struct Bus {
     #[cfg(feature = "serial")]
     pub(crate) serial: Option<Uart>,
     #[cfg(feature = "mmio")]
-    pub(crate) virtio: Slots,
+    pub(crate) virtio: Devices,
     #[cfg(feature = "boot-timer")]
     pub(crate) timer: BootTimer,
     #[cfg(feature = "exit-stats")]

@@ -101,7 +101,7 @@ pub fn parse(arguments: &[String]) -> Result<Command> {
     };
     need(args.log_level.is_none() || cfg!(feature = "logging"), "--log-level", "logging")?;
     #[cfg(feature = "logging")]
-    crate::logger::start(args.log_level.as_deref().unwrap_or("warn"))?;
+    crate::measure::log::start(args.log_level.as_deref().unwrap_or("warn"))?;
     Ok(Command::Run(Box::new(config(args)?)))
 }
 

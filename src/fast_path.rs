@@ -11,7 +11,7 @@ use crate::bus::Bus;
 use crate::bus::{COM1, COM1_END};
 #[cfg(feature = "pci")]
 use crate::bus::{PCI_PORTS, PCI_PORTS_END, raise};
-use crate::exit_kind::ExitKind;
+use crate::measure::exit_kind::ExitKind;
 
 impl Bus {
     /// Does the `out` of `data` to `port`; false where it has to take the long way.

@@ -3,7 +3,7 @@
 //! The host side: KVM, guest memory, files, the command line. Device models are in `brisk-devices`,
 //! what is in guest memory before the first instruction in `brisk-boot`; both are `no_std`.
 //!
-//! The way in: [`cli`] makes a [`config::Config`], [`vm`] builds the machine from it, [`vcpu`] runs
+//! The way in: [`cli`] makes a [`config::Config`], [`machine`] builds the machine from it, [`vcpu`] runs
 //! it, and [`bus`] takes each access to its device.
 
 #[cfg(all(feature = "mmio", not(any(feature = "block", feature = "console", feature = "pmem"))))]
@@ -14,32 +14,22 @@ compile_error!("feature `pci` is a transport without a device: add `block`, `con
 
 #[cfg(feature = "ab-platform")]
 pub mod ab;
-#[cfg(feature = "boot-timer")]
-pub mod boot_timer;
 pub mod bus;
 pub mod cli;
-#[cfg(feature = "boot-timer")]
-mod clock;
 #[cfg(feature = "coalesced-serial")]
 pub mod coalesced;
 pub mod config;
 pub mod cpuid;
 pub mod error;
 pub mod exit;
-pub mod exit_kind;
-#[cfg(feature = "exit-stats")]
-pub mod exit_stats;
 #[cfg(feature = "pio-fast-path")]
 mod fast_path;
-#[cfg(feature = "hugepages")]
-mod fill;
 #[cfg(any(feature = "block", feature = "pmem"))]
 mod image;
 pub mod kvm;
-mod loader;
-mod loading;
-#[cfg(feature = "logging")]
-mod logger;
+mod load;
+pub mod machine;
+pub mod measure;
 pub mod memory;
 #[cfg(any(
     feature = "boot-timer",
@@ -48,22 +38,15 @@ pub mod memory;
     feature = "console"
 ))]
 mod output;
-mod pieces;
 pub mod shared;
 mod signals;
 #[cfg(any(feature = "serial", feature = "console"))]
 mod terminal;
-#[cfg(feature = "trace")]
-pub mod trace;
-#[cfg(not(feature = "trace"))]
-#[path = "trace/off.rs"]
-pub mod trace;
 #[cfg(feature = "serial")]
 mod uart;
 pub mod vcpu;
 #[cfg(feature = "mmio")]
 pub mod virtio;
-pub mod vm;
 
 use std::io::Write;
 
@@ -74,7 +57,7 @@ pub fn main() -> ! {
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
     let result = match cli::parse(&arguments) {
-        Ok(cli::Command::Run(config)) => vm::run(config),
+        Ok(cli::Command::Run(config)) => machine::run(config),
         Ok(cli::Command::Print(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             Ok(0)

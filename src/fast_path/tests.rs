@@ -1,13 +1,13 @@
 //! The fast way and the bus give the same bytes.
 
 use super::*;
-use crate::boot_timer::BootTimer;
 use crate::cli::{self, Command};
-use crate::exit_stats::ExitStats;
 use crate::kvm::{System, Vm};
-use crate::trace::Trace;
+use crate::measure::boot_timer::BootTimer;
+use crate::measure::exit_stats::ExitStats;
+use crate::measure::trace::Trace;
 use crate::uart::Uart;
-use crate::virtio::Slots;
+use crate::virtio::Devices;
 use brisk_devices::ioapic::IoApic;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -20,7 +20,7 @@ fn bus(vm: &'static Vm) -> Bus {
         vm,
         ioapic: IoApic::new(0, 5),
         serial: Uart::open(&config.serial).unwrap(),
-        virtio: Slots::open(&config, &memory, vm, 0, 1 << 32).unwrap(),
+        virtio: Devices::open(&config, &memory, vm, 0, 1 << 32).unwrap(),
         timer: BootTimer::start(None, false).unwrap(),
         stats: ExitStats::start(None).unwrap(),
         trace: Trace::start(&config).unwrap(),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Error as IoError, Read, Result as IoResult};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd};
 
-use super::Slots;
+use super::Devices;
 use super::slots::each;
 use crate::bus::Bus;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ struct Event {
     fd: File,
 }
 
-impl Slots {
+impl Devices {
     /// Where each queue of each device is notified, and the value that does it.
     fn notifications(&mut self) -> Vec<(u64, u32)> {
         let windows = self.windows();

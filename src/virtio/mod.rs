@@ -18,15 +18,11 @@ pub mod block;
 pub mod console;
 #[cfg(feature = "ab-ioeventfd")]
 pub mod ioevents;
-mod mmio;
-#[cfg(feature = "pci")]
-pub mod pci;
 #[cfg(feature = "pmem")]
 pub mod pmem;
 pub mod queue;
 mod slots;
-#[cfg(feature = "io-uring")]
-mod uring;
+mod transport;
 
 #[cfg(feature = "pci")]
 use brisk_devices::ioapic::Msi;
@@ -35,7 +31,7 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
 pub use queue::Broken;
-pub use slots::{MAX_VIRTIO, Slots};
+pub use slots::{Devices, MAX_VIRTIO};
 
 /// What stands behind a device: moves its queues.
 pub trait Backend<const Q: usize> {
@@ -64,16 +60,16 @@ pub trait Backend<const Q: usize> {
 }
 
 /// One device: what was negotiated, its queues in use, and its backend.
-pub struct Function<B: Backend<Q>, const Q: usize> {
+pub struct VirtioDevice<B: Backend<Q>, const Q: usize> {
     common: Common<Q>,
     queues: [Option<Queue>; Q],
     backend: B,
 }
 
-impl<B: Backend<Q>, const Q: usize> Function<B, Q> {
+impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
     /// A device after reset.
     pub fn new(backend: B) -> Self {
-        Function { common: Common::new(), queues: [const { None }; Q], backend }
+        VirtioDevice { common: Common::new(), queues: [const { None }; Q], backend }
     }
 
     /// How many queues the driver finds.

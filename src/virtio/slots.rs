@@ -2,11 +2,11 @@
 
 use vm_memory::GuestMemoryMmap;
 
-use super::Function;
+use super::VirtioDevice;
 #[cfg(feature = "pci")]
-use super::pci::Pci;
+use super::transport::pci::Pci;
 #[cfg(any(feature = "console", feature = "io-uring"))]
-use super::{Raise, Signal, mmio};
+use super::{Raise, Signal, transport::mmio};
 use crate::config::Config;
 #[cfg(feature = "pci")]
 use crate::config::Transport;
@@ -20,11 +20,11 @@ pub const MAX_VIRTIO: usize = 8;
 #[allow(clippy::large_enum_variant, reason = "there are eight, and each access reads one")]
 pub(super) enum Slot {
     #[cfg(feature = "console")]
-    Console(Function<super::console::Console, { brisk_devices::virtio::console::QUEUES }>),
+    Console(VirtioDevice<super::console::Console, { brisk_devices::virtio::console::QUEUES }>),
     #[cfg(feature = "block")]
-    Block(Box<Function<super::block::Block, { super::block::MAX_QUEUES }>>),
+    Block(Box<VirtioDevice<super::block::Block, { super::block::MAX_QUEUES }>>),
     #[cfg(feature = "pmem")]
-    Pmem(Function<super::pmem::Pmem, { brisk_devices::virtio::pmem::QUEUES }>),
+    Pmem(VirtioDevice<super::pmem::Pmem, { brisk_devices::virtio::pmem::QUEUES }>),
 }
 
 /// The same expression for a device of any kind.
@@ -43,14 +43,14 @@ macro_rules! each {
 pub(super) use each;
 
 /// All virtio devices, in the order of their windows or PCI device numbers.
-pub struct Slots {
+pub struct Devices {
     pub(super) slots: Vec<Slot>,
     pub(super) memory: GuestMemoryMmap,
     #[cfg(feature = "pci")]
     pub(super) pci: Option<Pci>,
 }
 
-impl Slots {
+impl Devices {
     /// Makes the devices that `config` names, console first, then disks, then pmem, each in the
     /// order given. pmem takes memory slots of `vm` from `_free_slot` up.
     ///
@@ -62,22 +62,24 @@ impl Slots {
         _vm: &Vm,
         _free_slot: u32,
         _ram_end: u64,
-    ) -> Result<Slots> {
+    ) -> Result<Devices> {
         let mut slots = Vec::new();
         #[cfg(feature = "console")]
         if let Some(console) = super::console::Console::open(&config.console)? {
-            slots.push(Slot::Console(Function::new(console)));
+            slots.push(Slot::Console(VirtioDevice::new(console)));
         }
         #[cfg(feature = "block")]
         for disk in &config.disks {
             let block = super::block::Block::open(disk, config.cpus)?;
-            slots.push(Slot::Block(Box::new(Function::new(block))));
+            slots.push(Slot::Block(Box::new(VirtioDevice::new(block))));
         }
         #[cfg(feature = "pmem")]
         {
             let mut place = super::pmem::Place { vm: _vm, slot: _free_slot, guest: _ram_end };
             for pmem in &config.pmems {
-                slots.push(Slot::Pmem(Function::new(super::pmem::Pmem::open(pmem, &mut place)?)));
+                slots.push(Slot::Pmem(VirtioDevice::new(super::pmem::Pmem::open(
+                    pmem, &mut place,
+                )?)));
             }
         }
         if slots.len() > MAX_VIRTIO {
@@ -86,7 +88,7 @@ impl Slots {
                 slots.len()
             )));
         }
-        Ok(Slots {
+        Ok(Devices {
             #[cfg(feature = "pci")]
             pci: (config.transport != Transport::Mmio)
                 .then(|| Pci::new(&mut slots, config.transport == Transport::PciPorts)),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use brisk::virtio::{Backend, Function};
+use brisk::virtio::{Backend, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Bytes of RAM from 0 up; nothing is above.
@@ -24,7 +24,7 @@ pub const INDIRECT: u16 = 4;
 
 /// A device and the guest around it.
 pub struct Driver<B: Backend<Q>, const Q: usize> {
-    pub function: Function<B, Q>,
+    pub function: VirtioDevice<B, Q>,
     pub memory: GuestMemoryMmap,
 }
 
@@ -41,7 +41,7 @@ impl<B: Backend<Q>, const Q: usize> Driver<B, Q> {
     /// A device after reset.
     pub fn new(backend: B) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
-        Driver { function: Function::new(backend), memory }
+        Driver { function: VirtioDevice::new(backend), memory }
     }
 
     /// A device that runs, with all of its features.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use arbitrary::Arbitrary;
-use brisk::virtio::{Backend, Function};
+use brisk::virtio::{Backend, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Bytes in each of the two pieces of RAM.
@@ -89,7 +89,7 @@ const REGISTERS: [u16; 16] = [
 
 /// Lets a driver loose on `function`, which is first reset.
 pub fn run<B: Backend<Q>, const Q: usize>(
-    function: &mut Function<B, Q>,
+    function: &mut VirtioDevice<B, Q>,
     memory: &GuestMemoryMmap,
     steps: &[Step],
 ) {
@@ -104,7 +104,7 @@ pub fn run<B: Backend<Q>, const Q: usize>(
 }
 
 fn take<B: Backend<Q>, const Q: usize>(
-    function: &mut Function<B, Q>,
+    function: &mut VirtioDevice<B, Q>,
     memory: &GuestMemoryMmap,
     step: &Step,
 ) {
@@ -175,7 +175,7 @@ pub fn change(memory: &GuestMemoryMmap, step: &Step) {
 }
 
 fn start<B: Backend<Q>, const Q: usize>(
-    function: &mut Function<B, Q>,
+    function: &mut VirtioDevice<B, Q>,
     memory: &GuestMemoryMmap,
     size: u8,
     features: u64,
@@ -201,7 +201,7 @@ fn start<B: Backend<Q>, const Q: usize>(
 }
 
 fn set<B: Backend<Q>, const Q: usize>(
-    function: &mut Function<B, Q>,
+    function: &mut VirtioDevice<B, Q>,
     memory: &GuestMemoryMmap,
     offset: u16,
     value: u32,
@@ -209,7 +209,7 @@ fn set<B: Backend<Q>, const Q: usize>(
     function.write(offset.into(), &value.to_le_bytes(), memory);
 }
 
-fn get<B: Backend<Q>, const Q: usize>(function: &mut Function<B, Q>, offset: u16) -> u32 {
+fn get<B: Backend<Q>, const Q: usize>(function: &mut VirtioDevice<B, Q>, offset: u16) -> u32 {
     let mut data = [0; 4];
     function.read(offset.into(), &mut data);
     u32::from_le_bytes(data)

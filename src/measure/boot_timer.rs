@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 
-use crate::clock::{self, Micros};
 use crate::error::Result;
+use crate::measure::clock::{self, Micros};
 use crate::output;
 
 /// A guest that writes to port 0x80 without end costs no memory beyond this many points.

@@ -1,18 +1,23 @@
 //! When kernel and initramfs are loaded: after the VM and its devices are made, or, with the feature
 //! `async-loader` and a second CPU to do it on, meanwhile.
 
+#[cfg(feature = "hugepages")]
+mod fill;
+mod kernel;
+mod pieces;
+
 #[cfg(feature = "async-loader")]
 use std::{
     sync::Arc,
     thread::{self, JoinHandle},
 };
 
+pub use self::kernel::Loaded;
+use self::pieces::Pieces;
 use crate::config::Config;
 use crate::error::Result;
-use crate::loader::{self, Loaded};
+use crate::measure::trace::{Laps, Trace};
 use crate::memory::Ram;
-use crate::pieces::Pieces;
-use crate::trace::{Laps, Trace};
 
 /// What a load gives back.
 type Done = Result<(Ram, Loaded, Laps)>;
@@ -61,7 +66,7 @@ impl Loading {
     /// Does it now, or what the other thread has not yet begun of it, and waits for the rest.
     ///
     /// # Errors
-    /// As [`loader::load`].
+    /// As [`kernel::load`].
     pub fn finish(self, trace: &mut Trace) -> Result<(Ram, Loaded)> {
         let (done, own_thread) = match self {
             Loading::Later(config, ram) => (load(config, ram, &Pieces::new(false)), false),
@@ -86,7 +91,7 @@ fn load(config: &Config, mut ram: Ram, pieces: &Pieces) -> Done {
         ram.prefault()?;
         laps.lap("prefault");
     }
-    let loaded = loader::load(config, &mut ram, pieces, &mut laps)?;
+    let loaded = kernel::load(config, &mut ram, pieces, &mut laps)?;
     Ok((ram, loaded, laps))
 }
 

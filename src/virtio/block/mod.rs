@@ -12,10 +12,13 @@ use virtio_queue::Queue;
 use virtio_queue::QueueT;
 use vm_memory::GuestMemoryMmap;
 
+#[cfg(feature = "io-uring")]
+mod uring;
+
+#[cfg(feature = "io-uring")]
+use self::uring::{Engine, Flight, Kind};
 use super::Backend;
 use super::queue::{self, Broken, Buffers, Taken};
-#[cfg(feature = "io-uring")]
-use super::uring::{Engine, Flight, Kind};
 use crate::config::DiskConfig;
 #[cfg(feature = "io-uring")]
 use crate::error::Error;

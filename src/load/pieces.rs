@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::config::MemoryConfig;
 use crate::error::{Error, Result};
 #[cfg(feature = "hugepages")]
-use crate::fill;
+use crate::load::fill;
 use crate::memory::HUGE;
 
 /// A file that a flag names.

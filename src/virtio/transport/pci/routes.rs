@@ -4,9 +4,9 @@
 
 use brisk_devices::virtio::pci::{BAR_SIZE, MSIX_CONTROL, MSIX_TABLE};
 
-use super::Slots;
+use super::Devices;
 
-impl Slots {
+impl Devices {
     /// After a write at `address` in the window for BARs.
     pub(super) fn bar_written(&self, address: u64) {
         if address % BAR_SIZE >= MSIX_TABLE {

@@ -19,10 +19,10 @@ use brisk_devices::pci::{Address, ConfigPorts, HostBridge};
 use brisk_devices::virtio::pci::{self, BAR_SIZE, Effect, VirtioPci};
 use vm_memory::GuestMemoryMmap;
 
-use super::slots::{Slot, each};
-use super::{Backend, Function, MAX_VIRTIO, Raise, Signal, Slots};
 use crate::error::Result;
 use crate::kvm::Vm;
+use crate::virtio::slots::{Slot, each};
+use crate::virtio::{Backend, Devices, MAX_VIRTIO, Raise, Signal, VirtioDevice};
 use ecam::Readable;
 use table::Table;
 
@@ -31,20 +31,20 @@ pub struct Pci {
     ports: Option<ConfigPorts>,
     readable: Option<Readable>,
     /// In the order of the devices, whose numbers on the bus are one higher: 0 is the host bridge.
-    functions: Vec<Port>,
+    functions: Vec<PciDevice>,
     #[cfg(feature = "ab-msix-routes")]
     vm: Option<&'static Vm>,
 }
 
 /// A function as the bus has it.
-struct Port {
+struct PciDevice {
     function: Box<pci::Function>,
     table: Table,
 }
 
 impl Pci {
     /// A function for each of `slots`, their BARs one after the other in the window.
-    pub(super) fn new(slots: &mut [Slot], ports: bool) -> Pci {
+    pub(in crate::virtio) fn new(slots: &mut [Slot], ports: bool) -> Pci {
         let bars = (layout::PCI_MEM32.start..).step_by(BAR_SIZE as usize);
         let functions =
             slots.iter_mut().zip(bars).map(|(slot, bar)| new_function(slot, bar)).collect();
@@ -60,7 +60,7 @@ impl Pci {
     /// For what a device says without being asked: brings it from device `index`, which is `slot`,
     /// to its driver.
     #[cfg(any(feature = "console", feature = "io-uring"))]
-    pub(super) fn raise(
+    pub(in crate::virtio) fn raise(
         &mut self,
         index: usize,
         slot: &Slot,
@@ -75,13 +75,13 @@ impl Pci {
 
 /// With one vector for the configuration and one a queue: Linux then needs to share none, and each
 /// vector more would be a masked entry more for it to mask.
-fn new_function(slot: &mut Slot, bar: u64) -> Port {
+fn new_function(slot: &mut Slot, bar: u64) -> PciDevice {
     let function: Box<pci::Function> = match each!(slot, device => device.queue_count()) {
         1 => Box::new(VirtioPci::<2>::new(bar)),
         2 => Box::new(VirtioPci::<3>::new(bar)),
         _ => Box::new(VirtioPci::<9>::new(bar)),
     };
-    Port { function, table: Table::new() }
+    PciDevice { function, table: Table::new() }
 }
 
 /// The number of the function at `address`, counted over all devices of the bus.
@@ -89,7 +89,7 @@ fn number(address: Address) -> usize {
     usize::from(address.device) << 3 | usize::from(address.function)
 }
 
-impl Slots {
+impl Devices {
     /// Lets the guest access as memory what can be: MSI-X tables, and configuration space, if it uses
     /// the enhanced one. Takes memory slots of `vm` from `slot` up, one more than there are devices.
     ///
@@ -252,13 +252,13 @@ impl Slots {
         functions.iter().position(|port| port.function.bar() == Some(base))
     }
 
-    fn function(&mut self, index: usize) -> Option<(&mut Slot, &mut Port, &GuestMemoryMmap)> {
-        let Slots { slots, pci, memory } = self;
+    fn function(&mut self, index: usize) -> Option<(&mut Slot, &mut PciDevice, &GuestMemoryMmap)> {
+        let Devices { slots, pci, memory } = self;
         Some((slots.get_mut(index)?, pci.as_mut()?.functions.get_mut(index)?, memory))
     }
 }
 
-impl Port {
+impl PciDevice {
     /// An access to the BAR at `address` that is an exit: to the table, it was on its way before the
     /// table became memory.
     fn is_accessed(&mut self, address: u64) {
@@ -278,11 +278,11 @@ impl Port {
     }
 }
 
-impl<B: Backend<Q>, const Q: usize> Function<B, Q> {
+impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
     /// Does what an access came to.
     fn settle(
         &mut self,
-        port: &mut Port,
+        port: &mut PciDevice,
         effect: Effect,
         memory: &GuestMemoryMmap,
         signal: &mut impl FnMut(Signal),
@@ -303,7 +303,7 @@ impl<B: Backend<Q>, const Q: usize> Function<B, Q> {
         }
     }
 
-    fn raise(&self, port: &mut Port, raise: Raise, signal: &mut impl FnMut(Signal)) {
+    fn raise(&self, port: &mut PciDevice, raise: Raise, signal: &mut impl FnMut(Signal)) {
         let vector = match raise {
             Raise::Nothing => return,
             Raise::Config => port.function.config_vector(),

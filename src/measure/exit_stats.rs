@@ -8,7 +8,7 @@ use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use crate::error::Result;
-use crate::exit_kind::ExitKind;
+use crate::measure::exit_kind::ExitKind;
 use crate::output;
 
 /// `_IO(KVMIO, 0xce)`, Documentation/virt/kvm/api.rst 4.133.

@@ -9,9 +9,9 @@ use brisk_boot::{Protocol, Range, bzimage, elf, layout};
 
 use crate::config::{Config, MemoryConfig};
 use crate::error::{Error, Result};
+use crate::load::pieces::{Pieces, Plan, Source};
+use crate::measure::trace::Laps;
 use crate::memory::Ram;
-use crate::pieces::{Pieces, Plan, Source};
-use crate::trace::Laps;
 
 /// Enough of a kernel file to know what it is.
 const HEAD: usize = if elf::HEAD > bzimage::HEAD { elf::HEAD } else { bzimage::HEAD };

@@ -12,7 +12,7 @@ const TABLE: u64 = 0x1000;
 const PENDING: u64 = 0x1800;
 
 struct Guest {
-    slots: Slots,
+    slots: Devices,
     messages: usize,
     _image: tempfile::NamedTempFile,
 }

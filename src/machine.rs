@@ -7,26 +7,26 @@ use brisk_boot::{Machine, VirtioMmio, cmdline, layout};
 use brisk_devices::ioapic::IoApic;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-#[cfg(feature = "boot-timer")]
-use crate::boot_timer::{BootTimer, Point};
 use crate::bus::{Bus, End, MAX_PINS};
 use crate::config::Config;
 use crate::cpuid;
 use crate::error::{Error, Result};
-#[cfg(feature = "exit-stats")]
-use crate::exit_stats::ExitStats;
 use crate::kvm::{System, Vcpu, Vm};
-use crate::loader::Loaded;
-use crate::loading::Loading;
+use crate::load::Loaded;
+use crate::load::Loading;
+#[cfg(feature = "boot-timer")]
+use crate::measure::boot_timer::{BootTimer, Point};
+#[cfg(feature = "exit-stats")]
+use crate::measure::exit_stats::ExitStats;
+use crate::measure::trace::Trace;
 use crate::memory::Ram;
 use crate::shared::Shared;
 use crate::signals;
-use crate::trace::Trace;
 #[cfg(feature = "serial")]
 use crate::uart::Uart;
 use crate::vcpu::{self, Outcome};
 #[cfg(feature = "mmio")]
-use crate::virtio::Slots;
+use crate::virtio::Devices;
 
 /// What makes a boot shorter or its end clearer, where the user did not say otherwise.
 ///
@@ -118,7 +118,7 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     let virtio = {
         let ram_end = brisk_boot::ram_end(ram_size);
         #[allow(unused_mut, reason = "only PCI has more to do")]
-        let mut slots = Slots::open(config, &guest, vm, free_slot, ram_end)?;
+        let mut slots = Devices::open(config, &guest, vm, free_slot, ram_end)?;
         #[cfg(feature = "pci")]
         slots.make_readable(vm, free_slot + crate::virtio::MAX_VIRTIO as u32)?;
         slots

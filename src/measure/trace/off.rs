@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::exit_kind::ExitKind;
+use crate::measure::exit_kind::ExitKind;
 
 /// Records nothing.
 pub struct Trace;

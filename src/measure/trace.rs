@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 
-use crate::boot_timer::Point;
-use crate::clock::{self, Micros};
 use crate::config::Config;
 use crate::error::Result;
-use crate::exit_kind::ExitKind;
+use crate::measure::boot_timer::Point;
+use crate::measure::clock::{self, Micros};
+use crate::measure::exit_kind::ExitKind;
 use crate::output;
 
 /// A guest that leaves without end costs no memory, and no room in the file, beyond this many events.

@@ -4,10 +4,10 @@ use brisk_boot::{VirtioMmio, layout};
 use brisk_devices::virtio::mmio;
 use vm_memory::GuestMemoryMmap;
 
-use super::slots::each;
-use super::{Backend, Function, Raise, Signal, Slots};
+use crate::virtio::slots::each;
+use crate::virtio::{Backend, Devices, Raise, Signal, VirtioDevice};
 
-impl<B: Backend<Q>, const Q: usize> Function<B, Q> {
+impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
     /// A read of `data.len()` bytes at `offset` into the device's window.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
         mmio::read(&self.common, self.backend.model(), offset, data);
@@ -21,7 +21,7 @@ impl<B: Backend<Q>, const Q: usize> Function<B, Q> {
     }
 }
 
-impl Slots {
+impl Devices {
     /// The windows that the guest is to be told of.
     pub fn windows(&self) -> Vec<VirtioMmio> {
         if self.over_pci() {
@@ -69,6 +69,6 @@ fn window(offset: u64) -> (usize, u64) {
 
 /// The interrupt of device `index`: right after the serial port's, so that the IOAPIC needs no pin
 /// that nothing is behind.
-pub(super) fn gsi(index: usize) -> u8 {
+pub(in crate::virtio) fn gsi(index: usize) -> u8 {
     layout::VIRTIO_MMIO_GSI as u8 + index as u8
 }

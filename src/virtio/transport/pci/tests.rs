@@ -8,17 +8,17 @@ use crate::cli::{self, Command};
 use crate::kvm::System;
 use vm_memory::GuestAddress;
 
-fn slots(transport: &str, readable: bool) -> (Slots, &'static Vm) {
+fn slots(transport: &str, readable: bool) -> (Devices, &'static Vm) {
     slots_with("", transport, readable)
 }
 
-fn slots_with(more: &str, transport: &str, readable: bool) -> (Slots, &'static Vm) {
+fn slots_with(more: &str, transport: &str, readable: bool) -> (Devices, &'static Vm) {
     let vm: &'static Vm = Box::leak(Box::new(System::open().unwrap().create_vm().unwrap()));
     let words = format!("--kernel none --console null{more} --transport {transport}");
     let words: Vec<String> = words.split(' ').map(String::from).collect();
     let Ok(Command::Run(config)) = cli::parse(&words) else { panic!("the command line") };
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-    let mut slots = Slots::open(&config, &memory, vm, 0, 1 << 32).unwrap();
+    let mut slots = Devices::open(&config, &memory, vm, 0, 1 << 32).unwrap();
     if readable {
         slots.make_readable(vm, 5).unwrap();
     }
@@ -29,13 +29,13 @@ fn slots_with(more: &str, transport: &str, readable: bool) -> (Slots, &'static V
 const CONSOLE: u64 = 0x1000;
 const BAR: u64 = layout::PCI_MEM32.start;
 
-fn read(slots: &mut Slots, offset: u64) -> u32 {
+fn read(slots: &mut Devices, offset: u64) -> u32 {
     let mut data = [0; 4];
     assert!(slots.ecam_read(offset, &mut data));
     u32::from_le_bytes(data)
 }
 
-fn write(slots: &mut Slots, offset: u64, value: u32) {
+fn write(slots: &mut Devices, offset: u64, value: u32) {
     assert!(slots.ecam_write(offset, &value.to_le_bytes(), |_| ()));
 }
 
@@ -54,7 +54,7 @@ fn a_bridge_a_console_and_nothing_else() {
 #[test]
 fn a_bar_answers_where_it_is_within_the_window_only() {
     let (mut slots, _) = slots("pci", false);
-    let answers = |slots: &mut Slots, at: u64| slots.bar_read(at, &mut [0; 4]);
+    let answers = |slots: &mut Devices, at: u64| slots.bar_read(at, &mut [0; 4]);
     assert!(!answers(&mut slots, BAR), "not decoded yet");
     write(&mut slots, CONSOLE + 4, 2);
     assert!(answers(&mut slots, BAR));
@@ -72,7 +72,7 @@ fn a_bar_answers_where_it_is_within_the_window_only() {
 #[test]
 fn what_the_guest_reads_as_memory_is_what_an_exit_would_read() {
     let (mut slots, _) = slots("pci", true);
-    let compare = |slots: &mut Slots| {
+    let compare = |slots: &mut Devices| {
         for register in (0..0x1000).step_by(4) {
             let by_exit = slots.config_word(1, register);
             let readable = slots.pci.as_ref().unwrap().readable.as_ref().unwrap();

@@ -16,9 +16,9 @@ use std::thread::Thread;
 use brisk_devices::virtio::block::Status;
 use io_uring::{IoUring, opcode, types};
 
-use super::block::Disk;
-use super::queue;
+use super::Disk;
 use crate::signals;
+use crate::virtio::queue;
 
 /// What a request asks of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
