@@ -209,5 +209,10 @@ fn message(entry: u64) -> Option<Msi> {
     Some(Msi { address, data: data as u32 })
 }
 
+#[cfg(feature = "snapshot")]
+mod saved;
 #[cfg(test)]
 mod tests;
+
+#[cfg(feature = "snapshot")]
+pub use saved::Saved;

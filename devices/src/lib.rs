@@ -31,5 +31,7 @@ pub mod ioapic;
 pub mod pci;
 #[cfg(feature = "serial")]
 pub mod serial;
+#[cfg(feature = "snapshot")]
+pub mod snapshot;
 #[cfg(feature = "virtio")]
 pub mod virtio;

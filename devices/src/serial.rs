@@ -272,5 +272,10 @@ impl Serial {
     }
 }
 
+#[cfg(feature = "snapshot")]
+mod saved;
 #[cfg(test)]
 mod tests;
+
+#[cfg(feature = "snapshot")]
+pub use saved::Saved;

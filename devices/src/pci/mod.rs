@@ -7,6 +7,8 @@
 mod msix;
 
 pub use msix::{Entry, Msix};
+#[cfg(feature = "snapshot")]
+pub use msix::{MAX_SAVED_VECTORS, Saved as SavedMsix};
 
 /// Size of one bus in the ECAM window in bytes.
 pub const ECAM_SIZE: u64 = 1 << 20;
@@ -76,6 +78,18 @@ impl ConfigPorts {
             self.address = u32::from_le_bytes(data) & (ENABLE | 0x00ff_fffc);
         }
         self.target(offset)
+    }
+
+    /// The address register, which is all the state there is.
+    #[cfg(feature = "snapshot")]
+    pub fn save(&self) -> u32 {
+        self.address
+    }
+
+    /// Takes over an address register.
+    #[cfg(feature = "snapshot")]
+    pub fn restore(&mut self, address: u32) {
+        self.address = address & (ENABLE | 0x00ff_fffc);
     }
 
     fn target(&self, offset: u16) -> Option<Address> {

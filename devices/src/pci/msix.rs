@@ -182,5 +182,10 @@ fn bit(vector: u16) -> u64 {
     1u64.checked_shl(vector.into()).unwrap_or(0)
 }
 
+#[cfg(feature = "snapshot")]
+mod saved;
 #[cfg(test)]
 mod tests;
+
+#[cfg(feature = "snapshot")]
+pub use saved::{MAX_SAVED_VECTORS, Saved};

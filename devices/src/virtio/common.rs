@@ -1,5 +1,8 @@
 //! The state that a driver negotiates with any device: status, features, queues, interrupts.
 
+#[cfg(feature = "snapshot")]
+pub mod saved;
+
 use super::{Device, Effect, F_VERSION_1, Interrupt, Status};
 
 /// A queue as its driver has set it up (virtio 1.3, 2.6 and 2.7). The addresses are guest-physical

@@ -17,6 +17,8 @@ pub mod pci;
 #[cfg(feature = "pmem")]
 pub mod pmem;
 
+#[cfg(feature = "snapshot")]
+pub use common::saved::{MAX_SAVED_QUEUES, Saved, SavedQueue};
 pub use common::{Common, Queue, State};
 
 use bitflags::bitflags;

@@ -326,5 +326,10 @@ impl Function {
     }
 }
 
+#[cfg(feature = "snapshot")]
+mod saved;
 #[cfg(test)]
 mod tests;
+
+#[cfg(feature = "snapshot")]
+pub use saved::Saved;

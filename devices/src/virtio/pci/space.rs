@@ -16,7 +16,7 @@ const CAPABILITIES: u16 = 0x34;
 const FIRST_CAPABILITY: u16 = 0x40;
 
 /// Memory decoding, bus mastering, INTx off: what a driver can set.
-const COMMAND_WRITABLE: u16 = COMMAND_MEMORY | 1 << 2 | 1 << 10;
+pub(super) const COMMAND_WRITABLE: u16 = COMMAND_MEMORY | 1 << 2 | 1 << 10;
 pub(super) const COMMAND_MEMORY: u16 = 1 << 1;
 /// There is a list of capabilities.
 const STATUS: u32 = 1 << 4 << 16;

@@ -13,7 +13,8 @@ use brisk_devices::virtio::block::{self, Block};
 use brisk_devices::virtio::console::Console;
 use brisk_devices::virtio::pci::{Function, VirtioPci};
 use brisk_devices::virtio::pmem::Pmem;
-use brisk_devices::virtio::{Common, Device, mmio};
+use brisk_devices::virtio::{Common, Device, State, mmio};
+use zerocopy::FromZeros;
 
 unsafe extern "C" {
     fn a_guest_can_reach_a_panic() -> !;
@@ -61,6 +62,13 @@ fn legacy(serial: &mut Serial, ioapic: &mut IoApic<8>) {
     ioapic.eoi(any());
     black_box(ioapic.deliver());
     black_box(ioapic.msi(any()));
+    black_box((serial.save(), ioapic.save()));
+    let _ = black_box((serial.restore(&state()), ioapic.restore(&state())));
+}
+
+/// A saved state of which the compiler knows nothing.
+fn state<T: FromZeros>() -> T {
+    black_box(T::new_zeroed())
 }
 
 /// A device on both transports.
@@ -80,6 +88,11 @@ fn virtio<D: Device>(device: &mut D) {
     black_box((function.msix.raise(any()), function.msix.take_pending(any())));
     black_box(common.config_changed());
     black_box(common.needs_reset());
+    {
+        let common: &mut State = &mut common;
+        black_box((common.save(device), function.save()));
+        let _ = black_box((common.restore(device, &state()), function.restore(&state())));
+    }
     if let Some(queue) = common.queue(any()) {
         black_box((queue.desc_table(), queue.avail_ring(), queue.used_ring()));
     }

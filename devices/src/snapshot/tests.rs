@@ -1,0 +1,164 @@
+//! For every model: whatever a guest did to it, its state comes back to the last byte; and bytes that
+//! are no state are refused, or are taken over just as they are.
+
+use std::vec::Vec;
+
+use proptest::prelude::*;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::Invalid;
+
+/// Saves what `accessed` made of a model, restores it into a new one, and saves that. Then flips each
+/// bit of it.
+fn comes_back<M, S>(accessed: &M, new: impl Fn() -> M, save: fn(&M) -> S, restore: Restore<M, S>)
+where
+    S: FromBytes + IntoBytes + Immutable + KnownLayout + PartialEq + Copy + std::fmt::Debug,
+{
+    let saved = save(accessed);
+    let mut other = new();
+    restore(&mut other, &saved).expect("its own state");
+    assert_eq!(save(&other), saved);
+    let bytes = saved.as_bytes().to_vec();
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        as_it_is_or_refused(&flipped, &new, save, restore);
+    }
+}
+
+type Restore<M, S> = fn(&mut M, &S) -> Result<(), Invalid>;
+
+fn as_it_is_or_refused<M, S>(
+    bytes: &[u8],
+    new: &impl Fn() -> M,
+    save: fn(&M) -> S,
+    restore: Restore<M, S>,
+) where
+    S: FromBytes + IntoBytes + Immutable + KnownLayout + PartialEq + Copy + std::fmt::Debug,
+{
+    let state = S::read_from_bytes(bytes).unwrap();
+    let mut model = new();
+    if restore(&mut model, &state).is_ok() {
+        assert_eq!(save(&model), state);
+    }
+}
+
+/// An access: where, what, how wide (1, 2, 4 or 8 bytes), write or read.
+fn accesses() -> impl Strategy<Value = Vec<(u16, u64, u8, bool)>> {
+    prop::collection::vec((any::<u16>(), any::<u64>(), 0u8..4, any::<bool>()), 0..64)
+}
+
+fn bytes_of(value: u64, width: u8) -> Vec<u8> {
+    value.to_le_bytes()[..1 << width].to_vec()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn ioapic(accesses in accesses(), pins in 1u8..=24) {
+        use crate::ioapic::IoApic;
+        let new = || IoApic::<24>::new(4, pins);
+        let mut model = new();
+        for (at, value, _, line) in accesses {
+            model.write(0, u64::from(at % 0x40) as u32);
+            model.write(0x10, value as u32);
+            model.set_line(at as u8, line);
+            let _ = model.deliver();
+        }
+        comes_back(&model, new, IoApic::save, IoApic::restore);
+    }
+
+    #[test]
+    #[cfg(feature = "serial")]
+    fn serial(accesses in accesses()) {
+        use crate::serial::Serial;
+        let mut model = Serial::new();
+        for (at, value, width, write) in accesses {
+            if write {
+                model.write(at as u8 % 8, value as u8);
+            } else {
+                model.read(at as u8 % 8);
+            }
+            for byte in bytes_of(value, width) {
+                model.receive(byte);
+            }
+        }
+        comes_back(&model, Serial::new, Serial::save, Serial::restore);
+    }
+
+    #[test]
+    #[cfg(all(feature = "mmio", feature = "console"))]
+    fn virtio(accesses in accesses(), active in any::<bool>()) {
+        use crate::virtio::{Common, Effect, Saved, State, console::Console, mmio};
+        let mut device = Console::new(Some((80, 25)));
+        let mut model = Common::<2>::new();
+        for (at, value, width, _) in accesses {
+            let _: Effect = mmio::write(
+                &mut model, &mut device, u64::from(at % 0x110), &bytes_of(value, width));
+        }
+        if active {
+            for (at, value) in [(0x70, 0), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x30, 1),
+                (0x38, 16), (0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000), (0x44, 1), (0x70, 15)] {
+                let _: Effect =
+                    mmio::write(&mut model, &mut device, at, &u32::to_le_bytes(value));
+            }
+            assert!(model.active());
+        }
+        fn save(model: &Common<2>) -> Saved {
+            let state: &State = model;
+            state.save(&Console::new(Some((80, 25))))
+        }
+        fn restore(model: &mut Common<2>, saved: &Saved) -> Result<(), Invalid> {
+            let state: &mut State = model;
+            state.restore(&Console::new(Some((80, 25))), saved)
+        }
+        comes_back(&model, Common::new, save, restore);
+    }
+
+    #[test]
+    #[cfg(all(feature = "pci", feature = "console"))]
+    fn pci_function(accesses in accesses()) {
+        use crate::virtio::pci::{Effect, Function, Saved, VirtioPci};
+        use crate::virtio::{Common, console::Console};
+        let mut device = Console::new(None);
+        let mut common = Common::<2>::new();
+        let new = || VirtioPci::<3>::new(0xf000_0000);
+        let mut model = new();
+        for (at, value, width, config) in accesses {
+            let (function, data): (&mut Function, _) = (&mut model, bytes_of(value, width));
+            let _: Effect = if config {
+                function.config_write(&mut common, &mut device, at % 0x100, &data)
+            } else {
+                function.bar_write(&mut common, &mut device, u64::from(at) & 0x1fff, &data)
+            };
+            function.msix.raise(at % 4);
+        }
+        fn save(model: &VirtioPci<3>) -> Saved {
+            let function: &Function = model;
+            function.save()
+        }
+        fn restore(model: &mut VirtioPci<3>, saved: &Saved) -> Result<(), Invalid> {
+            let function: &mut Function = model;
+            function.restore(saved)
+        }
+        comes_back(&model, new, save, restore);
+    }
+
+    #[test]
+    fn bytes_from_anywhere(bytes in prop::collection::vec(any::<u8>(), 272)) {
+        use crate::ioapic::{IoApic, Saved};
+        let new = || IoApic::<24>::new(4, 8);
+        let len = size_of::<Saved>();
+        as_it_is_or_refused(&bytes[..len], &new, IoApic::save, IoApic::restore);
+    }
+}
+
+#[test]
+fn a_state_of_another_machine_is_refused() {
+    use crate::ioapic::IoApic;
+    let saved = IoApic::<24>::new(4, 8).save();
+    assert_eq!(IoApic::<24>::new(4, 9).restore(&saved), Err(Invalid));
+    assert_eq!(IoApic::<24>::new(5, 8).restore(&saved), Err(Invalid));
+    assert_eq!(IoApic::<24>::new(4, 8).restore(&saved), Ok(()));
+}
