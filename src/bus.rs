@@ -20,11 +20,7 @@ use crate::uart::Uart;
 use crate::virtio::{Devices, MAX_VIRTIO, Signal};
 
 /// The most pins that the IOAPIC can have.
-#[cfg(not(feature = "ab-platform"))]
 pub const MAX_PINS: usize = 16;
-/// The most pins that the IOAPIC can have.
-#[cfg(feature = "ab-platform")]
-pub const MAX_PINS: usize = crate::ab::PC_PINS as usize;
 
 #[cfg(feature = "serial")]
 pub(crate) const COM1: u16 = layout::COM1_PORT;
@@ -48,7 +44,7 @@ const BARS_END: u64 = BARS + layout::PCI_MEM32.len - 1;
 /// Buses that the guest is told of. All but the first are empty, and Linux looks at each for 32
 /// devices.
 #[cfg(feature = "pci")]
-pub const PCI_BUSES: u64 = if cfg!(feature = "ab-256-buses") { 256 } else { 1 };
+pub const PCI_BUSES: u64 = 1;
 
 /// Why the VM ends by the guest's or the user's own wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

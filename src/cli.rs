@@ -65,10 +65,6 @@ struct Args {
     /// off, error, warn, info, debug or trace; by default warn (feature logging)
     #[argh(option)]
     log_level: Option<String>,
-    /// a platform with one thing otherwise, to be compared
-    #[cfg(feature = "ab-platform")]
-    #[argh(option)]
-    ab: Option<String>,
 }
 
 /// What the command line came to.
@@ -173,8 +169,6 @@ fn config(args: Args) -> Result<Config> {
         stats: args.stats,
         #[cfg(feature = "trace")]
         trace: args.trace,
-        #[cfg(feature = "ab-platform")]
-        ab: args.ab.as_deref().map(crate::ab::Ab::parse).transpose()?.unwrap_or_default(),
     })
 }
 

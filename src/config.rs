@@ -48,9 +48,6 @@ pub struct Config {
     /// `--trace`
     #[cfg(feature = "trace")]
     pub trace: Option<String>,
-    /// `--ab`
-    #[cfg(feature = "ab-platform")]
-    pub ab: crate::ab::Ab,
 }
 
 /// How the guest reaches its virtio devices.

@@ -4,11 +4,6 @@
 //! IPIs must be fast, live in the kernel; the IOAPIC, which a boot only programs once, is ours, so
 //! that it has just the pins that are used. There is no PIC and no PIT at all.
 
-#[cfg(feature = "ab-ioeventfd")]
-mod ioevents;
-#[cfg(feature = "ab-msix-routes")]
-mod routes;
-
 use brisk_boot::{Entry, Segment};
 use kvm_bindings::{
     CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES,

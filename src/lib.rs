@@ -12,8 +12,6 @@ compile_error!("feature `mmio` is a transport without a device: add `block`, `co
 #[cfg(all(feature = "pci", not(any(feature = "block", feature = "console", feature = "pmem"))))]
 compile_error!("feature `pci` is a transport without a device: add `block`, `console` or `pmem`");
 
-#[cfg(feature = "ab-platform")]
-pub mod ab;
 pub mod bus;
 pub mod cli;
 #[cfg(feature = "coalesced-serial")]

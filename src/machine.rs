@@ -145,10 +145,7 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     let acpi = !cmdline::has(config.cmdline.as_bytes(), b"acpi=off");
     let (line, panic_is_warm) = command_line(config, acpi, has_serial, pci_word, &announced)?;
     log::debug!("command line: {}", String::from_utf8_lossy(&line));
-    let pins = pins(acpi, has_serial, &announced);
-    #[cfg(feature = "ab-platform")]
-    let pins = config.ab.pins(pins);
-    let (ioapic_gsi, ioapic_pins) = pins;
+    let (ioapic_gsi, ioapic_pins) = pins(acpi, has_serial, &announced);
     let (mut ram, loaded) = loading.finish(&mut trace)?;
     trace.step("load");
     let machine = Machine {
@@ -200,8 +197,6 @@ pub fn run(config: Box<Config>) -> Result<u8> {
         feature = "console"
     ))]
     crate::output::keep();
-    #[cfg(feature = "ab-ioeventfd")]
-    crate::virtio::ioevents::start(vm, &machinery.bus)?;
     #[cfg(feature = "smp")]
     start_others(&mut vcpus, machinery)?;
     let outcome = vcpu::run(&mut vcpus[0], &machinery.bus, 0)?;
@@ -290,8 +285,6 @@ fn command_line(
     };
     #[cfg(feature = "mmio")]
     defaults.extend(devices.iter().map(String::as_str));
-    #[cfg(feature = "ab-platform")]
-    defaults.retain(|word| config.ab.keeps(word));
     cmdline::with_defaults(user, &defaults, &mut line).map_err(wrong)?;
     let ours = [PANIC_IS_WARM, PANIC_IS_WARM_BY_PORT];
     let ours = ours.iter().any(|word| cmdline::has(&line, word.as_bytes()));
@@ -340,8 +333,6 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config) -> Result<Vec<Vcpu>> 
             let vcpu = vm.create_vcpu(id)?;
             let mut cpuid = supported.clone();
             cpuid::for_vcpu(&mut cpuid, id, config.cpus)?;
-            #[cfg(feature = "ab-platform")]
-            config.ab.change_cpuid(&mut cpuid);
             vcpu.set_cpuid(&cpuid)?;
             vcpu.set_msrs(intel)?;
             Ok(vcpu)

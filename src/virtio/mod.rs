@@ -16,8 +16,6 @@
 pub mod block;
 #[cfg(feature = "console")]
 pub mod console;
-#[cfg(feature = "ab-ioeventfd")]
-pub mod ioevents;
 #[cfg(feature = "pmem")]
 pub mod pmem;
 pub mod queue;
@@ -73,7 +71,7 @@ impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
     }
 
     /// How many queues the driver finds.
-    #[cfg(any(feature = "pci", feature = "ab-ioeventfd"))]
+    #[cfg(feature = "pci")]
     fn queue_count(&mut self) -> usize {
         let model = self.backend.model();
         (0..Q as u16).filter(|&queue| model.queue_max_size(queue) > 0).count()

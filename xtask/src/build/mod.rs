@@ -21,6 +21,7 @@ pub mod matrix;
 mod parts;
 pub mod scenario;
 pub mod size;
+pub mod source;
 pub mod twice;
 
 /// Build the smallest brisk for a workload.
@@ -178,6 +179,35 @@ pub fn adhoc(list: &str, known: &[String]) -> Result<Scenario> {
     let features: Vec<String> = features.into_iter().map(str::to_owned).collect();
     let name = if features.is_empty() { "none".to_owned() } else { features.join("+") };
     Ok(Scenario { name, features, example: "brisk".to_owned(), ..Scenario::default() })
+}
+
+/// Builds brisk as `cargo xtask build --static` ships it, with these features or, when `None`, all.
+/// Returns the program's path.
+///
+/// Static, since the time from exec on counts, and the dynamic linker's work is a good part of it.
+///
+/// # Errors
+/// There is no such feature, or cargo failed.
+pub fn program(features: Option<&[&str]>) -> Result<PathBuf> {
+    let list = features.map_or_else(|| "full".to_owned(), |list| list.join(","));
+    program_of(paths::workspace(), &paths::target()?, &list, "")
+}
+
+/// As [`program`], from another source: a copy of this one, patched.
+///
+/// # Errors
+/// As [`program`].
+pub fn program_of(source: &Path, target_dir: &Path, features: &str, name: &str) -> Result<PathBuf> {
+    let known = features::of_brisk()?;
+    let mut scenario = adhoc(features, &known.names())?;
+    scenario.name += name;
+    let order = Order { source, target_dir, scenario: &scenario, fixed: true, target: TARGET };
+    let step = Step::start("building brisk");
+    let product = make(&order)?;
+    step.done();
+    let out = target_dir.join("brisk").join("static").join(&scenario.name);
+    write(&out, &product, &manifest(&order, &product, &known)?)?;
+    Ok(out.join("brisk"))
 }
 
 /// Builds a binary. The same source gives the same bytes, wherever it and the target directory are.

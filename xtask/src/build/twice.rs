@@ -1,12 +1,9 @@
 //! Whether a binary depends on nothing but its source: built from a copy elsewhere, it must be the
 //! same bytes.
 
-use anyhow::{Context, Result, ensure};
-use duct::cmd;
-use std::fs;
-use std::path::Path;
+use anyhow::{Result, ensure};
 
-use super::{Order, Product, make};
+use super::{Order, Product, make, source};
 use crate::{cache, paths};
 
 /// Builds `order` again from a copy of the source, in a target directory of its own.
@@ -16,7 +13,7 @@ use crate::{cache, paths};
 pub fn check(order: &Order<'_>, first: &Product) -> Result<()> {
     let dir = tempfile::Builder::new().prefix("brisk-elsewhere-").tempdir()?;
     let source = dir.path().join("a/copy");
-    copy(order.source, &source)?;
+    source::copy(order.source, &source)?;
     let again = make(&Order { source: &source, target_dir: &dir.path().join("out"), ..*order })?;
     let sums = [first, &again].map(|product| cache::sum(&product.program));
     ensure!(
@@ -26,20 +23,6 @@ pub fn check(order: &Order<'_>, first: &Product) -> Result<()> {
         sums[0],
         sums[1]
     );
-    Ok(())
-}
-
-/// Copies what git knows or would add, as it is now.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let words = ["ls-files", "--cached", "--others", "--exclude-standard"];
-    let list = cmd("git", words).dir(from).read().context("git ls-files")?;
-    for name in list.lines() {
-        let (from, to) = (from.join(name), to.join(name));
-        if from.is_file() {
-            fs::create_dir_all(to.parent().unwrap_or(&to))?;
-            fs::copy(&from, &to).with_context(|| from.display().to_string())?;
-        }
-    }
     Ok(())
 }
 

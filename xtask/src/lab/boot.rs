@@ -16,8 +16,8 @@ use std::time::Duration;
 use crate::cache::Cache;
 use crate::guest::stock::{self, Stock};
 use crate::guest::{images, init, kernel};
-use crate::measure::bench::On;
-use crate::{build, debian, lab, paths};
+use crate::lab::{self, On};
+use crate::{build, debian};
 
 /// Boot Linux to userspace and show where the time went.
 #[derive(FromArgs)]
@@ -122,7 +122,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Kernel::Stock(stock) => Files::stock(&cache, stock),
         Kernel::File(path) => Files::ours(&cache, path.canonicalize()?),
     }?;
-    let brisk = build(None)?;
+    let brisk = build::program(None)?;
     let (status, log) = match on {
         On::Host => {
             let dir = tempfile::tempdir()?;
@@ -306,33 +306,6 @@ fn verdict(status: i32, log: &str, clock: &str) -> ExitCode {
         (None, _) => eprintln!("xtask: boot: userspace not reached, brisk ended with {status}"),
     }
     ExitCode::FAILURE
-}
-
-/// Builds brisk as `cargo xtask build --static` ships it, with these features or, when `None`, all.
-/// Returns the program's path.
-///
-/// Static, since the time from exec on counts, and the dynamic linker's work is a good part of it.
-///
-/// # Errors
-/// There is no such feature, or cargo failed.
-pub fn build(features: Option<&[&str]>) -> Result<PathBuf> {
-    let known = build::features::of_brisk()?;
-    let list = features.map_or_else(|| "full".to_owned(), |list| list.join(","));
-    let scenario = build::adhoc(&list, &known.names())?;
-    let target_dir = paths::target()?;
-    let order = build::Order {
-        source: paths::workspace(),
-        target_dir: &target_dir,
-        scenario: &scenario,
-        fixed: true,
-        target: build::TARGET,
-    };
-    let step = crate::ui::Step::start("building brisk");
-    let product = build::make(&order)?;
-    step.done();
-    let out = target_dir.join("brisk").join("static").join(&scenario.name);
-    build::write(&out, &product, &build::manifest(&order, &product, &known)?)?;
-    Ok(out.join("brisk"))
 }
 
 #[cfg(test)]

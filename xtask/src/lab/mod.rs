@@ -9,6 +9,7 @@ use argh::FromArgs;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 use std::{env, fs};
 
@@ -38,6 +39,27 @@ pub struct Args {
     /// the command: one word is a shell script, more are a program and its arguments
     #[argh(positional, greedy)]
     command: Vec<String>,
+}
+
+/// Where VMMs run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum On {
+    /// In L1.
+    Lab,
+    /// On this machine's KVM.
+    Host,
+}
+
+impl FromStr for On {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "lab" => Ok(Self::Lab),
+            "host" => Ok(Self::Host),
+            _ => Err(format!("{text}: neither lab nor host")),
+        }
+    }
 }
 
 /// How L1 runs.

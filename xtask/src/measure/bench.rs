@@ -8,13 +8,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::guest::{images, init, kernel, stock};
-use crate::lab::boot;
-use crate::{debian, lab};
+use crate::lab::{On, boot};
+use crate::{build, debian, lab};
 use scenario::{Kernel, Root, Scenario};
 use script::{Besides, Place, Plan, Slot};
 pub use stats::{Report, Row};
@@ -24,6 +23,7 @@ pub use vmm::Peer;
 mod ab;
 mod fio;
 mod paired;
+pub mod patch;
 pub mod pci;
 mod platform;
 mod scenario;
@@ -69,30 +69,12 @@ pub struct Args {
     /// instead of boots, requests of 4 KiB to a disk: fio in the guest, brisk beside QEMU's microvm
     #[argh(switch)]
     fio: bool,
+    /// measure nothing; apply and compile the patches that --ab and the scenario platform are built with
+    #[argh(switch)]
+    check_patches: bool,
     /// lab (default): L1 and its instruction clock; host: this machine's KVM and real time
     #[argh(option, default = "On::Lab")]
     on: On,
-}
-
-/// Where the VMMs run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum On {
-    /// In L1.
-    Lab,
-    /// On this machine's KVM.
-    Host,
-}
-
-impl FromStr for On {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "lab" => Ok(Self::Lab),
-            "host" => Ok(Self::Host),
-            _ => Err(format!("{text}: neither lab nor host")),
-        }
-    }
 }
 
 /// What the user wants the guest to have that the scenario does not.
@@ -118,6 +100,10 @@ const LIMIT: u32 = 20;
 /// # Errors
 /// Something could not be built, or no VMM could be measured.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.check_patches {
+        println!("{} patches fit and compile", patch::check()?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let scenario = scenario::find(&args.scenario)?;
     ensure!(args.runs >= 2, "--runs {}: the first is not counted, so at least 2", args.runs);
     if args.fio {
@@ -167,6 +153,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if report.1.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// brisk as the scenario wants it, with more features.
+fn program(scenario: &Scenario, more: &[&str]) -> Result<PathBuf> {
+    let features = [scenario.features, more].concat();
+    match scenario.patch {
+        Some(patch) => patch.build(&features),
+        None => build::program(Some(&features)),
+    }
+}
+
 /// Writes a report to the file of `--json`, if there is one.
 fn save(path: Option<&Path>, report: &impl Serialize) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
@@ -195,7 +190,7 @@ fn measure(
     on: On,
     guest: Guest<'_>,
 ) -> Result<(Report, Vec<String>)> {
-    let brisk = boot::build(Some(scenario.features))?;
+    let brisk = program(scenario, &[])?;
     let bench = Bench::prepare(scenario, &brisk, runs, on, Besides::Exits, peers, guest)?;
     let results = bench.execute()?;
     let mut report = Report {
@@ -222,8 +217,7 @@ fn measure_setup(
     guest: Guest<'_>,
 ) -> Result<String> {
     let mut text = setup::head(scenario.name, scenario.about, runs, on)?;
-    let features = [scenario.features, &["boot-timer"]].concat();
-    let brisk = boot::build(Some(&features))?;
+    let brisk = program(scenario, &["boot-timer"])?;
     let mut bench = Bench::prepare(scenario, &brisk, runs, on, Besides::Setup, &[], guest)?;
     bench.plan.slots.iter_mut().for_each(|slot| slot.command += setup::ARGUMENTS);
     let results = bench.execute()?;

@@ -13,7 +13,7 @@ use crate::cache::Cache;
 use crate::guest::kernel;
 use crate::lab::boot;
 use crate::measure::bench::{self, Report, Row};
-use crate::{debian, lab, paths};
+use crate::{build, debian, lab, paths};
 
 /// Measure, and write README.md's tables and timeline.
 #[derive(FromArgs)]
@@ -139,7 +139,7 @@ fn timeline() -> Result<String> {
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
     let files = boot::Files::ours(&cache, kernel.vmlinux)?;
-    let mut job = boot::job(&boot::build(None)?, &files, &[]);
+    let mut job = boot::job(&build::program(None)?, &files, &[]);
     job.script.insert_str(0, "exec 2> /tmp/out/timeline\n");
     job.relay = false;
     let output = lab::run(&job)?;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use crate::cache::Cache;
 use crate::guest::kernel;
 use crate::lab::boot;
-use crate::{debian, lab};
+use crate::{build, debian, lab};
 
 mod svg;
 
@@ -116,7 +116,7 @@ fn boot(args: &Args) -> Result<(String, String)> {
         extra.extend(["--cmdline", "quiet console=ttyS0"].map(str::to_owned));
     }
     extra.extend(["--trace".to_owned(), format!("{}/out/trace.json", boot::IN_L1)]);
-    let brisk = boot::build(None)?;
+    let brisk = build::program(None)?;
     let mut job = boot::job(&brisk, &files, &extra);
     let clock = if args.stopwatch {
         job.mode = lab::Mode::Stopwatch;

@@ -14,7 +14,7 @@ use crate::build::{docs, matrix, size};
 use crate::cache::Cache;
 use crate::guest::{images, init, kernel, stock};
 use crate::lab::{self, Job, quote};
-use crate::measure::readme;
+use crate::measure::{bench, readme};
 use crate::{build, paths, setup};
 use count::Count;
 
@@ -55,6 +55,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let (built, refused) = matrix::check(args.quick)?;
         count.passed += u64::from(built + refused);
         cargo(NO_FEATURES, count)
+    });
+    report.step("patches for comparisons", |count| {
+        count.passed += u64::from(bench::patch::check()?);
+        Ok(())
     });
     // The exit tests are among these where the host's KVM can run them.
     let host_kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();

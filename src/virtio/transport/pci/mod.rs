@@ -10,8 +10,6 @@
 //! [memory](table) that is looked at when a message is sent.
 
 mod ecam;
-#[cfg(feature = "ab-msix-routes")]
-mod routes;
 mod table;
 
 use brisk_boot::layout;
@@ -22,7 +20,7 @@ use vm_memory::GuestMemoryMmap;
 use crate::error::Result;
 use crate::kvm::Vm;
 use crate::virtio::slots::{Slot, each};
-use crate::virtio::{Backend, Devices, MAX_VIRTIO, Raise, Signal, VirtioDevice};
+use crate::virtio::{Backend, Devices, Raise, Signal, VirtioDevice};
 use ecam::Readable;
 use table::Table;
 
@@ -32,8 +30,6 @@ pub struct Pci {
     readable: Option<Readable>,
     /// In the order of the devices, whose numbers on the bus are one higher: 0 is the host bridge.
     functions: Vec<PciDevice>,
-    #[cfg(feature = "ab-msix-routes")]
-    vm: Option<&'static Vm>,
 }
 
 /// A function as the bus has it.
@@ -48,13 +44,7 @@ impl Pci {
         let bars = (layout::PCI_MEM32.start..).step_by(BAR_SIZE as usize);
         let functions =
             slots.iter_mut().zip(bars).map(|(slot, bar)| new_function(slot, bar)).collect();
-        Pci {
-            ports: ports.then(ConfigPorts::new),
-            readable: None,
-            functions,
-            #[cfg(feature = "ab-msix-routes")]
-            vm: None,
-        }
+        Pci { ports: ports.then(ConfigPorts::new), readable: None, functions }
     }
 
     /// For what a device says without being asked: brings it from device `index`, which is `slot`,
@@ -96,14 +86,8 @@ impl Devices {
     /// # Errors
     /// KVM did not take the slot.
     pub fn make_readable(&mut self, vm: &'static Vm, slot: u32) -> Result<()> {
-        #[cfg(feature = "ab-msix-routes")]
-        if let Some(pci) = &mut self.pci {
-            pci.vm = Some(vm);
-        }
         let ports = self.pci.iter_mut().flat_map(|pci| &mut pci.functions);
-        // Where routes are sent, each write has to be an exit.
-        let count = if cfg!(feature = "ab-msix-routes") { 0 } else { MAX_VIRTIO };
-        for (port, slot) in ports.zip(slot + 1..).take(count) {
+        for (port, slot) in ports.zip(slot + 1..) {
             port.table.set_place(vm, slot);
         }
         if self.pci.as_ref().is_none_or(|pci| pci.ports.is_some()) {
@@ -211,8 +195,6 @@ impl Devices {
             }
             readable.set(number, register, word);
         }
-        #[cfg(feature = "ab-msix-routes")]
-        self.config_written(register);
     }
 
     /// A read at an address in the window for BARs; false where no function has its BAR there.
@@ -238,8 +220,6 @@ impl Devices {
             let effect = port.function.bar_write(&mut device.common, model, offset, data);
             device.settle(port, effect, memory, &mut signal);
         });
-        #[cfg(feature = "ab-msix-routes")]
-        self.bar_written(address);
         true
     }
 

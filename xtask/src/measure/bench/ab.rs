@@ -4,28 +4,33 @@
 use anyhow::{Result, bail};
 
 use super::paired::{self, Until};
+use super::patch::{self, Patch};
 use super::scenario::{Console, Disk, Kernel, PCI, PORTS, Root, Scenario, Step};
 use super::vmm::Peer;
-use super::{Guest, On, Report};
-use crate::lab;
-use crate::lab::boot;
+use super::{Guest, Report};
+use crate::build;
+use crate::lab::{self, On};
 
 /// One optimisation.
 struct Ab {
     /// Features of the build without it.
-    before: &'static [&'static str],
-    /// What both boot; its features are those of the build with it.
+    baseline: &'static [&'static str],
+    /// What its source is changed by.
+    patch: Option<&'static Patch>,
+    /// What both boot; its features and patch are those of the build with it.
     scenario: Scenario,
 }
 
 static ALL: [Ab; 5] = [
     Ab {
-        before: &["serial", "console", "pmem", "pci", "hugepages"],
+        baseline: &["serial", "console", "pmem", "pci", "hugepages"],
+        patch: None,
         scenario: Scenario {
             name: "pio-fast-path",
             about: "ports served in the vCPU loop, before the bus",
             memory_mib: 512,
             features: &["serial", "console", "pmem", "pci", "hugepages", "pio-fast-path"],
+            patch: None,
             kernel: Kernel::Guest,
             steps: &[
                 PORTS,
@@ -41,24 +46,28 @@ static ALL: [Ab; 5] = [
         },
     },
     Ab {
-        before: &["console", "pmem", "pci", "hugepages", "ab-256-buses"],
+        baseline: &["console", "pmem", "pci", "hugepages"],
+        patch: Some(&patch::BUSES),
         scenario: Scenario {
             name: "mcfg-one-bus",
             about: "MCFG and DSDT with one PCI bus for 256",
             memory_mib: 512,
             features: &["console", "pmem", "pci", "hugepages"],
+            patch: None,
             kernel: Kernel::Guest,
             steps: &[PCI, PORTS],
         },
     },
     Ab {
-        before: &["console", "block", "pmem", "pci", "hugepages", "ab-msix-routes"],
+        baseline: &["console", "block", "pmem", "pci", "hugepages"],
+        patch: Some(&patch::ROUTES),
         scenario: Scenario {
             name: "msix-skip",
             about: "the MSI-X table as memory, read when a message is sent, instead of an exit and a new \
                     table of routes for each write",
             memory_mib: 512,
             features: &["console", "block", "pmem", "pci", "hugepages"],
+            patch: None,
             kernel: Kernel::Guest,
             steps: &[
                 PCI,
@@ -74,23 +83,27 @@ static ALL: [Ab; 5] = [
         },
     },
     Ab {
-        before: &["console", "block", "pmem", "hugepages", "smp"],
+        baseline: &["console", "block", "pmem", "hugepages", "smp"],
+        patch: None,
         scenario: Scenario {
             name: "ioeventfd",
             about: IOEVENTFD,
             memory_mib: 512,
-            features: &["console", "block", "pmem", "hugepages", "smp", "ab-ioeventfd"],
+            features: &["console", "block", "pmem", "hugepages", "smp"],
+            patch: Some(&patch::IOEVENTFD),
             kernel: Kernel::Guest,
             steps: &NOTIFY,
         },
     },
     Ab {
-        before: &["serial", "pmem", "hugepages"],
+        baseline: &["serial", "pmem", "hugepages"],
+        patch: None,
         scenario: Scenario {
             name: "coalesced-serial",
             about: "bytes for the serial port kept by KVM while the driver wants no interrupts",
             memory_mib: 512,
             features: &["serial", "pmem", "hugepages", "coalesced-serial"],
+            patch: None,
             kernel: Kernel::Guest,
             steps: &[
                 LOUD,
@@ -149,12 +162,14 @@ static PAIRED: [(Until, Ab); 2] = [
     (
         Until::Entry,
         Ab {
-            before: &["serial", "hugepages"],
+            baseline: &["serial", "hugepages"],
+            patch: None,
             scenario: Scenario {
                 name: "async-loader",
                 about: "kernel and initramfs loaded while the VM is made",
                 memory_mib: 256,
                 features: &["serial", "hugepages", "async-loader"],
+                patch: None,
                 kernel: Kernel::Guest,
                 steps: &[
                     LOAD,
@@ -166,12 +181,14 @@ static PAIRED: [(Until, Ab); 2] = [
     (
         Until::Userspace,
         Ab {
-            before: &["console", "block", "pmem", "hugepages", "smp"],
+            baseline: &["console", "block", "pmem", "hugepages", "smp"],
+            patch: None,
             scenario: Scenario {
                 name: "ioeventfd-two-cpus",
                 about: IOEVENTFD,
                 memory_mib: 512,
-                features: &["console", "block", "pmem", "hugepages", "smp", "ab-ioeventfd"],
+                features: &["console", "block", "pmem", "hugepages", "smp"],
+                patch: Some(&patch::IOEVENTFD),
                 kernel: Kernel::Guest,
                 steps: &NOTIFY,
             },
@@ -209,7 +226,10 @@ pub fn pairs(name: &str, pairs: u32, on: On) -> Result<Option<String>> {
 
 /// brisk without the optimisation, as if it were somebody else's.
 fn before(ab: &Ab) -> Result<Peer> {
-    let program = boot::build(Some(ab.before))?;
+    let program = match ab.patch {
+        Some(patch) => patch.build(ab.baseline)?,
+        None => build::program(Some(ab.baseline))?,
+    };
     let command = format!("{} {{args}}", lab::quote(&program.to_string_lossy()));
     Ok(Peer::Command("before".to_owned(), command))
 }
@@ -242,10 +262,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_compared_differs_in_one_feature() {
+    fn what_is_compared_differs_in_one_thing() {
         for ab in every() {
-            let differing = ab.before.iter().filter(|f| !ab.scenario.features.contains(f)).count()
-                + ab.scenario.features.iter().filter(|f| !ab.before.contains(f)).count();
+            let differing =
+                ab.baseline.iter().filter(|f| !ab.scenario.features.contains(f)).count()
+                    + ab.scenario.features.iter().filter(|f| !ab.baseline.contains(f)).count()
+                    + usize::from(ab.patch != ab.scenario.patch);
             assert_eq!(differing, 1, "{}", ab.scenario.name);
         }
         let error = measure("no-such", 2, On::Lab).err().unwrap().to_string();

@@ -12,10 +12,9 @@ use tabled::builder::Builder;
 
 use super::{table, vmm};
 use crate::cache::Cache;
-use crate::debian;
 use crate::guest::kernel;
-use crate::lab::boot;
 use crate::lab::{self, path_in_l1, quote};
+use crate::{build, debian};
 
 mod image;
 
@@ -119,7 +118,7 @@ pub fn measure() -> Result<Report> {
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux;
     let root = image::ensure(&cache)?;
-    let brisk = boot::build(Some(FEATURES))?;
+    let brisk = build::program(Some(FEATURES))?;
     let warm = vmm::files(&vmm::program(QEMU)?.0, "")?;
     let mut rows = Vec::new();
     for subject in &SUBJECTS {

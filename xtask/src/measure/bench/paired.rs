@@ -8,8 +8,8 @@ use tabled::builder::Builder;
 
 use super::scenario::Scenario;
 use super::vmm::Peer;
-use super::{Bench, Besides, Guest, On, script, table, trace};
-use crate::lab;
+use super::{Bench, Besides, Guest, script, table, trace};
+use crate::lab::{self, On};
 
 /// One pair: microseconds from exec on, without and with.
 type Pair = (u64, u64);
@@ -35,7 +35,7 @@ pub fn measure(
     pairs: u32,
     on: On,
 ) -> Result<String> {
-    let brisk = crate::lab::boot::build(Some(scenario.features))?;
+    let brisk = super::program(scenario, &[])?;
     let mut bench = Bench::prepare(
         scenario,
         &brisk,

@@ -6,7 +6,7 @@ use tabled::builder::Builder;
 
 use super::scenario::{Console, Disk, Kernel, Root, Scenario, Step};
 use super::stats::{Report, Row};
-use super::table;
+use super::{patch, table};
 
 /// brisk's arguments: the guest's memory, and what is otherwise.
 macro_rules! args {
@@ -55,7 +55,8 @@ pub const SCENARIO: Scenario = Scenario {
     name: "platform",
     about: "pmem and 2 MiB pages, 512 MiB, 1 vCPU, with one thing otherwise at a time",
     memory_mib: 4096,
-    features: &["serial", "console", "pmem", "pci", "hugepages", "ab-platform"],
+    features: &["serial", "console", "pmem", "pci", "hugepages"],
+    patch: Some(&patch::PLATFORM),
     kernel: Kernel::Guest,
     steps: &[
         otherwise!("as it is", ""),

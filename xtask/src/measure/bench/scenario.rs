@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use super::patch::Patch;
 use super::platform;
 
 /// A workload that VMMs are compared with. Words in braces in arguments and command lines are
@@ -15,6 +16,8 @@ pub struct Scenario {
     pub memory_mib: u32,
     /// Features that brisk is built with, without the default ones.
     pub features: &'static [&'static str],
+    /// What brisk's source is changed by before.
+    pub patch: Option<&'static Patch>,
     /// The guest's kernel.
     pub kernel: Kernel,
     /// What is measured one after the other.
@@ -130,6 +133,7 @@ pub const ALL: &[Scenario] = &[
         about: "an initramfs and a serial console, 256 MiB, 1 vCPU",
         memory_mib: 256,
         features: &["serial", "coalesced-serial"],
+        patch: None,
         kernel: Kernel::Guest,
         steps: &[Step {
             name: None,
@@ -149,6 +153,7 @@ pub const ALL: &[Scenario] = &[
         about: "the five commands of the talk, a partitioned ext4 image, 512 MiB, 1 vCPU",
         memory_mib: 512,
         features: &["serial", "coalesced-serial", "console", "block", "pmem", "hugepages"],
+        patch: None,
         kernel: Kernel::Guest,
         steps: &[
             Step {
@@ -210,6 +215,7 @@ pub const ALL: &[Scenario] = &[
         about: "the tuned kernel, pmem and pages of 2 MiB, 128 MiB, 1 vCPU",
         memory_mib: 128,
         features: &["console", "pmem", "hugepages"],
+        patch: None,
         kernel: Kernel::Micro,
         steps: &[
             MICRO,
@@ -234,6 +240,7 @@ pub const ALL: &[Scenario] = &[
         about: "the talk's last command, with the kernel's file in pages of 4 KiB and of 2 MiB",
         memory_mib: 512,
         features: &["console", "pmem", "hugepages"],
+        patch: None,
         kernel: Kernel::Guest,
         steps: &[
             LOADED,
@@ -256,6 +263,7 @@ pub const ALL: &[Scenario] = &[
         about: "a partitioned ext4 image as pmem over PCI, pages of 2 MiB, 512 MiB, 1 vCPU",
         memory_mib: 512,
         features: &["serial", "console", "pmem", "pci", "hugepages"],
+        patch: None,
         kernel: Kernel::Guest,
         steps: &[PCI, PORTS],
     },
@@ -265,6 +273,7 @@ pub const ALL: &[Scenario] = &[
                 1 vCPU",
         memory_mib: 512,
         features: &["serial", "coalesced-serial", "bzimage", "block", "pmem", "pci"],
+        patch: None,
         kernel: Kernel::DebianCloud,
         steps: &[
             Step {

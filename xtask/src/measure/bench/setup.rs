@@ -15,7 +15,8 @@ use std::path::Path;
 use tabled::builder::Builder;
 
 use super::trace::{field, lost, number_after, stamped};
-use super::{On, script, table};
+use super::{script, table};
+use crate::lab::On;
 
 /// The steps: name, and the point of brisk's boot log that it ends with, if one of them does.
 const STEPS: [(&str, Option<&str>); 5] = [
