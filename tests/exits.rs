@@ -94,6 +94,26 @@ fn the_disassembly_is_that_of_the_bytes() {
     }
 }
 
+/// What Xen and GRUB are: a 32-bit file with the note.
+#[test]
+fn a_32_bit_kernel_is_entered_by_pvh() {
+    for headers_last in [false, true] {
+        let mut lab = Lab::with_data(guests::STRINGS_OUT, TEXT);
+        lab.elf = common::kernel::Elf { headers_last, ..lab.elf.elf32() };
+        lab.run_to_the_end();
+        assert_eq!(lab.serial(), "hello\n");
+    }
+}
+
+#[test]
+fn program_headers_may_be_anywhere() {
+    let data = [7; 0x3000];
+    let mut lab = Lab::with_data(guests::TO_TIMER, &data);
+    lab.elf.headers_last = true;
+    lab.run_to_the_end();
+    assert_eq!(lab.codes(), [0x11, 0x22, 0x33]);
+}
+
 #[test]
 fn pio_out_of_each_width() {
     let lab = Lab::new(guests::TO_TIMER);

@@ -66,9 +66,46 @@ fn kernel_for_another_machine() {
     };
     refuses(Elf { machine: 183, ..good.clone() }, &["AArch64", "x86"]);
     refuses(Elf { machine: 243, ..good.clone() }, &["RISC-V", "x86"]);
-    refuses(Elf { class: 1, machine: 3, ..good.clone() }, &["32-bit", "64-bit x86"]);
+    refuses(Elf { class: 1, machine: 40, ..good.clone() }, &["Arm", "x86"]);
+    refuses(Elf { machine: 3, ..good.clone() }, &["32-bit x86", "x86"]);
     refuses(Elf { data: 2, ..good.clone() }, &["big-endian"]);
     refuses(Elf { kind: 1, ..good.clone() }, &["not an executable", "vmlinux"]);
+}
+
+/// What is packed, and what is no kernel at all, is known, and the mend is named.
+#[test]
+fn kernel_in_another_format() {
+    let refuses = |offset: usize, magic: &[u8], parts: &[&str]| {
+        let mut file = vec![0; 8192];
+        file[offset..offset + magic.len()].copy_from_slice(magic);
+        Place::with(&file).refuses(&[], FAILED, &[&["--kernel kernel"], parts].concat());
+    };
+    refuses(0, b"\x1f\x8b\x08", &["gzip", "zcat FILE > vmlinux"]);
+    refuses(0, b"\xfd7zXZ\0", &["xz", "xzcat FILE > vmlinux"]);
+    refuses(0, b"\x28\xb5\x2f\xfd", &["zstd", "zstdcat FILE > vmlinux"]);
+    refuses(0, b"\x02\x21\x4c\x18", &["lz4", "lz4cat FILE > vmlinux"]);
+    refuses(0, b"QFI\xfb\0\0\0\x03", &["disk image (qcow2)"]);
+    refuses(0, b"vhdxfile", &["disk image (vhdx)"]);
+    refuses(0x28, b"_FVH", &["firmware", "give a vmlinux or a bzImage"]);
+    refuses(0, b"MZ", &["EFI", "vmlinux or bzImage"]);
+}
+
+/// What would crash at its first instruction.
+#[test]
+fn kernel_that_nothing_is_known_of() {
+    let good = Elf::new(OFF, &[]);
+    let refuses = |elf: &Elf, more: &[&str], parts: &[&str]| {
+        let place = Place::with(&elf.file());
+        place.refuses(more, FAILED, &[&["--kernel kernel"], parts].concat());
+    };
+    let bare = Elf { pvh: None, ..good.clone() };
+    refuses(&bare, &[], &["not Linux", "no PVH note", "--boot-protocol linux64"]);
+    let bare32 = bare.clone().elf32();
+    refuses(&bare32, &[], &["32 bits", "no PVH note"]);
+    refuses(&good.elf32(), &["--boot-protocol", "linux64"], &["32 bits", "PVH"]);
+    // Who says so knows better.
+    let place = Place::with(&bare.file());
+    run(&mut place.command(&["--boot-protocol", "linux64"])).silent().with_status(0);
 }
 
 #[test]

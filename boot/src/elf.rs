@@ -1,72 +1,48 @@
-//! Kernels in the ELF format: `vmlinux`, and any other PVH kernel for x86-64.
+//! Kernels in the ELF format: `vmlinux`, and any other PVH kernel for x86, of 64 or 32 bits.
 //!
-//! Only the file's first 4 KiB are read: the file header and the program headers. The caller copies
-//! each [`Segment`] to guest memory and, for PVH, gives the notes to [`pvh_entry`].
+//! The caller reads the start of the file for [`Headers::read`] and the program headers, wherever they
+//! are, for [`Headers::image`]; it copies each [`Segment`] to guest memory and gives each of the
+//! [`Notes`] to [`Notes::pvh_entry`] and [`Notes::is_linux`].
 
 use core::fmt;
 
-use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::FromBytes;
 
+pub use self::notes::Notes;
+use self::raw::{Ident, Program32, Program64, Rest32, Rest64};
 use crate::{Range, layout};
 
-/// Bytes from the start of the file that [`parse`] wants to see (less if the file is shorter).
+mod notes;
+mod raw;
+
+/// Bytes from the start of the file that [`Headers::read`] needs to see (less if the file is shorter).
+/// Where linkers put them, the program headers follow.
 pub const HEAD: usize = 4096;
 
 /// Segments that an [`Image`] has room for; `vmlinux` has 4 to 6.
 pub const MAX_SEGMENTS: usize = 16;
 
 /// Note segments that an [`Image`] has room for; `vmlinux` has 1.
-pub const MAX_NOTES: usize = 4;
+pub const MAX_NOTES: usize = 8;
 
-/// The file header, `Elf64_Ehdr`.
-#[derive(FromBytes, KnownLayout, Immutable)]
-#[repr(C)]
-struct Header {
-    magic: [u8; 4],
-    class: u8,
-    data: u8,
-    version: u8,
-    os_abi: [u8; 9],
-    kind: U16,
-    machine: U16,
-    file_version: U32,
-    entry: U64,
-    phoff: U64,
-    shoff: U64,
-    flags: U32,
-    ehsize: U16,
-    phentsize: U16,
-    phnum: U16,
-    section_headers: [U16; 3],
-}
-const _: () = assert!(size_of::<Header>() == 64);
+/// Program headers that are looked through. Most say nothing about loading.
+const MAX_PROGRAMS: u16 = 256;
 
-/// A program header, `Elf64_Phdr`.
-#[derive(FromBytes, KnownLayout, Immutable)]
-#[repr(C)]
-struct ProgramHeader {
-    kind: U32,
-    flags: U32,
-    offset: U64,
-    vaddr: U64,
-    paddr: U64,
-    file_size: U64,
-    mem_size: U64,
-    align: U64,
-}
-const _: () = assert!(size_of::<ProgramHeader>() == 56);
+/// The most bytes that [`Headers::programs`] comes to.
+pub const MAX_TABLE: usize = MAX_PROGRAMS as usize * size_of::<Program64>();
 
 const CLASS_32: u8 = 1;
 const CLASS_64: u8 = 2;
 const DATA_LITTLE_ENDIAN: u8 = 1;
 const KIND_EXECUTABLE: u16 = 2;
 const KIND_SHARED: u16 = 3;
+const MACHINE_386: u16 = 3;
 const MACHINE_X86_64: u16 = 62;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
-/// `XEN_ELFNOTE_PHYS32_ENTRY` (Xen, `public/elfnote.h`).
-const XEN_PHYS32_ENTRY: u32 = 18;
+/// `__START_KERNEL_map`: where Linux maps its text's physical address 0
+/// (`Documentation/arch/x86/x86_64/mm.rst`).
+const LINUX_TEXT_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// A part of the file that goes to guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,14 +67,36 @@ impl Segment {
     }
 }
 
+/// A part of the file that has notes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoteSegment {
+    /// Where it is in the file.
+    pub file: Range,
+    /// `p_align`, for [`Notes::new`].
+    pub align: u64,
+}
+
+/// What the file header says, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    entry: u64,
+    is_64: bool,
+    programs: Range,
+    file_len: u64,
+}
+
 /// What the headers of a kernel say, checked: no segment leaves the file or overlaps another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// `e_entry`; for `vmlinux`, the guest-physical address of `startup_64`, the entry of the
-    /// 64-bit Linux protocol.
+    /// 64-bit Linux protocol. Other kernels' may be a virtual address, and not be meant for us.
     pub entry: u64,
-    /// Where the notes are in the file, for [`pvh_entry`].
-    pub notes: heapless::Vec<Range, MAX_NOTES>,
+    /// 64-bit ELF.
+    pub is_64: bool,
+    /// Segments are mapped as Linux maps its own. `vmlinux` before 4.19 has no note of Linux's.
+    pub maps_as_linux: bool,
+    /// Where the notes are in the file.
+    pub notes: heapless::Vec<NoteSegment, MAX_NOTES>,
     /// What to load, in the order of the file's headers; none has a `mem_size` of 0.
     pub segments: heapless::Vec<Segment, MAX_SEGMENTS>,
 }
@@ -112,10 +110,6 @@ pub enum Error {
     NotElf,
     /// The file ends before the headers do: its length.
     Truncated(u64),
-    /// The program headers are not in the first [`HEAD`] bytes.
-    HeadersTooFar,
-    /// 32-bit ELF: the machine.
-    Class32(u16),
     /// Neither 32-bit nor 64-bit, or program headers of another size.
     Malformed,
     /// Big endian.
@@ -126,7 +120,7 @@ pub enum Error {
     NotExecutable(u16),
     /// Nothing to load.
     NoSegment,
-    /// More than [`MAX_SEGMENTS`] or [`MAX_NOTES`].
+    /// More than [`MAX_SEGMENTS`] or [`MAX_NOTES`], or more headers than anybody needs.
     TooManySegments,
     /// Wraps around the address space, or has more bytes in the file than in memory: which header.
     SegmentSize(usize),
@@ -153,17 +147,11 @@ impl fmt::Display for Error {
             Error::Empty => f.write_str("the file is empty"),
             Error::NotElf => f.write_str("not an ELF file"),
             Error::Truncated(len) => write!(f, "truncated: {len} bytes end within the ELF headers"),
-            Error::HeadersTooFar => {
-                write!(f, "the ELF program headers are not in the first {HEAD} bytes")
-            }
-            Error::Class32(machine) => {
-                write!(f, "a 32-bit {} kernel; a 64-bit x86 one is needed", architecture(machine))
-            }
             Error::Malformed => f.write_str("malformed ELF header"),
-            Error::BigEndian => f.write_str("a big-endian kernel; a 64-bit x86 one is needed"),
+            Error::BigEndian => f.write_str("a big-endian kernel; one for x86 is needed"),
             Error::Machine(machine) => write!(
                 f,
-                "a kernel for {} (ELF machine {machine}); a 64-bit x86 one is needed",
+                "a kernel for {} (ELF machine {machine}); one for x86 is needed",
                 architecture(machine)
             ),
             Error::NotExecutable(kind) => {
@@ -192,7 +180,7 @@ impl fmt::Display for Error {
 /// The name of an `e_machine` that a kernel may plausibly have.
 fn architecture(machine: u16) -> &'static str {
     match machine {
-        3 => "x86",
+        MACHINE_386 => "32-bit x86",
         8 => "MIPS",
         20 => "PowerPC",
         21 => "64-bit PowerPC",
@@ -212,76 +200,109 @@ pub fn is_elf(head: &[u8]) -> bool {
     head.starts_with(b"\x7fELF")
 }
 
-/// Reads the headers from `head`, the first [`HEAD`] bytes of a file of `file_len` bytes.
-///
-/// # Errors
-/// Any [`Error`] but [`Error::NotInRam`].
-pub fn parse(head: &[u8], file_len: u64) -> Result<Image, Error> {
-    if head.is_empty() {
-        return Err(Error::Empty);
+impl Headers {
+    /// Reads the file header from `head`, the first [`HEAD`] bytes of a file of `file_len` bytes.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(head: &[u8], file_len: u64) -> Result<Headers, Error> {
+        let cut = |_| Error::Truncated(file_len);
+        if head.is_empty() {
+            return Err(Error::Empty);
+        }
+        if !is_elf(head) {
+            return Err(Error::NotElf);
+        }
+        let (ident, rest) = Ident::read_from_prefix(head).map_err(|_| cut(()))?;
+        let is_64 = ident.is_64()?;
+        let (entry, start, counts, size) = if is_64 {
+            let (rest, _) = Rest64::read_from_prefix(rest).map_err(|_| cut(()))?;
+            (rest.entry.get(), rest.phoff.get(), rest.counts, size_of::<Program64>())
+        } else {
+            let (rest, _) = Rest32::read_from_prefix(rest).map_err(|_| cut(()))?;
+            let (entry, start) = (rest.entry.get().into(), rest.phoff.get().into());
+            (entry, start, rest.counts, size_of::<Program32>())
+        };
+        let count = counts.phnum.get();
+        if count == 0 {
+            return Err(Error::NoSegment);
+        }
+        if usize::from(counts.phentsize.get()) != size {
+            return Err(Error::Malformed);
+        }
+        if count > MAX_PROGRAMS {
+            return Err(Error::TooManySegments);
+        }
+        let programs = Range { start, len: u64::from(count) * size as u64 };
+        if !(Range { start: 0, len: file_len }).contains(&programs) {
+            return Err(Error::Truncated(file_len));
+        }
+        Ok(Headers { entry, is_64, programs, file_len })
     }
-    if !is_elf(head) {
-        return Err(Error::NotElf);
+
+    /// Where the program headers are in the file: [`MAX_TABLE`] bytes at most.
+    #[must_use]
+    pub fn programs(&self) -> Range {
+        self.programs
     }
-    let (header, _) = Header::ref_from_prefix(head).map_err(|_| Error::Truncated(file_len))?;
-    check_header(header)?;
-    let mut image = Image {
-        entry: header.entry.get(),
-        notes: heapless::Vec::new(),
-        segments: heapless::Vec::new(),
-    };
-    for (index, program) in program_headers(header, head, file_len)?.iter().enumerate() {
-        image.add(index, program, file_len)?;
+
+    /// Reads the program headers from `table`, the bytes of the file at [`Self::programs`].
+    ///
+    /// # Errors
+    /// What is wrong with them; [`Error::Malformed`] for a table of another length.
+    pub fn image(&self, table: &[u8]) -> Result<Image, Error> {
+        if table.len() as u64 != self.programs.len {
+            return Err(Error::Malformed);
+        }
+        let mut image = Image {
+            entry: self.entry,
+            is_64: self.is_64,
+            maps_as_linux: false,
+            notes: heapless::Vec::new(),
+            segments: heapless::Vec::new(),
+        };
+        // Size and alignment (1) fit by construction.
+        if self.is_64 {
+            let programs = <[Program64]>::ref_from_bytes(table).map_err(|_| Error::Malformed)?;
+            for (index, program) in programs.iter().enumerate() {
+                image.add(index, program, self.file_len)?;
+            }
+        } else {
+            let programs = <[Program32]>::ref_from_bytes(table).map_err(|_| Error::Malformed)?;
+            for (index, program) in programs.iter().enumerate() {
+                image.add(index, &program.into(), self.file_len)?;
+            }
+        }
+        if image.segments.is_empty() {
+            return Err(Error::NoSegment);
+        }
+        Ok(image)
     }
-    if image.segments.is_empty() {
-        return Err(Error::NoSegment);
-    }
-    image.check_entry(image.entry)?;
-    Ok(image)
 }
 
-fn check_header(header: &Header) -> Result<(), Error> {
-    let machine = header.machine.get();
-    match (header.class, header.data) {
-        (CLASS_64, DATA_LITTLE_ENDIAN) => {}
-        (CLASS_32, DATA_LITTLE_ENDIAN) => return Err(Error::Class32(machine)),
-        (CLASS_32 | CLASS_64, 2) => return Err(Error::BigEndian),
-        _ => return Err(Error::Malformed),
+impl Ident {
+    /// Whether it is of 64 bits.
+    fn is_64(&self) -> Result<bool, Error> {
+        let is_64 = match (self.class, self.data) {
+            (CLASS_64, DATA_LITTLE_ENDIAN) => true,
+            (CLASS_32, DATA_LITTLE_ENDIAN) => false,
+            (CLASS_32 | CLASS_64, 2) => return Err(Error::BigEndian),
+            _ => return Err(Error::Malformed),
+        };
+        match self.machine.get() {
+            MACHINE_X86_64 => {}
+            MACHINE_386 if !is_64 => {}
+            machine => return Err(Error::Machine(machine)),
+        }
+        match self.kind.get() {
+            KIND_EXECUTABLE | KIND_SHARED => Ok(is_64),
+            kind => Err(Error::NotExecutable(kind)),
+        }
     }
-    if machine != MACHINE_X86_64 {
-        return Err(Error::Machine(machine));
-    }
-    match header.kind.get() {
-        KIND_EXECUTABLE | KIND_SHARED => Ok(()),
-        kind => Err(Error::NotExecutable(kind)),
-    }
-}
-
-fn program_headers<'a>(
-    header: &Header,
-    head: &'a [u8],
-    file_len: u64,
-) -> Result<&'a [ProgramHeader], Error> {
-    let count = usize::from(header.phnum.get());
-    if count == 0 {
-        return Err(Error::NoSegment);
-    }
-    if usize::from(header.phentsize.get()) != size_of::<ProgramHeader>() {
-        return Err(Error::Malformed);
-    }
-    let size = count * size_of::<ProgramHeader>();
-    let table = Range { start: header.phoff.get(), len: size as u64 };
-    if !(Range { start: 0, len: file_len }).contains(&table) {
-        return Err(Error::Truncated(file_len));
-    }
-    let start = usize::try_from(table.start).map_err(|_| Error::HeadersTooFar)?;
-    let bytes = head.get(start..).and_then(|rest| rest.get(..size)).ok_or(Error::HeadersTooFar)?;
-    // Size and alignment (1) fit by construction.
-    <[ProgramHeader]>::ref_from_bytes(bytes).map_err(|_| Error::Malformed)
 }
 
 impl Image {
-    fn add(&mut self, index: usize, header: &ProgramHeader, file_len: u64) -> Result<(), Error> {
+    fn add(&mut self, index: usize, header: &Program64, file_len: u64) -> Result<(), Error> {
         let kind = header.kind.get();
         if kind != PT_LOAD && kind != PT_NOTE {
             return Ok(());
@@ -291,7 +312,8 @@ impl Image {
             return Err(Error::PastEnd { index, file_len });
         }
         if kind == PT_NOTE {
-            return self.notes.push(file).map_err(|_| Error::TooManySegments);
+            let notes = NoteSegment { file, align: header.align.get() };
+            return self.notes.push(notes).map_err(|_| Error::TooManySegments);
         }
         let segment = Segment {
             offset: file.start,
@@ -310,10 +332,11 @@ impl Image {
         if let Some(other) = self.segments.iter().find(|other| other.memory().overlaps(&memory)) {
             return Err(Error::Overlap(segment.paddr.max(other.paddr)));
         }
+        self.maps_as_linux |= header.vaddr.get().wrapping_sub(segment.paddr) == LINUX_TEXT_MAP;
         self.segments.push(segment).map_err(|_| Error::TooManySegments)
     }
 
-    /// Checks that the first instruction, [`Image::entry`] or [`pvh_entry`], is in a segment.
+    /// Checks that the first instruction, [`Image::entry`] or [`Notes::pvh_entry`], is in a segment.
     ///
     /// # Errors
     /// [`Error::Entry`].
@@ -346,49 +369,5 @@ pub fn check_fits(image: &Image, ram: &[Range]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The guest-physical address of the PVH entry, from the bytes of one of [`Image::notes`]: the note
-/// of name "Xen" and type 18. `None` where there is none, or where the notes are malformed.
-///
-/// `vmlinux` writes the address in 8 bytes, Xen's own examples in 4.
-#[must_use]
-pub fn pvh_entry(notes: &[u8]) -> Option<u32> {
-    let xen = |(name, kind, _): &(&[u8], u32, &[u8])| name == b"Xen\0" && *kind == XEN_PHYS32_ENTRY;
-    let (_, _, value) = Notes(notes).find(xen)?;
-    match *value {
-        [a, b, c, d] | [a, b, c, d, 0, 0, 0, 0] => Some(u32::from_le_bytes([a, b, c, d])),
-        _ => None,
-    }
-}
-
-/// Whether the notes are those of a Linux kernel, whose ELF entry is then that of the 64-bit Linux
-/// protocol: a note of name "Linux" (`include/linux/elfnote.h` and its users).
-#[must_use]
-pub fn is_linux(notes: &[u8]) -> bool {
-    Notes(notes).any(|(name, _, _)| name == b"Linux\0")
-}
-
-/// Name, type and value of each note; ends at the first malformed one.
-struct Notes<'a>(&'a [u8]);
-
-impl<'a> Iterator for Notes<'a> {
-    type Item = (&'a [u8], u32, &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let ([name_size, size, kind], after) = <[U32; 3]>::read_from_prefix(self.0).ok()?;
-        let (name, after) = padded(after, name_size.get())?;
-        let (value, after) = padded(after, size.get())?;
-        self.0 = after;
-        Some((name, kind.get(), value))
-    }
-}
-
-/// Splits `size` bytes off and skips the padding up to a multiple of 4.
-fn padded(bytes: &[u8], size: u32) -> Option<(&[u8], &[u8])> {
-    let size = usize::try_from(size).ok()?;
-    let next = size.checked_next_multiple_of(4)?.min(bytes.len());
-    Some((bytes.get(..size)?, bytes.get(next..)?))
-}
-
 #[cfg(test)]
-#[path = "elf_tests.rs"]
 mod tests;

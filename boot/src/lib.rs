@@ -16,6 +16,7 @@ pub mod cmdline;
 pub mod elf;
 mod entry;
 mod error;
+pub mod format;
 pub mod layout;
 mod linux64;
 mod low;
@@ -47,7 +48,7 @@ pub enum Protocol {
 /// Writes the boot data for `machine` into the guest's first MiB and returns the state in which the
 /// first CPU has to start.
 ///
-/// `entry` is the guest-physical address of the first instruction: [`elf::pvh_entry`] for
+/// `entry` is the guest-physical address of the first instruction: [`elf::Notes::pvh_entry`] for
 /// [`Protocol::Pvh`], [`elf::Image::entry`] for [`Protocol::Linux64`]. `setup_header` is the header
 /// of the bzImage that the kernel came in; without one a minimal header is made.
 ///

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use brisk_boot::{Protocol, Range, bzimage, elf, layout};
+use brisk_boot::{Protocol, Range, bzimage, elf, format, layout};
 
 use crate::config::{Config, MemoryConfig};
 use crate::error::{Error, Result};
@@ -82,11 +82,29 @@ fn vmlinux(
     plan: &mut Plan,
 ) -> Result<Loaded> {
     let path = &config.kernel;
-    let image = elf::parse(head, len).map_err(|error| not_a_kernel(path, &error))?;
+    let wrong = |error: elf::Error| not_a_kernel(path, &error);
+    let headers = match elf::Headers::read(head, len) {
+        Err(elf::Error::NotElf) if let Some(format) = format::recognise(head) => {
+            return Err(not_a_kernel(path, &format));
+        }
+        headers => headers.map_err(wrong)?,
+    };
+    let programs = headers.programs();
+    let mut far = Vec::new();
+    let near =
+        head.get(programs.start as usize..).and_then(|rest| rest.get(..programs.len as usize));
+    let table = match near {
+        Some(near) => near,
+        None => {
+            far.resize(programs.len as usize, 0);
+            source.read(programs.start, &mut far)?;
+            &far
+        }
+    };
+    let image = headers.image(table).map_err(wrong)?;
     let (protocol, entry) = choose_entry(config, &image, &source)?;
-    image.check_entry(entry).map_err(|error| not_a_kernel(path, &error))?;
-    elf::check_fits(&image, &brisk_boot::ram(ram.size()))
-        .map_err(|error| not_a_kernel(path, &error))?;
+    image.check_entry(entry).map_err(wrong)?;
+    elf::check_fits(&image, &brisk_boot::ram(ram.size())).map_err(wrong)?;
     for segment in &image.segments {
         // SAFETY: `check_fits` found no segment to overlap another, or the boot data.
         let to = unsafe { ram.lend(segment.paddr, segment.file_size) };
@@ -130,28 +148,36 @@ fn bzimage(
 }
 
 /// By the kernel's notes: the 64-bit protocol for Linux, which in PVH's looks for Xen at 256 CPUID
-/// leaves before it does anything else; PVH for other kernels that have it.
+/// leaves before it does anything else; PVH for other kernels that have it. What is neither would crash
+/// at its first instructions.
 fn choose_entry(config: &Config, image: &elf::Image, source: &Source) -> Result<(Protocol, u64)> {
+    let refuse = |text| Err(not_a_kernel(&config.kernel, &text));
+    let linux64 = Ok((Protocol::Linux64, image.entry));
     if config.protocol == Some(Protocol::Linux64) {
-        return Ok((Protocol::Linux64, image.entry));
+        return if image.is_64 { linux64 } else { refuse("is of 32 bits, which only PVH starts") };
     }
     for notes in &image.notes {
-        let mut bytes = vec![0; notes.len.min(MAX_NOTES) as usize];
-        source.read(notes.start, &mut bytes)?;
-        if config.protocol.is_none() && elf::is_linux(&bytes) {
-            break;
+        let mut bytes = vec![0; notes.file.len.min(MAX_NOTES) as usize];
+        source.read(notes.file.start, &mut bytes)?;
+        let notes = elf::Notes::new(&bytes, notes.align);
+        if config.protocol.is_none() && image.is_64 && notes.is_linux() {
+            return linux64;
         }
-        if let Some(entry) = elf::pvh_entry(&bytes) {
+        if let Some(entry) = notes.pvh_entry() {
             return Ok((Protocol::Pvh, entry.into()));
         }
     }
     if config.protocol == Some(Protocol::Pvh) {
-        return Err(Error::Failed(format!(
-            "--kernel {}: has no PVH note (CONFIG_PVH); leave --boot-protocol away",
-            config.kernel
-        )));
+        return refuse("has no PVH note (CONFIG_PVH); leave --boot-protocol away");
     }
-    Ok((Protocol::Linux64, image.entry))
+    match image.is_64 {
+        true if image.maps_as_linux => linux64,
+        true => refuse(
+            "is not Linux, and has no PVH note; if its entry is that of the 64-bit Linux protocol: \
+             --boot-protocol linux64",
+        ),
+        false => refuse("is of 32 bits, and has no PVH note by which it could be started"),
+    }
 }
 
 fn add_initramfs(

@@ -10,7 +10,7 @@ pub const DATA: u64 = BASE + 0x1000;
 pub const END: u64 = BASE + 0x1_0000;
 /// The most that an ELF file here has of headers.
 const HEADERS: usize = 0x200;
-const NOTE_AT: usize = 0x1e0;
+const NOTE_AT: usize = 0x1c0;
 
 /// Instructions: bytes, and what `objdump -M intel` says of them.
 pub type Code = &'static [(&'static [u8], &'static str)];
@@ -87,6 +87,10 @@ pub struct Elf {
     pub entry: u64,
     /// The address in the Xen note, by which PVH enters.
     pub pvh: Option<u32>,
+    /// Whether a note says that it is Linux.
+    pub linux: bool,
+    /// Whether the program headers are the last of the file.
+    pub headers_last: bool,
     /// What to load.
     pub segments: Vec<Segment>,
 }
@@ -107,47 +111,91 @@ impl Elf {
             kind: 2,
             entry: BASE,
             pvh: Some(BASE as u32),
+            linux: false,
+            headers_last: false,
             segments: vec![Segment { paddr: BASE, bytes, mem_size: END - BASE }],
         }
     }
 
-    /// The same without the note, so that the 64-bit Linux protocol enters it in long mode.
-    pub fn linux64(mut self) -> Elf {
-        self.pvh = None;
-        self
+    /// The same with Linux's note, so that the 64-bit Linux protocol enters it in long mode.
+    pub fn linux64(self) -> Elf {
+        Elf { pvh: None, linux: true, ..self }
     }
 
-    /// The file: headers, note, segments.
+    /// The same as a 32-bit file, entered by PVH.
+    pub fn elf32(self) -> Elf {
+        Elf { machine: 3, class: 1, ..self }
+    }
+
+    /// The file: headers, note, segments; or, with [`Self::headers_last`], the program headers behind.
     pub fn file(&self) -> Vec<u8> {
-        let count = self.segments.len() + usize::from(self.pvh.is_some());
+        let mut note = Vec::new();
+        if let Some(entry) = self.pvh {
+            push32(&mut note, &[4, 4, 18]); // XEN_ELFNOTE_PHYS32_ENTRY
+            note.extend(*b"Xen\0");
+            push32(&mut note, &[entry]);
+        }
+        if self.linux {
+            push32(&mut note, &[6, 4, 257]); // LINUX_ELFNOTE_LTO_INFO
+            note.extend(*b"Linux\0\0\0");
+            push32(&mut note, &[0]);
+        }
+        // Kind, offset, address, bytes in the file and in memory, flags, alignment.
+        let mut programs = Vec::new();
+        let mut offset = HEADERS as u64;
+        for Segment { paddr, bytes, mem_size } in &self.segments {
+            let size = bytes.len() as u64;
+            programs.push([1, offset, *paddr, size, *mem_size, 7, 0x1000]); // PT_LOAD, rwx
+            offset += size;
+        }
+        if !note.is_empty() {
+            let size = note.len() as u64;
+            programs.push([4, NOTE_AT as u64, 0, size, size, 4, 4]); // PT_NOTE, r
+        }
+        let (header, program) = if self.class == 1 { (52, 32) } else { (64, 56) };
+        let table = if self.headers_last { offset } else { header };
+
         let mut file = Vec::from(*b"\x7fELF");
         file.extend([self.class, self.data, 1, 0]);
         file.extend([0; 8]);
         push16(&mut file, &[self.kind, self.machine]);
         push32(&mut file, &[1]);
-        push64(&mut file, &[self.entry, 64, 0]);
+        self.push_words(&mut file, &[self.entry, table, 0]);
         push32(&mut file, &[0]);
-        push16(&mut file, &[64, 56, count as u16, 0, 0, 0]);
-        let mut offset = HEADERS as u64;
-        for Segment { paddr, bytes, mem_size } in &self.segments {
-            let size = bytes.len() as u64;
-            push32(&mut file, &[1, 7]); // PT_LOAD; read, write, execute
-            push64(&mut file, &[offset, *paddr, *paddr, size, *mem_size, 0x1000]);
-            offset += size;
+        push16(&mut file, &[header as u16, program, programs.len() as u16, 0, 0, 0]);
+        if !self.headers_last {
+            self.push_programs(&mut file, &programs);
         }
-        if let Some(entry) = self.pvh {
-            push32(&mut file, &[4, 4]); // PT_NOTE; read
-            push64(&mut file, &[NOTE_AT as u64, 0, 0, 20, 20, 4]);
-            assert!(file.len() <= NOTE_AT);
-            file.resize(NOTE_AT, 0);
-            push32(&mut file, &[4, 4, 18]); // XEN_ELFNOTE_PHYS32_ENTRY
-            file.extend(*b"Xen\0");
-            push32(&mut file, &[entry]);
-        }
+        assert!(file.len() <= NOTE_AT);
+        file.resize(NOTE_AT, 0);
+        file.extend(note);
         assert!(file.len() <= HEADERS);
         file.resize(HEADERS, 0);
         self.segments.iter().for_each(|segment| file.extend(&segment.bytes));
+        if self.headers_last {
+            self.push_programs(&mut file, &programs);
+        }
         file
+    }
+
+    fn push_programs(&self, file: &mut Vec<u8>, programs: &[[u64; 7]]) {
+        for &[kind, offset, paddr, size, mem_size, flags, align] in programs {
+            push32(file, &[kind as u32]);
+            if self.class == 1 {
+                self.push_words(file, &[offset, paddr, paddr, size, mem_size, flags, align]);
+            } else {
+                push32(file, &[flags as u32]);
+                self.push_words(file, &[offset, paddr, paddr, size, mem_size, align]);
+            }
+        }
+    }
+
+    /// Addresses and sizes, as wide as the class has them.
+    fn push_words(&self, file: &mut Vec<u8>, words: &[u64]) {
+        match self.class {
+            1 => words.iter().for_each(|word| file.extend((*word as u32).to_le_bytes())),
+            _ => push64(file, words),
+        }
     }
 }
 

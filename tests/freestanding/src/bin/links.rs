@@ -4,7 +4,7 @@
 
 use core::hint::black_box;
 
-use brisk_boot::{Machine, PciHost, Protocol, Range, VirtioMmio, bzimage, cmdline, elf, layout};
+use brisk_boot::{Machine, PciHost, Protocol, Range, VirtioMmio, bzimage, cmdline, elf, format, layout};
 use brisk_devices::ioapic::IoApic;
 use brisk_devices::pci::{ConfigPorts, HostBridge};
 use brisk_devices::serial::Serial;
@@ -65,10 +65,11 @@ fn boot() -> bool {
 /// Kernel files that are none.
 fn kernels() -> bool {
     let file = black_box([0; 4096]);
-    elf::parse(&file, 4096) == Err(elf::Error::NotElf)
+    elf::Headers::read(&file, 4096) == Err(elf::Error::NotElf)
+        && format::recognise(&file).is_none()
         && !bzimage::is_bzimage(&file)
         && bzimage::parse(&file, 4096).is_err()
-        && elf::pvh_entry(&file).is_none()
+        && elf::Notes::new(&file, 4).pvh_entry().is_none()
 }
 
 /// The serial port and the IOAPIC.
