@@ -1,10 +1,14 @@
 //! The way of an access from the vCPU to its device: a `match` on constant ports and windows.
 
 use brisk_boot::layout;
-use brisk_devices::ioapic::{self, IoApic};
 
 #[cfg(feature = "coalesced-serial")]
 use crate::coalesced::Ring;
+use crate::events::Events;
+use crate::interrupts::{IOAPIC_SIZE, Interrupts};
+#[cfg(feature = "serial")]
+use crate::interrupts::{Signal, Sink};
+#[cfg(feature = "coalesced-serial")]
 use crate::kvm::Vm;
 #[cfg(feature = "boot-timer")]
 use crate::measure::boot_timer::{BootTimer, Point};
@@ -13,20 +17,15 @@ use crate::measure::exit_kind::ExitKind;
 use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
 #[cfg(feature = "serial")]
-use crate::signals;
-#[cfg(feature = "serial")]
 use crate::uart::Uart;
 #[cfg(feature = "mmio")]
-use crate::virtio::{Devices, MAX_VIRTIO, Signal};
-
-/// The most pins that the IOAPIC can have.
-pub const MAX_PINS: usize = 16;
+use crate::virtio::{Devices, MAX_VIRTIO};
 
 #[cfg(feature = "serial")]
 pub(crate) const COM1: u16 = layout::COM1_PORT;
 #[cfg(feature = "serial")]
 pub(crate) const COM1_END: u16 = COM1 + 7;
-const IOAPIC_END: u64 = layout::IOAPIC_BASE + ioapic::SIZE - 1;
+const IOAPIC_END: u64 = layout::IOAPIC_BASE + IOAPIC_SIZE - 1;
 #[cfg(feature = "mmio")]
 const VIRTIO_END: u64 =
     layout::VIRTIO_MMIO_BASE + MAX_VIRTIO as u64 * layout::VIRTIO_MMIO_SIZE as u64 - 1;
@@ -57,11 +56,44 @@ pub enum End {
     Quit,
 }
 
+/// What became of an access.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// No device is there.
+    Unclaimed,
+    /// A device did it.
+    Done,
+    /// A device did it, and the VM ends by it.
+    End(End),
+}
+
+impl Access {
+    /// Whether a device is there.
+    pub fn claimed(self) -> bool {
+        self != Access::Unclaimed
+    }
+
+    /// Whether the VM ends.
+    pub fn end(self) -> Option<End> {
+        match self {
+            Access::End(end) => Some(end),
+            _ => None,
+        }
+    }
+
+    /// Done, and perhaps the end.
+    pub(crate) fn done(end: Option<End>) -> Access {
+        end.map_or(Access::Done, Access::End)
+    }
+}
+
 /// Every device, and what counts and times the accesses to them.
 pub struct Bus {
-    /// For interrupt messages.
-    pub vm: &'static Vm,
-    pub(crate) ioapic: IoApic<MAX_PINS>,
+    /// For the ring of what the serial port sends.
+    #[cfg(feature = "coalesced-serial")]
+    pub(crate) vm: &'static Vm,
+    pub(crate) interrupts: Interrupts,
     #[cfg(feature = "serial")]
     pub(crate) serial: Option<Uart>,
     #[cfg(feature = "mmio")]
@@ -79,43 +111,42 @@ impl Bus {
     /// `in`: fills `data`, which holds accesses of `width` bytes each. What no device answers reads
     /// as all ones, like a bus that nobody drives; for a driver that looks for a UART that is not
     /// there this is also "transmitter empty", so it never waits.
-    pub fn pio_in(&mut self, port: u16, width: u8, data: &mut [u8]) {
+    pub fn pio_in(&mut self, port: u16, width: u8, data: &mut [u8]) -> Option<End> {
         data.fill(0xff);
-        let claimed = match port {
+        let access = match port {
             #[cfg(feature = "serial")]
             COM1..=COM1_END => match &mut self.serial {
                 Some(serial) => {
                     for access in data.chunks_exact_mut(width.into()) {
                         access[0] = serial.read((port - COM1) as u8);
                     }
-                    self.serial_interrupt();
-                    true
+                    Access::done(self.serial_interrupt())
                 }
-                None => false,
+                None => Access::Unclaimed,
             },
             #[cfg(feature = "pci")]
             PCI_PORTS..=PCI_PORTS_END => self.virtio.ports_in(port - PCI_PORTS, width, data),
             // WAK_STS (ACPI 6.5, 4.8.4.2.2): never asleep.
             layout::SLEEP_CONTROL_PORT | layout::SLEEP_STATUS_PORT | layout::RESET_PORT => {
                 data.fill(0);
-                true
+                Access::Done
             }
-            _ => false,
+            _ => Access::Unclaimed,
         };
-        self.count(ExitKind::PioIn, port.into(), claimed);
+        self.count(ExitKind::PioIn, port.into(), access.claimed());
         let _ = width;
+        access.end()
     }
 
     /// `out`: `data` holds accesses of `width` bytes each. What no device takes is lost.
     pub fn pio_out(&mut self, port: u16, width: u8, data: &[u8]) -> Option<End> {
-        let mut end = None;
-        let claimed = match port {
+        let access = match port {
             #[cfg(feature = "boot-timer")]
             layout::BOOT_TIMER_PORT => {
                 for access in data.chunks_exact(width.into()) {
                     self.mark(access[0]);
                 }
-                true
+                Access::Done
             }
             #[cfg(feature = "serial")]
             COM1..=COM1_END => match &mut self.serial {
@@ -123,49 +154,42 @@ impl Bus {
                     for access in data.chunks_exact(width.into()) {
                         serial.write((port - COM1) as u8, access[0]);
                     }
-                    self.serial_interrupt();
+                    let end = self.serial_interrupt();
                     #[cfg(feature = "coalesced-serial")]
                     self.coalesce(port);
-                    true
+                    Access::done(end)
                 }
-                None => false,
+                None => Access::Unclaimed,
             },
             layout::RESET_CONTROL_PORT if width == 1 => {
                 let resets = data.iter().any(|byte| byte & layout::RESET_CONTROL_CPU != 0);
-                end = resets.then_some(End::Reset);
-                true
+                Access::done(resets.then_some(End::Reset))
             }
             #[cfg(feature = "pci")]
             PCI_PORTS..=PCI_PORTS_END => {
-                let Self { virtio, ioapic, vm, .. } = self;
-                virtio.ports_out(port - PCI_PORTS, width, data, |to| raise(ioapic, vm, to))
+                self.virtio.ports_out(port - PCI_PORTS, width, data, &self.interrupts)
             }
             layout::SLEEP_CONTROL_PORT => {
-                end = data.contains(&layout::SLEEP_CONTROL_OFF).then_some(End::PowerOff);
-                true
+                Access::done(data.contains(&layout::SLEEP_CONTROL_OFF).then_some(End::PowerOff))
             }
             layout::RESET_PORT => {
-                end = data.contains(&layout::RESET_VALUE).then_some(End::Reset);
-                true
+                Access::done(data.contains(&layout::RESET_VALUE).then_some(End::Reset))
             }
-            layout::SLEEP_STATUS_PORT => true,
-            _ => false,
+            layout::SLEEP_STATUS_PORT => Access::Done,
+            _ => Access::Unclaimed,
         };
-        self.count(ExitKind::PioOut, port.into(), claimed);
+        self.count(ExitKind::PioOut, port.into(), access.claimed());
         let _ = width;
-        end
+        access.end()
     }
 
     /// A read of 1, 2, 4 or 8 bytes where no memory is; all ones where no device is either.
     pub fn mmio_read(&mut self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
-        let claimed = match address {
+        let access = match address {
             layout::IOAPIC_BASE..=IOAPIC_END => {
-                let value = self.ioapic.read(address - layout::IOAPIC_BASE).to_le_bytes();
-                for (to, from) in data.iter_mut().zip(value.into_iter().chain([0; 4])) {
-                    *to = from;
-                }
-                true
+                self.interrupts.read(address - layout::IOAPIC_BASE, data);
+                Access::Done
             }
             #[cfg(feature = "mmio")]
             layout::VIRTIO_MMIO_BASE..=VIRTIO_END => {
@@ -177,83 +201,65 @@ impl Bus {
             layout::PCI_ECAM_BASE..=ECAM_END => {
                 self.virtio.ecam_read(address - layout::PCI_ECAM_BASE, data)
             }
-            _ => false,
+            _ => Access::Unclaimed,
         };
-        self.count(ExitKind::MmioRead, address, claimed);
+        self.count(ExitKind::MmioRead, address, access.claimed());
     }
 
     /// A write of 1, 2, 4 or 8 bytes where no memory is.
-    pub fn mmio_write(&mut self, address: u64, data: &[u8]) {
-        let claimed = match address {
+    pub fn mmio_write(&mut self, address: u64, data: &[u8]) -> Option<End> {
+        let access = match address {
             layout::IOAPIC_BASE..=IOAPIC_END => {
-                let mut value = [0; 4];
-                for (to, from) in value.iter_mut().zip(data) {
-                    *to = *from;
-                }
-                self.ioapic.write(address - layout::IOAPIC_BASE, u32::from_le_bytes(value));
-                deliver(&mut self.ioapic, self.vm);
-                true
+                self.interrupts.write(address - layout::IOAPIC_BASE, data);
+                Access::Done
             }
             #[cfg(feature = "mmio")]
             layout::VIRTIO_MMIO_BASE..=VIRTIO_END => {
-                let Self { virtio, ioapic, vm, .. } = self;
-                let offset = address - layout::VIRTIO_MMIO_BASE;
-                virtio.write(offset, data, |to| raise(ioapic, vm, to))
+                self.virtio.write(address - layout::VIRTIO_MMIO_BASE, data, &self.interrupts)
             }
             #[cfg(feature = "pci")]
-            BARS..=BARS_END => {
-                let Self { virtio, ioapic, vm, .. } = self;
-                virtio.bar_write(address, data, |to| raise(ioapic, vm, to))
-            }
+            BARS..=BARS_END => self.virtio.bar_write(address, data, &self.interrupts),
             #[cfg(feature = "pci")]
             layout::PCI_ECAM_BASE..=ECAM_END => {
-                let Self { virtio, ioapic, vm, .. } = self;
-                let offset = address - layout::PCI_ECAM_BASE;
-                virtio.ecam_write(offset, data, |to| raise(ioapic, vm, to))
+                self.virtio.ecam_write(address - layout::PCI_ECAM_BASE, data, &self.interrupts)
             }
-            _ => false,
+            _ => Access::Unclaimed,
         };
-        self.count(ExitKind::MmioWrite, address, claimed);
+        self.count(ExitKind::MmioWrite, address, access.claimed());
+        access.end()
     }
 
     /// The guest has ended a level-triggered interrupt.
     pub fn eoi(&mut self, vector: u8) {
-        self.ioapic.eoi(vector);
-        deliver(&mut self.ioapic, self.vm);
+        self.interrupts.eoi(vector);
     }
 
-    /// A signal may have brought input: takes it. True where the user wants out.
-    pub fn input(&mut self) -> bool {
-        #[cfg(feature = "pmem")]
-        self.virtio.mend_memory();
-        #[cfg(feature = "io-uring")]
-        {
-            let Self { virtio, ioapic, vm, .. } = self;
-            virtio.complete(|to| raise(ioapic, vm, to));
+    /// Hands each of `events` to the device that it is for.
+    pub fn poll(&mut self, events: Events) -> Option<End> {
+        if events.intersects(Events::STOP) {
+            return Some(End::Quit);
         }
-        #[cfg(any(feature = "serial", feature = "console"))]
-        return self.take_input(crate::signals::take_input());
-        #[cfg(not(any(feature = "serial", feature = "console")))]
-        false
-    }
-
-    #[cfg(any(feature = "serial", feature = "console"))]
-    fn take_input(&mut self, woken: bool) -> bool {
-        let mut quit = false;
         #[cfg(feature = "serial")]
-        if let Some(serial) = &mut self.serial {
-            if woken {
-                serial.wake();
-            }
-            quit |= serial.receive();
-            self.serial_interrupt();
-        }
-        #[cfg(feature = "console")]
+        if events.intersects(Events::INPUT)
+            && let Some(serial) = &mut self.serial
         {
-            let Self { virtio, ioapic, vm, .. } = self;
-            quit |= virtio.input(woken, |to| raise(ioapic, vm, to));
+            serial.wake();
+            if let Some(end) = self.serial_interrupt() {
+                return Some(end);
+            }
         }
-        quit
+        #[cfg(feature = "mmio")]
+        return self.virtio.poll(events, &self.interrupts).end;
+        #[cfg(not(feature = "mmio"))]
+        None
+    }
+
+    /// The guest touched memory that the host could not give. False where no device can mend that.
+    pub fn mend_memory(&mut self) -> bool {
+        #[cfg(feature = "mmio")]
+        return self.virtio.poll(Events::MEMORY, &self.interrupts).mended;
+        #[cfg(not(feature = "mmio"))]
+        false
     }
 
     /// Gives the serial port what KVM kept for it. To be done before anything else after an exit.
@@ -297,15 +303,13 @@ impl Bus {
     /// Gives the guest the input that waits, now that it may have made room, and raises the
     /// serial port's interrupt where its line has risen.
     #[cfg(feature = "serial")]
-    pub(crate) fn serial_interrupt(&mut self) {
-        if let Some(serial) = &mut self.serial {
-            if serial.receive() {
-                signals::request_stop();
-            }
-            if serial.interrupt() {
-                edge(&mut self.ioapic, self.vm, layout::COM1_GSI as u8);
-            }
+    pub(crate) fn serial_interrupt(&mut self) -> Option<End> {
+        let serial = self.serial.as_mut()?;
+        let quit = serial.receive();
+        if serial.interrupt() {
+            self.interrupts.signal(Signal::Gsi(layout::COM1_GSI as u8));
         }
+        quit.then_some(End::Quit)
     }
 
     pub(crate) fn count(&mut self, kind: ExitKind, address: u64, claimed: bool) {
@@ -313,29 +317,5 @@ impl Bus {
         self.stats.count(kind, address, claimed);
         let _ = claimed;
         self.trace.exit(kind, address);
-    }
-}
-
-/// Brings a device's interrupt to the guest.
-#[cfg(feature = "mmio")]
-pub(crate) fn raise(ioapic: &mut IoApic<MAX_PINS>, vm: &Vm, signal: Signal) {
-    match signal {
-        Signal::Gsi(gsi) => edge(ioapic, vm, gsi),
-        #[cfg(feature = "pci")]
-        Signal::Msi(msi) => vm.signal_msi(msi),
-    }
-}
-
-/// One edge on `gsi`.
-#[cfg(any(feature = "serial", feature = "mmio"))]
-fn edge(ioapic: &mut IoApic<MAX_PINS>, vm: &Vm, gsi: u8) {
-    ioapic.set_line(gsi, true);
-    ioapic.set_line(gsi, false);
-    deliver(ioapic, vm);
-}
-
-fn deliver(ioapic: &mut IoApic<MAX_PINS>, vm: &Vm) {
-    while let Some(msi) = ioapic.deliver() {
-        vm.signal_msi(msi);
     }
 }

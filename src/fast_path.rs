@@ -6,68 +6,68 @@
 #[cfg(feature = "boot-timer")]
 use brisk_boot::layout;
 
-use crate::bus::Bus;
+#[cfg(feature = "pci")]
+use crate::bus::Access;
+use crate::bus::{Bus, End};
 #[cfg(feature = "serial")]
 use crate::bus::{COM1, COM1_END};
 #[cfg(feature = "pci")]
-use crate::bus::{PCI_PORTS, PCI_PORTS_END, raise};
+use crate::bus::{PCI_PORTS, PCI_PORTS_END};
 use crate::measure::exit_kind::ExitKind;
 
 impl Bus {
-    /// Does the `out` of `data` to `port`; false where it has to take the long way.
+    /// Does the `out` of `data` to `port`.
     #[inline(always)]
-    pub(crate) fn fast_out(&mut self, port: u16, data: &[u8]) -> bool {
-        let done = match (port, data) {
+    pub(crate) fn fast_out(&mut self, port: u16, width: u8, data: &[u8]) -> Option<End> {
+        let end = match (port, data) {
             #[cfg(feature = "boot-timer")]
             (layout::BOOT_TIMER_PORT, &[code]) => {
                 self.mark(code);
-                true
+                None
             }
             #[cfg(feature = "serial")]
-            (COM1..=COM1_END, &[byte]) => {
-                let Some(serial) = &mut self.serial else { return false };
+            (COM1..=COM1_END, &[byte]) if let Some(serial) = &mut self.serial => {
                 serial.write((port - COM1) as u8, byte);
-                self.serial_interrupt();
+                let end = self.serial_interrupt();
                 #[cfg(feature = "coalesced-serial")]
                 self.coalesce(port);
-                true
+                end
             }
             #[cfg(feature = "pci")]
             (PCI_PORTS..=PCI_PORTS_END, &[_, _, _, _]) => {
-                let Self { virtio, ioapic, vm, .. } = self;
-                virtio.ports_out(port - PCI_PORTS, 4, data, |to| raise(ioapic, vm, to))
+                match self.virtio.ports_out(port - PCI_PORTS, 4, data, &self.interrupts) {
+                    Access::Unclaimed => return self.pio_out(port, width, data),
+                    Access::Done => None,
+                    Access::End(end) => Some(end),
+                }
             }
-            _ => false,
+            _ => return self.pio_out(port, width, data),
         };
-        if done {
-            self.count(ExitKind::PioOut, port.into(), true);
-        }
-        done
+        self.count(ExitKind::PioOut, port.into(), true);
+        end
     }
 
-    /// Fills `data`, one access of `width` bytes, by the `in` from `port`; false where it has to take
-    /// the long way.
+    /// Fills `data`, accesses of `width` bytes, by the `in` from `port`.
     #[inline(always)]
-    pub(crate) fn fast_in(&mut self, port: u16, width: u8, data: &mut [u8]) -> bool {
+    pub(crate) fn fast_in(&mut self, port: u16, width: u8, data: &mut [u8]) -> Option<End> {
         if data.len() != usize::from(width) {
-            return false;
+            return self.pio_in(port, width, data);
         }
-        let done = match port {
+        let end = match (port, data) {
             #[cfg(feature = "serial")]
-            COM1..=COM1_END => {
-                let (Some(serial), [byte]) = (&mut self.serial, data) else { return false };
+            (COM1..=COM1_END, [byte]) if let Some(serial) = &mut self.serial => {
                 *byte = serial.read((port - COM1) as u8);
-                self.serial_interrupt();
-                true
+                self.serial_interrupt()
             }
             #[cfg(feature = "pci")]
-            PCI_PORTS..=PCI_PORTS_END => self.virtio.ports_in(port - PCI_PORTS, width, data),
-            _ => false,
+            (PCI_PORTS..=PCI_PORTS_END, data) if self.virtio.has_ports() => {
+                let _ = self.virtio.ports_in(port - PCI_PORTS, width, data);
+                None
+            }
+            (_, data) => return self.pio_in(port, width, data),
         };
-        if done {
-            self.count(ExitKind::PioIn, port.into(), true);
-        }
-        done
+        self.count(ExitKind::PioIn, port.into(), true);
+        end
     }
 }
 

@@ -19,11 +19,13 @@ pub mod coalesced;
 pub mod config;
 pub mod cpuid;
 pub mod error;
+pub mod events;
 pub mod exit;
 #[cfg(feature = "pio-fast-path")]
 mod fast_path;
 #[cfg(any(feature = "block", feature = "pmem"))]
 mod image;
+pub mod interrupts;
 pub mod kvm;
 mod load;
 pub mod machine;
@@ -37,7 +39,6 @@ pub mod memory;
 ))]
 mod output;
 pub mod shared;
-mod signals;
 #[cfg(any(feature = "serial", feature = "console"))]
 mod terminal;
 #[cfg(feature = "serial")]

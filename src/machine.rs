@@ -4,13 +4,14 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 
 use brisk_boot::{Machine, VirtioMmio, cmdline, layout};
-use brisk_devices::ioapic::IoApic;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::bus::{Bus, End, MAX_PINS};
+use crate::bus::{Bus, End};
 use crate::config::Config;
 use crate::cpuid;
 use crate::error::{Error, Result};
+use crate::events;
+use crate::interrupts::{Interrupts, MAX_PINS};
 use crate::kvm::{System, Vcpu, Vm};
 use crate::load::Loaded;
 use crate::load::Loading;
@@ -21,7 +22,6 @@ use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
 use crate::memory::Ram;
 use crate::shared::Shared;
-use crate::signals;
 #[cfg(feature = "serial")]
 use crate::uart::Uart;
 use crate::vcpu::{self, Outcome};
@@ -88,7 +88,7 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     #[cfg(feature = "exit-stats")]
     let mut stats = ExitStats::start(config.stats.as_deref())?;
     let mut trace = Trace::start(config)?;
-    signals::install();
+    events::install();
 
     let ram = Ram::map(&config.memory)?;
     let guest = ram.guest().clone();
@@ -128,7 +128,7 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     #[cfg(not(feature = "mmio"))]
     let (announced, _): ([VirtioMmio; 0], _) = ([], free_slot);
     trace.step("devices");
-    // Kept to the end even where that is an error: signals and the bus know the first one's page.
+    // Kept to the end even where that is an error: events and the bus know the first one's page.
     let mut vcpus = ManuallyDrop::new(create_vcpus(&system, vm, config)?);
     trace.step("vCPUs");
     #[cfg(feature = "pci")]
@@ -166,15 +166,15 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     stats.watch(vm.as_raw_fd(), vcpus.iter().map(Vcpu::as_raw_fd));
     let first = &mut vcpus[0];
     first.set_entry(&entry)?;
-    signals::attach(first.run_page());
     #[cfg(feature = "boot-timer")]
     timer.mark(Point::FirstEntry);
     trace.step("boot data");
     trace.enter(0);
 
     let bus = Bus {
+        #[cfg(feature = "coalesced-serial")]
         vm,
-        ioapic: IoApic::new(ioapic_gsi, ioapic_pins),
+        interrupts: Interrupts::new(vm, ioapic_gsi, ioapic_pins),
         #[cfg(feature = "serial")]
         serial,
         #[cfg(feature = "mmio")]
@@ -343,10 +343,13 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config) -> Result<Vec<Vcpu>> 
 /// Starts all vCPUs but the first, each on a thread; they wait in KVM for the guest's INIT and SIPI.
 #[cfg(feature = "smp")]
 fn start_others(vcpus: &mut Vec<Vcpu>, machinery: &'static Machinery) -> Result<()> {
+    if vcpus.len() > 1 {
+        events::install_kick();
+    }
     for (id, mut vcpu) in vcpus.drain(1..).enumerate() {
         vcpu.set_waiting()?;
         let run = move || {
-            signals::block();
+            events::block_for_vcpu();
             let id = id as u8 + 1;
             machinery.bus.lock().trace.enter(id);
             let result = vcpu::run(&mut vcpu, &machinery.bus, id);

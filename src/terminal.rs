@@ -16,8 +16,8 @@ use std::sync::Mutex;
 
 use crate::config::Output;
 use crate::error::Result;
+use crate::events::{self, Events};
 use crate::output;
-use crate::signals;
 
 /// Starts a command to brisk itself.
 const ESCAPE: u8 = 1; // Ctrl-A
@@ -44,7 +44,7 @@ pub fn open_output(flag: &'static str, output: &Output) -> Result<Option<File>> 
     }
 }
 
-/// Standard input, read on the first vCPU's thread when SIGIO says that something came.
+/// Standard input, read by a vCPU's thread when [`Events::INPUT`] says that something came.
 pub struct Input {
     stdin: ManuallyDrop<File>,
     escape: bool,
@@ -59,14 +59,16 @@ pub struct Input {
 const MAX_WAITING: usize = 64 << 10;
 
 impl Input {
-    /// Makes a terminal raw and asks for SIGIO to the calling thread.
+    /// Makes a terminal raw and asks for [`Events::INPUT`].
     pub fn open() -> Input {
         let raw = set_raw();
-        signals::install_for_input(raw);
-        // SAFETY: plain calls on our own standard input; a failure leaves it without SIGIO, as for a
+        if raw {
+            events::install_for_raw_terminal();
+        }
+        events::watch(&io::stdin(), Events::INPUT);
+        // SAFETY: plain calls on our own standard input; a failure leaves it without a signal, as for a
         // regular file, which `more` covers.
         unsafe {
-            libc::fcntl(libc::STDIN_FILENO, libc::F_SETOWN, libc::getpid());
             let flags = libc::fcntl(libc::STDIN_FILENO, libc::F_GETFL);
             libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, flags | libc::O_ASYNC);
         }
@@ -76,12 +78,12 @@ impl Input {
     }
 
     fn new(stdin: ManuallyDrop<File>) -> Input {
-        // What came before anybody asked for SIGIO is found by the first look.
-        signals::expect_input();
+        // What came before anybody asked for a signal is found by the first look.
+        events::expect(Events::INPUT);
         Input { stdin, escape: false, more: true, ended: false, waiting: VecDeque::new() }
     }
 
-    /// SIGIO came.
+    /// [`Events::INPUT`] came.
     pub fn wake(&mut self) {
         self.more = true;
     }
@@ -194,13 +196,15 @@ pub fn nonblocking(output: File, shared: bool) -> File {
     }
 }
 
-/// Asks for SIGIO whenever `output` can be written to, or no longer.
+/// Asks for [`Events::OUTPUT`] whenever `output` can be written to, or no longer.
 #[cfg(feature = "console")]
 pub fn signal_when_writable(output: &File, on: bool) {
+    if on {
+        events::watch(output, Events::OUTPUT);
+    }
     // SAFETY: plain calls on a descriptor that is open.
     unsafe {
         let fd = output.as_raw_fd();
-        libc::fcntl(fd, libc::F_SETOWN, libc::getpid());
         let flags = libc::fcntl(fd, libc::F_GETFL);
         let flags = if on { flags | libc::O_ASYNC } else { flags & !libc::O_ASYNC };
         libc::fcntl(fd, libc::F_SETFL, flags);

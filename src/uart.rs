@@ -78,7 +78,7 @@ impl Uart {
         self.line && !before
     }
 
-    /// SIGIO came: there may be input.
+    /// There may be input.
     pub fn wake(&mut self) {
         if let Some(input) = &mut self.input {
             input.wake();

@@ -2,10 +2,10 @@
 
 use crate::bus::{Bus, End};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::exit::Exit;
 use crate::kvm::Vcpu;
 use crate::shared::Shared;
-use crate::signals;
 
 /// How the guest's run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,8 @@ pub enum Outcome {
     Crash(String),
 }
 
-/// Runs `vcpu` until the VM ends. The thread of the first, `id` 0, gets the signals.
+/// Runs `vcpu` until the VM ends, or another one has ended it. The thread of the first, `id` 0, gets the
+/// process's signals.
 ///
 /// # Errors
 /// KVM failed.
@@ -29,43 +30,36 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, id: u8) -> Result<Outcome> {
         bus
     };
     // What was typed, or who wanted the VM to end, before signals made KVM_RUN return.
-    if id == 0 && (signals::stop() || bus.lock().input()) {
-        return Ok(Outcome::End(End::Quit));
+    events::attach(id, vcpu.run_page());
+    if let Some(end) = bus.lock().poll(events::take()) {
+        return Ok(Outcome::End(end));
     }
     loop {
-        match vcpu.run()? {
-            Exit::PioOut { port, width, data } => {
-                let mut bus = lock();
-                #[cfg(feature = "pio-fast-path")]
-                if bus.fast_out(port, data) {
-                    continue;
-                }
-                if let Some(end) = bus.pio_out(port, width, data) {
-                    return Ok(Outcome::End(end));
-                }
-            }
-            Exit::PioIn { port, width, data } => {
-                let mut bus = lock();
-                #[cfg(feature = "pio-fast-path")]
-                if bus.fast_in(port, width, data) {
-                    continue;
-                }
-                bus.pio_in(port, width, data);
-            }
+        let end = match vcpu.run()? {
+            #[cfg(feature = "pio-fast-path")]
+            Exit::PioOut { port, width, data } => lock().fast_out(port, width, data),
+            #[cfg(not(feature = "pio-fast-path"))]
+            Exit::PioOut { port, width, data } => lock().pio_out(port, width, data),
+            #[cfg(feature = "pio-fast-path")]
+            Exit::PioIn { port, width, data } => lock().fast_in(port, width, data),
+            #[cfg(not(feature = "pio-fast-path"))]
+            Exit::PioIn { port, width, data } => lock().pio_in(port, width, data),
             Exit::MmioWrite { address, data } => lock().mmio_write(address, data),
-            Exit::MmioRead { address, data } => lock().mmio_read(address, data),
-            Exit::Eoi(vector) => lock().eoi(vector),
-            Exit::Interrupted if id == 0 => {
-                signals::rearm();
+            Exit::MmioRead { address, data } => {
+                lock().mmio_read(address, data);
+                None
+            }
+            Exit::Eoi(vector) => {
+                lock().eoi(vector);
+                None
+            }
+            Exit::Interrupted => {
+                let events = events::take();
                 let mut bus = lock();
                 bus.count_interrupted();
-                if signals::stop() || bus.input() {
-                    return Ok(Outcome::End(End::Quit));
-                }
+                bus.poll(events)
             }
-            Exit::Interrupted => {}
-            #[cfg(feature = "pmem")]
-            Exit::MemoryGone if lock().virtio.mend_memory() => {}
+            Exit::MemoryGone if lock().mend_memory() => None,
             Exit::MemoryGone => {
                 return Err(Error::Failed(
                     "KVM_RUN: the host has no memory for what the guest touched".into(),
@@ -81,7 +75,13 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, id: u8) -> Result<Outcome> {
             Exit::FailEntry(reason) => {
                 return Ok(crash(format!("the CPU refused to enter the guest: {reason:#x}")));
             }
-            Exit::Halt | Exit::Unexpected(_) => lock().count_other(),
+            Exit::Halt | Exit::Unexpected(_) => {
+                lock().count_other();
+                None
+            }
+        };
+        if let Some(end) = end {
+            return Ok(Outcome::End(end));
         }
     }
 }

@@ -50,7 +50,7 @@ impl Loading {
             let pieces = Arc::new(Pieces::new(true));
             let its = Arc::clone(&pieces);
             let thread = thread::Builder::new().name("loader".into()).spawn(move || {
-                crate::signals::block();
+                crate::events::block();
                 load(config, ram, &its)
             });
             return match thread {

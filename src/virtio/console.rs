@@ -8,11 +8,12 @@ use brisk_devices::virtio::console;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
-use super::Backend;
 use super::queue::{self, Broken, Buffers, Taken};
+use super::{Backend, Halt, Polled};
+use crate::bus::End;
 use crate::config::Output;
 use crate::error::Result;
-use crate::signals;
+use crate::events::{self, Events};
 use crate::terminal::{self, Input};
 
 /// Bytes taken from the input at a time.
@@ -26,7 +27,6 @@ pub struct Console {
     sent: usize,
     waits: bool,
     input: Option<Input>,
-    quit: bool,
     buffers: Buffers,
 }
 
@@ -41,16 +41,15 @@ impl Console {
         }
         let is_tty = *output == Output::Tty;
         let mut file = terminal::open_output("--console", output)?;
-        // A regular file takes what it is given; anything else may have a slow reader, and SIGIO says
-        // when that has made room.
+        // A regular file takes what it is given; anything else may have a slow reader, and a signal
+        // says when that has made room.
         if file.as_ref().is_some_and(|file| !file.metadata().is_ok_and(|meta| meta.is_file())) {
             file = file.map(|file| terminal::nonblocking(file, is_tty));
-            signals::install_for_input(false);
         }
         let input = is_tty.then(Input::open);
         let size = if is_tty { terminal::size() } else { None };
         if size.is_some() {
-            signals::install_for_resize();
+            events::install_for_resize();
         }
         Ok(Some(Console {
             model: console::Console::new(size),
@@ -58,45 +57,22 @@ impl Console {
             sent: 0,
             waits: false,
             input,
-            quit: false,
             buffers: Buffers::default(),
         }))
-    }
-
-    /// SIGIO came: there may be input, or room for output.
-    pub fn wake(&mut self) {
-        if let Some(input) = &mut self.input {
-            input.wake();
-            self.quit |= input.fill();
-        }
-    }
-
-    /// Whether output waits for a slow reader.
-    pub fn output_waits(&self) -> bool {
-        self.waits
-    }
-
-    /// Whether Ctrl-A x was typed.
-    pub fn quit(&self) -> bool {
-        self.quit
-    }
-
-    /// Whether the terminal has another size than the driver knows.
-    pub fn resized(&mut self) -> bool {
-        signals::take_resize()
-            && terminal::size().is_some_and(|(columns, rows)| self.model.resize(columns, rows))
     }
 
     fn receive(
         &mut self,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Broken> {
-        let Self { input: Some(input), buffers, quit, .. } = self else { return Ok(false) };
-        *quit |= input.fill();
-        queue::drain(queue, memory, |chain| {
-            if *quit || input.is_empty() {
-                return Ok(Taken::Left);
+    ) -> std::result::Result<bool, Halt> {
+        let Self { input: Some(input), buffers, .. } = self else { return Ok(false) };
+        if input.fill() {
+            return Err(Halt::End(End::Quit));
+        }
+        let interrupt = queue::drain(queue, memory, |chain| {
+            if input.is_empty() {
+                return Ok(Taken::Requeue);
             }
             buffers.collect(chain, memory)?;
             let room = buffers.writable.iter().map(|buffer| buffer.iov_len).sum();
@@ -104,7 +80,8 @@ impl Console {
             let count = input.take(&mut bytes[..CHUNK.min(room)]);
             let written = queue::put_front(&mut buffers.writable, &bytes[..count]);
             Ok(Taken::Used(written as u32))
-        })
+        })?;
+        Ok(interrupt)
     }
 
     fn send(
@@ -127,7 +104,7 @@ impl Console {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         // The chain stays in the queue: the guest waits only when that is full.
                         *waits = true;
-                        return Ok(Taken::Left);
+                        return Ok(Taken::Requeue);
                     }
                     Err(error) => {
                         log::debug!("--console: output lost: {error}");
@@ -170,6 +147,8 @@ fn write(output: &File, buffer: &libc::iovec) -> io::Result<usize> {
 impl Backend<{ console::QUEUES }> for Console {
     type Model = console::Console;
 
+    const EVENTS: Events = Events::CONSOLE;
+
     fn model(&mut self) -> &mut console::Console {
         &mut self.model
     }
@@ -179,8 +158,32 @@ impl Backend<{ console::QUEUES }> for Console {
         index: u16,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Broken> {
-        if index == console::TX { self.send(queue, memory) } else { self.receive(queue, memory) }
+    ) -> std::result::Result<bool, Halt> {
+        if index == console::TX {
+            Ok(self.send(queue, memory)?)
+        } else {
+            self.receive(queue, memory)
+        }
+    }
+
+    fn poll(&mut self, events: Events) -> Polled {
+        let mut polled = Polled::default();
+        if events.intersects(Events::INPUT)
+            && let Some(input) = &mut self.input
+        {
+            input.wake();
+            // A guest that takes nothing, or has no queue yet, can be quit too.
+            polled.end = input.fill().then_some(End::Quit);
+            polled.queues |= 1 << console::RX;
+        }
+        if events.intersects(Events::OUTPUT) && self.waits {
+            polled.queues |= 1 << console::TX;
+        }
+        if events.intersects(Events::WINDOW) {
+            polled.config =
+                terminal::size().is_some_and(|(columns, rows)| self.model.resize(columns, rows));
+        }
+        polled
     }
 
     fn activate(&mut self, _features: u64) {

@@ -22,11 +22,12 @@ pub mod queue;
 mod slots;
 mod transport;
 
-#[cfg(feature = "pci")]
-use brisk_devices::ioapic::Msi;
 use brisk_devices::virtio::{Common, Device, Effect, Interrupt};
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
+
+use crate::bus::End;
+use crate::events::Events;
 
 pub use queue::Broken;
 pub use slots::{Devices, MAX_VIRTIO};
@@ -36,25 +37,62 @@ pub trait Backend<const Q: usize> {
     /// Its type.
     type Model: Device;
 
+    /// What wakes it, apart from [`Events::device`].
+    const EVENTS: Events = Events::NONE;
+
     /// The part that the driver sees.
     fn model(&mut self) -> &mut Self::Model;
 
     /// Does what the driver has put into queue `index`; true where the driver wants an interrupt.
     ///
     /// # Errors
-    /// The driver broke the ring: the device needs a reset.
+    /// Why the queue cannot go on.
     fn process(
         &mut self,
         index: u16,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Broken>;
+    ) -> std::result::Result<bool, Halt>;
+
+    /// Some of [`Self::EVENTS`], or what the device itself waits for, has come. What it answers is all
+    /// that is done about it.
+    fn poll(&mut self, _events: Events) -> Polled {
+        Polled::default()
+    }
 
     /// The driver is ready, with these features.
     fn activate(&mut self, _features: u64) {}
 
     /// The driver takes a queue back: nothing may touch it, nor the buffers in it, any more.
     fn stop(&mut self) {}
+}
+
+/// Why a queue is moved no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halt {
+    /// The driver broke the ring: the device needs a reset.
+    Broken,
+    /// The VM ends.
+    End(End),
+}
+
+impl From<Broken> for Halt {
+    fn from(_: Broken) -> Halt {
+        Halt::Broken
+    }
+}
+
+/// What an event came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Polled {
+    /// A bit for each queue that has used buffers, or may have.
+    pub queues: u32,
+    /// The configuration changed.
+    pub config: bool,
+    /// Memory that the guest could not have is there again.
+    pub mended: bool,
+    /// The VM ends.
+    pub end: Option<End>,
 }
 
 /// One device: what was negotiated, its queues in use, and its backend.
@@ -78,27 +116,27 @@ impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
     }
 
     /// Does what a transport's register write came to.
-    fn apply(&mut self, effect: Effect, memory: &GuestMemoryMmap) -> Raise {
+    fn apply(&mut self, effect: Effect, memory: &GuestMemoryMmap) -> Reply {
         match effect {
-            Effect::None => Raise::Nothing,
+            Effect::None => Reply::Nothing,
             Effect::Activate => self.activate(memory),
             Effect::Reset => {
                 self.backend.stop();
                 self.queues = [const { None }; Q];
-                Raise::Nothing
+                Reply::Nothing
             }
-            Effect::Notify(index) => self.pump(index, memory),
+            Effect::Notify(index) => self.process(index, memory),
             Effect::QueueStop(index) => {
                 self.backend.stop();
                 if let Some(queue) = self.queues.get_mut(usize::from(index)) {
                     *queue = None;
                 }
-                Raise::Nothing
+                Reply::Nothing
             }
         }
     }
 
-    fn activate(&mut self, memory: &GuestMemoryMmap) -> Raise {
+    fn activate(&mut self, memory: &GuestMemoryMmap) -> Reply {
         let features = self.common.features();
         let mut broken = false;
         for (index, queue) in (0..).zip(&mut self.queues) {
@@ -110,57 +148,74 @@ impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
         }
         self.backend.activate(features);
         let reset = broken && self.common.needs_reset();
-        Raise::config(reset || !self.common.interrupt_status().is_empty())
+        Reply::config(reset || !self.common.interrupt_status().is_empty())
     }
 
-    /// Moves queue `index`, if the driver has started it. True where the driver is to be
-    /// interrupted.
-    pub fn process(&mut self, index: u16, memory: &GuestMemoryMmap) -> bool {
-        self.pump(index, memory) != Raise::Nothing
+    /// Some of `events` came, and device `own` has some of its own. Gives `tell` what the driver is to
+    /// know.
+    fn poll(
+        &mut self,
+        events: Events,
+        own: Events,
+        memory: &GuestMemoryMmap,
+        mut tell: impl FnMut(&mut Self, Reply),
+    ) -> Polled {
+        if !events.intersects(B::EVENTS | own) {
+            return Polled::default();
+        }
+        let mut polled = self.backend.poll(events);
+        if polled.config && self.common.config_changed() {
+            tell(self, Reply::Config);
+        }
+        for index in 0..Q as u16 {
+            if polled.queues & 1 << index != 0 {
+                match self.process(index, memory) {
+                    Reply::End(end) => polled.end = Some(end),
+                    reply => tell(self, reply),
+                }
+            }
+        }
+        polled
     }
 
-    fn pump(&mut self, index: u16, memory: &GuestMemoryMmap) -> Raise {
+    /// Moves queue `index`, if the driver has started it.
+    pub fn process(&mut self, index: u16, memory: &GuestMemoryMmap) -> Reply {
         let Some(Some(queue)) = self.queues.get_mut(usize::from(index)) else {
-            return Raise::Nothing;
+            return Reply::Nothing;
         };
         match self.backend.process(index, queue, memory) {
-            Ok(false) => Raise::Nothing,
+            Ok(false) => Reply::Nothing,
             Ok(true) => {
                 self.common.interrupt(Interrupt::VRING);
-                Raise::Queue(index)
+                Reply::Queue(index)
             }
-            Err(Broken) => {
+            Err(Halt::End(end)) => Reply::End(end),
+            Err(Halt::Broken) => {
                 log::debug!("virtio device {}: broken queue {index}", B::Model::ID);
                 self.backend.stop();
                 self.queues = [const { None }; Q];
-                Raise::config(self.common.needs_reset())
+                Reply::config(self.common.needs_reset())
             }
         }
     }
 }
 
-/// Why a device wants its driver's attention. Over PCI each reason has a vector of its own.
+/// What an access or an event came to for the driver. Over PCI each reason has a vector of its own.
+#[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Raise {
+pub enum Reply {
+    /// It need not know.
     Nothing,
     /// The configuration changed, or the device needs a reset.
     Config,
     /// This queue has used buffers.
     Queue(u16),
+    /// The VM ends.
+    End(End),
 }
 
-impl Raise {
-    fn config(wanted: bool) -> Raise {
-        if wanted { Raise::Config } else { Raise::Nothing }
+impl Reply {
+    fn config(wanted: bool) -> Reply {
+        if wanted { Reply::Config } else { Reply::Nothing }
     }
-}
-
-/// An interrupt on its way to the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// One edge on this pin of the IOAPIC.
-    Gsi(u8),
-    /// A message.
-    #[cfg(feature = "pci")]
-    Msi(Msi),
 }

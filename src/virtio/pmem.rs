@@ -8,13 +8,13 @@ use brisk_devices::virtio::pmem;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
-use super::Backend;
-use super::queue::{self, Broken, Buffers, Taken};
+use super::queue::{self, Buffers, Taken};
+use super::{Backend, Halt, Polled};
 use crate::config::PmemConfig;
 use crate::error::{Error, Result};
+use crate::events::{self, Events};
 use crate::image;
 use crate::kvm::Vm;
-use crate::signals;
 
 /// Linux maps a pmem in steps of 2 MiB, on the guest's side and, where the file's pages allow it,
 /// on the host's.
@@ -41,20 +41,22 @@ pub struct Pmem {
     mapped: u64,
     /// The image shrank: what the guest wrote there is lost, and a flush says so.
     shrunk: bool,
-    /// Says by SIGIO that somebody else writes to the image or truncates it: where KVM resolves
-    /// page faults asynchronously, it would try for ever to read what is no longer there.
+    /// Signals that somebody else writes to the image or truncates it: where KVM resolves page faults
+    /// asynchronously, it would try for ever to read what is no longer there.
     watch: Option<File>,
     buffers: Buffers,
 }
 
 impl Pmem {
-    /// Maps the image and gives it to the guest at `place`, which moves on.
+    /// Maps the image and gives it to the guest at `place`, which moves on; `event` says that the
+    /// image changed.
     ///
     /// # Errors
     /// The image cannot be used.
-    pub fn open(config: &PmemConfig, place: &mut Place<'_>) -> Result<Pmem> {
+    pub fn open(config: &PmemConfig, place: &mut Place<'_>, event: Events) -> Result<Pmem> {
         let guest = place.guest.next_multiple_of(ALIGN);
-        let (pmem, size) = Pmem::map(config, guest)?;
+        let (mut pmem, size) = Pmem::map(config, guest)?;
+        pmem.watch = watch(&config.path, event);
         // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
         unsafe { place.vm.set_memory(place.slot, guest, size, pmem.host)? };
         place.slot += 1;
@@ -84,7 +86,7 @@ impl Pmem {
             host,
             mapped,
             shrunk: false,
-            watch: watch(path),
+            watch: None,
             buffers: Buffers::default(),
         };
         Ok((pmem, size))
@@ -92,7 +94,7 @@ impl Pmem {
 
     /// Replaces what the file no longer has by memory of its own, so that the guest can go on; true
     /// where there was something to replace.
-    pub fn mend(&mut self) -> bool {
+    fn mend(&mut self) -> bool {
         if let Some(watch) = &mut self.watch {
             // Only an empty queue of events signals the next one.
             while watch.read(&mut [0; 512]).is_ok_and(|count| count > 0) {}
@@ -137,9 +139,9 @@ impl Pmem {
     }
 }
 
-/// Asks for SIGIO when the image at `path` is changed by a call of somebody's (the guest's own
+/// Asks for `event` when the image at `path` is changed by a call of somebody's (the guest's own
 /// writes, through the mapping, are none). `None` where that cannot be had.
-fn watch(path: &str) -> Option<File> {
+fn watch(path: &str, event: Events) -> Option<File> {
     let path = std::ffi::CString::new(path).ok()?;
     // SAFETY: plain calls on a descriptor made here, and a terminated path.
     unsafe {
@@ -151,8 +153,7 @@ fn watch(path: &str) -> Option<File> {
         if libc::inotify_add_watch(fd, path.as_ptr(), libc::IN_MODIFY) < 0 {
             return None;
         }
-        signals::install_for_io();
-        libc::fcntl(fd, libc::F_SETOWN, libc::getpid());
+        events::watch(&file, event);
         libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK | libc::O_ASYNC);
         Some(file)
     }
@@ -180,6 +181,8 @@ fn map(file: &File, size: u64, mapped: u64, private: bool) -> io::Result<u64> {
 impl Backend<{ pmem::QUEUES }> for Pmem {
     type Model = pmem::Pmem;
 
+    const EVENTS: Events = Events::MEMORY;
+
     fn model(&mut self) -> &mut pmem::Pmem {
         &mut self.model
     }
@@ -189,7 +192,7 @@ impl Backend<{ pmem::QUEUES }> for Pmem {
         _index: u16,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Broken> {
+    ) -> std::result::Result<bool, Halt> {
         let mut buffers = std::mem::take(&mut self.buffers);
         let result = queue::drain(queue, memory, |chain| {
             buffers.collect(chain, memory)?;
@@ -204,6 +207,10 @@ impl Backend<{ pmem::QUEUES }> for Pmem {
             Ok(Taken::Used(written as u32))
         });
         self.buffers = buffers;
-        result
+        Ok(result?)
+    }
+
+    fn poll(&mut self, _events: Events) -> Polled {
+        Polled { mended: self.mend(), ..Polled::default() }
     }
 }

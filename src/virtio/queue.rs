@@ -4,7 +4,7 @@ use brisk_devices::virtio::{self, F_EVENT_IDX};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use crate::signals;
+use crate::events;
 
 /// The driver broke the ring's rules in a way that leaves no request to answer (virtio 1.3, 2.1.2).
 #[derive(Debug)]
@@ -156,7 +156,7 @@ pub enum Taken {
     /// It goes back by [`finish`], when it is done.
     Later,
     /// It stays in the queue, and so do those behind it.
-    Left,
+    Requeue,
 }
 
 /// Calls `each` for every chain, until the queue stays empty with notifications on or a chain is
@@ -174,7 +174,7 @@ pub fn drain(
         while let Some(chain) = next(queue, memory)? {
             // A driver can put chains into the queue for as long as we take some out, even with one
             // vCPU, by reads from a disk into the ring: whoever wants the VM to end is heard here too.
-            if signals::stop() {
+            if events::stopping() {
                 queue.go_to_previous_position();
                 break 'all;
             }
@@ -185,7 +185,7 @@ pub fn drain(
                     used = true;
                 }
                 Taken::Later => {}
-                Taken::Left => {
+                Taken::Requeue => {
                     queue.go_to_previous_position();
                     break 'all;
                 }
@@ -212,7 +212,7 @@ mod tests {
         queue.try_set_avail_ring_address(GuestAddress(0x1000)).unwrap();
         queue.try_set_used_ring_address(GuestAddress(0x2000)).unwrap();
         queue.set_ready(true);
-        crate::signals::install();
+        crate::events::install();
         let mut index = 1u16;
         memory.write_obj(index, GuestAddress(0x1002)).unwrap();
         let mut served = 0;

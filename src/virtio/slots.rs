@@ -3,14 +3,16 @@
 use vm_memory::GuestMemoryMmap;
 
 use super::VirtioDevice;
+use super::transport::mmio;
 #[cfg(feature = "pci")]
 use super::transport::pci::Pci;
-#[cfg(any(feature = "console", feature = "io-uring"))]
-use super::{Raise, Signal, transport::mmio};
+use super::{Polled, Reply};
 use crate::config::Config;
 #[cfg(feature = "pci")]
 use crate::config::Transport;
 use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::interrupts::{Signal, Sink};
 use crate::kvm::Vm;
 
 /// The most virtio devices.
@@ -70,16 +72,17 @@ impl Devices {
         }
         #[cfg(feature = "block")]
         for disk in &config.disks {
-            let block = super::block::Block::open(disk, config.cpus)?;
+            let event = Events::device(slots.len());
+            let block = super::block::Block::open(disk, config.cpus, event)?;
             slots.push(Slot::Block(Box::new(VirtioDevice::new(block))));
         }
         #[cfg(feature = "pmem")]
         {
             let mut place = super::pmem::Place { vm: _vm, slot: _free_slot, guest: _ram_end };
             for pmem in &config.pmems {
-                slots.push(Slot::Pmem(VirtioDevice::new(super::pmem::Pmem::open(
-                    pmem, &mut place,
-                )?)));
+                let event = Events::device(slots.len());
+                let pmem = super::pmem::Pmem::open(pmem, &mut place, event)?;
+                slots.push(Slot::Pmem(VirtioDevice::new(pmem)));
             }
         }
         if slots.len() > MAX_VIRTIO {
@@ -109,68 +112,28 @@ impl Devices {
         false
     }
 
-    /// Brings what device `index` wants to say to its driver.
-    #[cfg(any(feature = "console", feature = "io-uring"))]
-    fn raise(&mut self, index: usize, raise: Raise, signal: &mut impl FnMut(Signal)) {
-        #[cfg(feature = "pci")]
-        if let (Some(pci), Some(slot)) = (&mut self.pci, self.slots.get(index)) {
-            return pci.raise(index, slot, raise, signal);
+    /// Hands each of `events` to the devices that it is for, and what they say to their drivers to
+    /// `sink`.
+    pub fn poll(&mut self, events: Events, sink: &impl Sink) -> Polled {
+        let mut all = Polled::default();
+        let Devices { slots, memory, .. } = self;
+        for (index, slot) in slots.iter_mut().enumerate() {
+            #[cfg(feature = "pci")]
+            let mut function = self.pci.as_mut().and_then(|pci| pci.function_mut(index));
+            let polled = each!(slot, device => {
+                device.poll(events, Events::device(index), memory, |_device, reply| {
+                    #[cfg(feature = "pci")]
+                    if let Some(function) = &mut function {
+                        return _device.tell(function, reply, sink);
+                    }
+                    if reply != Reply::Nothing {
+                        sink.signal(Signal::Gsi(mmio::gsi(index)));
+                    }
+                })
+            });
+            all.mended |= polled.mended;
+            all.end = all.end.or(polled.end);
         }
-        if raise != Raise::Nothing {
-            signal(Signal::Gsi(mmio::gsi(index)));
-        }
-    }
-
-    /// A signal came: moves what was typed to the guest, and output that had to wait. Whether the
-    /// user wants out.
-    #[cfg(feature = "console")]
-    pub fn input(&mut self, woken: bool, mut signal: impl FnMut(Signal)) -> bool {
-        use brisk_devices::virtio::console::{RX, TX};
-        let Some(Slot::Console(function)) = self.slots.first_mut() else { return false };
-        let resized = function.backend.resized() && function.common.config_changed();
-        if woken {
-            function.backend.wake();
-        }
-        let received = function.pump(RX, &self.memory);
-        let sent = match function.backend.output_waits() {
-            true => function.pump(TX, &self.memory),
-            false => Raise::Nothing,
-        };
-        let quit = function.backend.quit();
-        for raise in [Raise::config(resized), received, sent] {
-            self.raise(0, raise, &mut signal);
-        }
-        quit
-    }
-
-    /// A signal came: finishes the requests that their disks are done with.
-    #[cfg(feature = "io-uring")]
-    pub fn complete(&mut self, mut signal: impl FnMut(Signal)) {
-        for index in 0..self.slots.len() {
-            #[allow(irrefutable_let_patterns, reason = "only where disks are the one device")]
-            if let Slot::Block(function) = &mut self.slots[index]
-                && function.backend.waits()
-            {
-                let raises: [Raise; super::block::MAX_QUEUES] =
-                    std::array::from_fn(|queue| function.pump(queue as u16, &self.memory));
-                for raise in raises {
-                    self.raise(index, raise, &mut signal);
-                }
-            }
-        }
-    }
-
-    /// The guest touched memory that the host could not give: mends what a pmem image that shrank
-    /// left behind. False where no image did.
-    #[cfg(feature = "pmem")]
-    pub fn mend_memory(&mut self) -> bool {
-        let mut mended = false;
-        for slot in &mut self.slots {
-            #[allow(irrefutable_let_patterns, reason = "only where pmem is the one device")]
-            if let Slot::Pmem(function) = slot {
-                mended |= function.backend.mend();
-            }
-        }
-        mended
+        all
     }
 }

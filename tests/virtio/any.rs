@@ -51,7 +51,7 @@ fn take<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>, step: &Step) {
         Step::Start(features) => driver.start(features | 1 << 32),
         Step::Register(offset, value) => drop(driver.set(offset, value)),
         Step::Write(offset, value, len) => {
-            driver.function.write(offset, &value.to_le_bytes()[..len], &driver.memory);
+            let _ = driver.function.write(offset, &value.to_le_bytes()[..len], &driver.memory);
         }
         Step::Describe(queue, index, address, len, flags, next) => {
             driver.describe(areas(queue)[0], index, address, len, flags, next);

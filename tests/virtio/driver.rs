@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use brisk::virtio::{Backend, VirtioDevice};
+use brisk::virtio::{Backend, Reply, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Bytes of RAM from 0 up; nothing is above.
@@ -59,7 +59,7 @@ impl<B: Backend<Q>, const Q: usize> Driver<B, Q> {
 
     /// True where the device raised its interrupt.
     pub fn set(&mut self, offset: u64, value: u32) -> bool {
-        self.function.write(offset, &value.to_le_bytes(), &self.memory)
+        self.function.write(offset, &value.to_le_bytes(), &self.memory) != Reply::Nothing
     }
 
     pub fn status(&mut self) -> u32 {
@@ -145,7 +145,7 @@ impl<B: Backend<Q>, const Q: usize> Driver<B, Q> {
         // What io_uring has not done at once comes later.
         let patience = Instant::now() + Duration::from_secs(10);
         while self.used(queue) == before && Instant::now() < patience {
-            interrupt |= self.function.process(queue, &self.memory);
+            interrupt |= self.function.process(queue, &self.memory) != Reply::Nothing;
         }
         assert!(interrupt, "no interrupt");
         assert_eq!(self.status(), RUNNING);

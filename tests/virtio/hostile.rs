@@ -1,8 +1,8 @@
 //! Drivers that break the rules, each in its own way. The device says NEEDS_RESET where no request
 //! can be answered, and after a reset works as if nothing had been.
 
-use brisk::virtio::Backend;
 use brisk::virtio::pmem::Pmem;
+use brisk::virtio::{Backend, Reply};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::block::{self, Disk};
@@ -315,12 +315,12 @@ mod rules {
         driver.negotiate(u64::MAX);
         driver.hand_over(queue, areas(queue));
         assert!(!driver.notify(queue));
-        assert!(!driver.function.process(queue, &driver.memory));
+        assert_eq!(driver.function.process(queue, &driver.memory), Reply::Nothing);
         driver.set(STATUS, RUNNING);
         driver.set(0x30, queue.into());
         driver.set(0x44, 0);
         assert!(!driver.notify(queue));
-        assert!(!driver.function.process(queue, &driver.memory));
+        assert_eq!(driver.function.process(queue, &driver.memory), Reply::Nothing);
         assert_eq!(driver.used(queue), 0);
         for other in [Q as u16, 0xff, 0xffff] {
             assert!(!driver.notify(other));
@@ -370,7 +370,8 @@ mod rules {
             for offset in (0..0x140).chain([0xffc, 0xfff]) {
                 advance(driver, state);
                 for (value, len) in values.iter().flat_map(|v| [1, 2, 4, 8].map(|l| (v, l))) {
-                    driver.function.write(offset, &value.to_le_bytes()[..len], &driver.memory);
+                    let _ =
+                        driver.function.write(offset, &value.to_le_bytes()[..len], &driver.memory);
                     driver.function.read(offset, &mut [0; 8][..len]);
                 }
                 assert_eq!(driver.get(0), u32::from_le_bytes(*b"virt"));

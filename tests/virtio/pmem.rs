@@ -3,6 +3,8 @@
 use std::fs::File;
 
 use brisk::config::PmemConfig;
+use brisk::events::Events;
+use brisk::virtio::Backend;
 use brisk::virtio::pmem::Pmem;
 
 use crate::driver::{DATA, Driver};
@@ -55,10 +57,10 @@ fn a_flush_says_how_it_went() {
 fn a_flush_of_an_image_that_shrank_fails() {
     let (file, config, _dir) = image(64 << 10);
     let (mut pmem, _) = Pmem::map(&config, WINDOW).unwrap();
-    assert!(!pmem.mend(), "nothing to mend");
+    assert!(!pmem.poll(Events::MEMORY).mended, "nothing to mend");
     file.set_len(4096).unwrap();
-    assert!(pmem.mend());
-    assert!(!pmem.mend(), "mended twice");
+    assert!(pmem.poll(Events::MEMORY).mended);
+    assert!(!pmem.poll(Events::MEMORY).mended, "mended twice");
     let mut driver = Flusher::started(pmem);
     assert_eq!(driver.flush(0), -1);
 }

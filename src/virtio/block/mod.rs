@@ -17,12 +17,15 @@ mod uring;
 
 #[cfg(feature = "io-uring")]
 use self::uring::{Engine, Flight, Kind};
-use super::Backend;
+#[cfg(feature = "io-uring")]
+use super::Polled;
 use super::queue::{self, Broken, Buffers, Taken};
+use super::{Backend, Halt};
 use crate::config::DiskConfig;
 #[cfg(feature = "io-uring")]
 use crate::error::Error;
 use crate::error::Result;
+use crate::events::Events;
 use crate::image;
 
 /// The most queues that a disk can have. All are moved under the devices' one lock: they spare the
@@ -55,11 +58,12 @@ pub(super) struct Disk {
 }
 
 impl Block {
-    /// Opens and locks the image; the disk has a queue for each of `cpus`, as far as there are.
+    /// Opens and locks the image; the disk has a queue for each of `cpus`, as far as there are, and
+    /// `_event` says that requests are done.
     ///
     /// # Errors
     /// The image cannot be used.
-    pub fn open(config: &DiskConfig, cpus: u8) -> Result<Block> {
+    pub fn open(config: &DiskConfig, cpus: u8, _event: Events) -> Result<Block> {
         let path = &config.path;
         let mut options = OpenOptions::new();
         options.read(true).write(!config.readonly);
@@ -85,21 +89,20 @@ impl Block {
         Ok(Block {
             model: block::Block::new(&options),
             #[cfg(feature = "io-uring")]
-            engines: open_engines(config, &options, &disk)?,
+            engines: open_engines(config, &options, &disk, _event)?,
             disk,
             buffers: Buffers::default(),
         })
     }
-
-    /// Whether requests are on their way.
-    #[cfg(feature = "io-uring")]
-    pub(super) fn waits(&self) -> bool {
-        self.engines.iter().any(Engine::waits)
-    }
 }
 
 #[cfg(feature = "io-uring")]
-fn open_engines(config: &DiskConfig, options: &Options, disk: &Disk) -> Result<Vec<Engine>> {
+fn open_engines(
+    config: &DiskConfig,
+    options: &Options,
+    disk: &Disk,
+    event: Events,
+) -> Result<Vec<Engine>> {
     let count = if config.io_uring { options.queues } else { 0 };
     let failed = |error| {
         Error::Failed(format!(
@@ -108,7 +111,7 @@ fn open_engines(config: &DiskConfig, options: &Options, disk: &Disk) -> Result<V
             config.path
         ))
     };
-    (0..count).map(|_| Engine::new(options.queue_size, disk).map_err(failed)).collect()
+    (0..count).map(|_| Engine::new(options.queue_size, disk, event).map_err(failed)).collect()
 }
 
 impl Backend<MAX_QUEUES> for Block {
@@ -127,7 +130,7 @@ impl Backend<MAX_QUEUES> for Block {
         _index: u16,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Broken> {
+    ) -> std::result::Result<bool, Halt> {
         #[cfg(feature = "io-uring")]
         let Self { model, disk, buffers, engines } = self;
         #[cfg(feature = "io-uring")]
@@ -171,9 +174,16 @@ impl Backend<MAX_QUEUES> for Block {
         })?;
         #[cfg(feature = "io-uring")]
         if let Some(engine) = engine {
-            return finish_flights(engine, disk, queue, memory, interrupt);
+            return Ok(finish_flights(engine, disk, queue, memory, interrupt)?);
         }
         Ok(interrupt)
+    }
+
+    #[cfg(feature = "io-uring")]
+    fn poll(&mut self, _events: Events) -> Polled {
+        let done = |(index, engine): (usize, &Engine)| u32::from(engine.done()) << index;
+        let queues = self.engines.iter().enumerate().map(done).sum();
+        Polled { queues, ..Polled::default() }
     }
 
     #[cfg(feature = "io-uring")]

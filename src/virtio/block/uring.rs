@@ -2,22 +2,22 @@
 //!
 //! The vCPU that notifies first does what the kernel can do without waiting, by a plain call: from the
 //! page cache that is everything. What has to wait for the disk it submits to the ring. Only then does
-//! a second thread come in, and all it does is to wait and to bring the first vCPU out of the guest,
-//! which then finishes the request itself. So the queue, like all devices, belongs to one thread at
+//! a second thread come in, and all it does is to wait and to bring that vCPU out of the guest, which
+//! then finishes the request itself. So the queue, like all devices, belongs to one thread at
 //! a time, and there is no lock but the one that `smp` needs anyway.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::Thread;
 
 use brisk_devices::virtio::block::Status;
 use io_uring::{IoUring, opcode, types};
 
 use super::Disk;
-use crate::signals;
+use crate::events::{self, Events};
 use crate::virtio::queue;
 
 /// What a request asks of the file.
@@ -57,21 +57,30 @@ pub struct Engine {
     in_flight: usize,
     /// Flags of a read and of a write (preadv2(2)) that does not wait, where there is one.
     at_once: [Option<libc::c_int>; 2],
+    event: Events,
     waiter: Option<Waiter>,
 }
 
 struct Waiter {
     thread: Thread,
-    waiting: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+/// What the waiting thread and the vCPUs tell one another.
+struct Shared {
+    waiting: AtomicBool,
+    done: AtomicBool,
+    /// Who is to be told: the vCPU that submitted last.
+    vcpu: AtomicU8,
 }
 
 impl Engine {
-    /// A ring for `size` requests to `disk`.
+    /// A ring for `size` requests to `disk`; `event` says that some are done.
     ///
     /// # Errors
     /// The kernel has no io_uring, or forbids it.
-    pub fn new(size: u16, disk: &Disk) -> io::Result<Engine> {
-        signals::install_for_io();
+    pub fn new(size: u16, disk: &Disk, event: Events) -> io::Result<Engine> {
+        events::install_kick();
         let flights = std::iter::repeat_with(|| None).take(size.into()).collect();
         let flags = match disk.direct {
             // Past the page cache each request waits for the disk.
@@ -80,7 +89,7 @@ impl Engine {
             false => Some(libc::RWF_NOWAIT),
         };
         let ring = IoUring::new(size.into())?;
-        Ok(Engine { ring, flights, in_flight: 0, at_once: [flags; 2], waiter: None })
+        Ok(Engine { ring, flights, in_flight: 0, at_once: [flags; 2], event, waiter: None })
     }
 
     /// Does as much of a read or write as needs no waiting, and drops it from `buffers`; how many
@@ -167,9 +176,10 @@ impl Engine {
         }
     }
 
-    /// Whether requests are on their way.
-    pub fn waits(&self) -> bool {
-        self.in_flight > 0
+    /// Whether requests were done since this was last asked.
+    pub fn done(&self) -> bool {
+        let waiter = self.waiter.as_ref();
+        waiter.is_some_and(|waiter| waiter.shared.done.swap(false, Ordering::AcqRel))
     }
 
     fn reap(&mut self, disk: &Disk, each: &mut impl FnMut(u16, u32)) {
@@ -191,12 +201,13 @@ impl Engine {
     fn watch(&mut self) {
         let waiter = match &self.waiter {
             Some(waiter) => waiter,
-            None => match Waiter::start(self.ring.as_raw_fd()) {
+            None => match Waiter::start(self.ring.as_raw_fd(), self.event) {
                 Ok(waiter) => self.waiter.insert(waiter),
                 Err(error) => return log::error!("--disk: a thread for io_uring: {error}"),
             },
         };
-        if !waiter.waiting.swap(true, Ordering::AcqRel) {
+        waiter.shared.vcpu.store(events::this_vcpu(), Ordering::Relaxed);
+        if !waiter.shared.waiting.swap(true, Ordering::AcqRel) {
             waiter.thread.unpark();
         }
     }
@@ -250,21 +261,26 @@ fn finish(disk: &Disk, mut flight: Flight, result: i32) -> bool {
 }
 
 impl Waiter {
-    fn start(ring: RawFd) -> io::Result<Waiter> {
-        let waiting = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&waiting);
+    fn start(ring: RawFd, event: Events) -> io::Result<Waiter> {
+        let shared = Arc::new(Shared {
+            waiting: AtomicBool::new(false),
+            done: AtomicBool::new(false),
+            vcpu: AtomicU8::new(0),
+        });
+        let seen = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("disk".into()).spawn(move || {
-            signals::block();
+            events::block();
             loop {
-                while !seen.load(Ordering::Acquire) {
+                while !seen.waiting.load(Ordering::Acquire) {
                     std::thread::park();
                 }
                 wait(ring);
-                seen.store(false, Ordering::Release);
-                signals::interrupt();
+                seen.waiting.store(false, Ordering::Release);
+                seen.done.store(true, Ordering::Release);
+                events::raise(event, seen.vcpu.load(Ordering::Relaxed));
             }
         })?;
-        Ok(Waiter { thread: thread.thread().clone(), waiting })
+        Ok(Waiter { thread: thread.thread().clone(), shared })
     }
 }
 

@@ -4,8 +4,10 @@ use brisk_boot::{VirtioMmio, layout};
 use brisk_devices::virtio::mmio;
 use vm_memory::GuestMemoryMmap;
 
+use crate::bus::Access;
+use crate::interrupts::{Signal, Sink};
 use crate::virtio::slots::each;
-use crate::virtio::{Backend, Devices, Raise, Signal, VirtioDevice};
+use crate::virtio::{Backend, Devices, Reply, VirtioDevice};
 
 impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
     /// A read of `data.len()` bytes at `offset` into the device's window.
@@ -13,11 +15,10 @@ impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
         mmio::read(&self.common, self.backend.model(), offset, data);
     }
 
-    /// A write of `data` at `offset` into the device's window. True where the driver is to be
-    /// interrupted.
-    pub fn write(&mut self, offset: u64, data: &[u8], memory: &GuestMemoryMmap) -> bool {
+    /// A write of `data` at `offset` into the device's window.
+    pub fn write(&mut self, offset: u64, data: &[u8], memory: &GuestMemoryMmap) -> Reply {
         let effect = mmio::write(&mut self.common, self.backend.model(), offset, data);
-        self.apply(effect, memory) != Raise::Nothing
+        self.apply(effect, memory)
     }
 }
 
@@ -36,28 +37,30 @@ impl Devices {
             .collect()
     }
 
-    /// A read at `offset` from the first window; false where there is no device.
-    pub fn read(&mut self, offset: u64, data: &mut [u8]) -> bool {
+    /// A read at `offset` from the first window.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) -> Access {
         let (index, offset) = window(offset);
         if self.over_pci() {
-            return false;
+            return Access::Unclaimed;
         }
-        let Some(slot) = self.slots.get_mut(index) else { return false };
-        each!(slot, function => function.read(offset, data));
-        true
+        let Some(slot) = self.slots.get_mut(index) else { return Access::Unclaimed };
+        each!(slot, device => device.read(offset, data));
+        Access::Done
     }
 
-    /// A write at `offset` from the first window; false where there is no device.
-    pub fn write(&mut self, offset: u64, data: &[u8], mut signal: impl FnMut(Signal)) -> bool {
+    /// A write at `offset` from the first window; its interrupt goes to `sink`.
+    pub fn write(&mut self, offset: u64, data: &[u8], sink: &impl Sink) -> Access {
         let (index, offset) = window(offset);
         if self.over_pci() {
-            return false;
+            return Access::Unclaimed;
         }
-        let Some(slot) = self.slots.get_mut(index) else { return false };
-        if each!(slot, function => function.write(offset, data, &self.memory)) {
-            signal(Signal::Gsi(gsi(index)));
+        let Some(slot) = self.slots.get_mut(index) else { return Access::Unclaimed };
+        match each!(slot, device => device.write(offset, data, &self.memory)) {
+            Reply::Nothing => {}
+            Reply::Config | Reply::Queue(_) => sink.signal(Signal::Gsi(gsi(index))),
+            Reply::End(end) => return Access::End(end),
         }
-        true
+        Access::Done
     }
 }
 

@@ -115,7 +115,7 @@ fn take<B: Backend<Q>, const Q: usize>(
         }
         Step::Write { offset, width, value } => {
             let value = &value.to_le_bytes()[..1 << (width & 3)];
-            function.write((offset & 0xfff).into(), value, memory);
+            let _ = function.write((offset & 0xfff).into(), value, memory);
         }
         Step::Register { register, value } => {
             set(function, memory, REGISTERS[usize::from(register) % REGISTERS.len()], value);
@@ -206,7 +206,7 @@ fn set<B: Backend<Q>, const Q: usize>(
     offset: u16,
     value: u32,
 ) {
-    function.write(offset.into(), &value.to_le_bytes(), memory);
+    let _ = function.write(offset.into(), &value.to_le_bytes(), memory);
 }
 
 fn get<B: Backend<Q>, const Q: usize>(function: &mut VirtioDevice<B, Q>, offset: u16) -> u32 {

@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use std::fs::File;
 
 use brisk::config::DiskConfig;
-use brisk::virtio::Function;
+use brisk::events::Events;
+use brisk::virtio::VirtioDevice;
 use brisk::virtio::block::{Block, MAX_QUEUES};
 use brisk_fuzz::{Step, file, memory, run};
 use libfuzzer_sys::fuzz_target;
@@ -14,13 +15,13 @@ const LEN: u64 = 64 << 10;
 
 struct Disk {
     file: File,
-    function: Function<Block, MAX_QUEUES>,
+    function: VirtioDevice<Block, MAX_QUEUES>,
 }
 
 fn disk(readonly: bool) -> RefCell<Disk> {
     let (file, path) = file(LEN);
-    let block = Block::open(&DiskConfig { path, readonly, ..DiskConfig::default() }, 1).expect("a disk");
-    RefCell::new(Disk { file, function: Function::new(block) })
+    let block = Block::open(&DiskConfig { path, readonly, ..DiskConfig::default() }, 1, Events::device(0)).expect("a disk");
+    RefCell::new(Disk { file, function: VirtioDevice::new(block) })
 }
 
 thread_local! {

@@ -4,15 +4,15 @@
 use std::cell::RefCell;
 
 use brisk::config::Output;
-use brisk::virtio::Function;
+use brisk::virtio::VirtioDevice;
 use brisk::virtio::console::Console;
 use brisk_fuzz::{Step, memory, run};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
-    static FUNCTION: RefCell<Function<Console, 2>> = {
+    static FUNCTION: RefCell<VirtioDevice<Console, 2>> = {
         let console = Console::open(&Output::File("/dev/null".into())).expect("/dev/null");
-        RefCell::new(Function::new(console.expect("a console")))
+        RefCell::new(VirtioDevice::new(console.expect("a console")))
     };
 }
 
@@ -21,7 +21,7 @@ fuzz_target!(|steps: Vec<Step>| {
     FUNCTION.with_borrow_mut(|function| {
         run(function, &memory, &steps);
         // As after a signal.
-        function.process(0, &memory);
-        function.process(1, &memory);
+        let _ = function.process(0, &memory);
+        let _ = function.process(1, &memory);
     });
 });

@@ -2,12 +2,15 @@
 //! their rings change. Needs a `/dev/kvm`, of any kind: no guest runs.
 #![no_main]
 
+use std::cell::RefCell;
 use std::sync::{LazyLock, Mutex};
 
 use arbitrary::Arbitrary;
 use brisk::cli::{self, Command};
 use brisk::kvm::{System, Vm};
-use brisk::virtio::{Signal, Slots};
+use brisk::events::Events;
+use brisk::interrupts::Signal;
+use brisk::virtio::Devices;
 use brisk_boot::layout;
 use brisk_fuzz::{Address, PMEM, Step, areas, change, file, memory};
 use libfuzzer_sys::fuzz_target;
@@ -115,7 +118,7 @@ enum Place {
 
 /// The bus and its guest.
 struct Bus {
-    slots: Slots,
+    slots: Devices,
     memory: GuestMemoryMmap,
     ports: bool,
 }
@@ -134,7 +137,7 @@ fn bus(vm: &'static Vm, transport: &str, slot: u32, ram_end: u64) -> Mutex<Bus> 
     let words: Vec<String> = line.split(' ').map(String::from).collect();
     let Ok(Command::Run(config)) = cli::parse(&words) else { panic!("{line}") };
     let memory = memory();
-    let mut slots = Slots::open(&config, &memory, vm, slot, ram_end).expect("devices");
+    let mut slots = Devices::open(&config, &memory, vm, slot, ram_end).expect("devices");
     slots.make_readable(vm, slot + 1).expect("a slot");
     Mutex::new(Bus { slots, memory, ports: transport == "pci-ports" })
 }
@@ -157,21 +160,23 @@ impl Bus {
 
     fn config(&mut self, offset: u64) -> u32 {
         let mut data = [0; 4];
-        assert!(self.slots.ecam_read(offset, &mut data));
+        assert!(self.slots.ecam_read(offset, &mut data).claimed());
         u32::from_le_bytes(data)
     }
 
     fn set_config(&mut self, offset: u64, data: &[u8]) {
-        let mut sent = Vec::new();
-        assert!(self.slots.ecam_write(offset, data, |signal| sent.push(signal)));
-        check(&sent);
+        let sent = RefCell::default();
+        let push = |signal| RefCell::borrow_mut(&sent).push(signal);
+        assert!(self.slots.ecam_write(offset, data, &push).claimed());
+        check(sent);
     }
 
     fn set_bar(&mut self, address: u64, data: &[u8]) {
-        let mut sent = Vec::new();
+        let sent = RefCell::default();
         let there = self.decodes(address);
-        assert_eq!(self.slots.bar_write(address, data, |signal| sent.push(signal)), there);
-        check(&sent);
+        let push = |signal| RefCell::borrow_mut(&sent).push(signal);
+        assert_eq!(self.slots.bar_write(address, data, &push).claimed(), there);
+        check(sent);
     }
 
     /// Whether a BAR is at `address`, by what configuration space says.
@@ -198,7 +203,7 @@ impl Bus {
             let home = Self::home(function);
             self.set_bar(home + 0x14, &[0]);
             let mut status = [0xff];
-            assert!(self.slots.bar_read(home + 0x14, &mut status));
+            assert!(self.slots.bar_read(home + 0x14, &mut status).claimed());
             assert_eq!(status, [0], "a reset that left a status");
             for vector in 0..MAX_MESSAGES as u64 {
                 self.set_bar(home + TABLE + vector * 16, &[0; 8]);
@@ -240,18 +245,19 @@ impl Bus {
         match *access {
             Access::Port { offset, width, value } => {
                 let (offset, width) = (u16::from(offset & 7), 1 << (width % 3));
-                let mut sent = Vec::new();
+                let sent = RefCell::default();
+                let push = |signal| RefCell::borrow_mut(&sent).push(signal);
                 let there = match value {
                     Some(value) => self.slots.ports_out(
                         offset,
                         width,
                         &value.to_le_bytes()[..width.into()],
-                        |signal| sent.push(signal),
+                        &push,
                     ),
                     None => self.slots.ports_in(offset, width, &mut data[..width.into()]),
                 };
-                assert_eq!(there, self.ports);
-                check(&sent);
+                assert_eq!(there.claimed(), self.ports);
+                check(sent);
             }
             Access::Ecam { offset, width, value } => {
                 self.ecam(offset.into(), 1 << (width & 3), value);
@@ -297,9 +303,11 @@ impl Bus {
                 self.set_bar(Self::home(function) + 0x400 + u64::from(queue & 3) * 4, &[0; 2]);
             }
             Access::Input { woken } => {
-                let mut sent = Vec::new();
-                self.slots.input(woken, |signal| sent.push(signal));
-                check(&sent);
+                let sent = RefCell::default();
+                let push = |signal| RefCell::borrow_mut(&sent).push(signal);
+                let events = if woken { Events::CONSOLE } else { Events::MEMORY };
+                self.slots.poll(events, &push);
+                check(sent);
             }
             Access::Memory(ref step) => change(&self.memory, step),
             Access::Available { queue, head, ahead } => {
@@ -316,7 +324,7 @@ impl Bus {
     fn ecam(&mut self, offset: u64, width: usize, value: Option<u64>) {
         match value {
             Some(value) => self.set_config(offset, &value.to_le_bytes()[..width]),
-            None => assert!(self.slots.ecam_read(offset, &mut [0; 8][..width])),
+            None => assert!(self.slots.ecam_read(offset, &mut [0; 8][..width]).claimed()),
         }
     }
 
@@ -325,14 +333,15 @@ impl Bus {
             Some(value) => self.set_bar(address, &value.to_le_bytes()[..width]),
             None => {
                 let there = self.decodes(address);
-                assert_eq!(self.slots.bar_read(address, &mut [0; 8][..width]), there);
+                assert_eq!(self.slots.bar_read(address, &mut [0; 8][..width]).claimed(), there);
             }
         }
     }
 }
 
 /// Functions on PCI have messages only.
-fn check(sent: &[Signal]) {
+fn check(sent: RefCell<Vec<Signal>>) {
+    let sent = sent.into_inner();
     assert!(sent.len() <= MAX_MESSAGES, "messages without end");
     assert!(sent.iter().all(|signal| matches!(signal, Signal::Msi(_))));
 }

@@ -4,25 +4,26 @@
 use std::cell::RefCell;
 
 use brisk::config::PmemConfig;
-use brisk::virtio::Function;
+use brisk::events::Events;
+use brisk::virtio::{Backend, VirtioDevice};
 use brisk::virtio::pmem::Pmem;
 use brisk_fuzz::{PMEM, Step, file, memory, run};
 use libfuzzer_sys::fuzz_target;
 
-fn pmem(discard_writes: bool, shrunk: bool) -> RefCell<Function<Pmem, 1>> {
+fn pmem(discard_writes: bool, shrunk: bool) -> RefCell<VirtioDevice<Pmem, 1>> {
     let (file, path) = file(10_000);
     let config = PmemConfig { path, discard_writes };
     let (mut pmem, size) = Pmem::map(&config, PMEM).expect("an image");
     assert_eq!(size, 2 << 20);
     if shrunk {
         file.set_len(10).expect("shrinks");
-        assert!(pmem.mend());
+        assert!(pmem.poll(Events::MEMORY).mended);
     }
-    RefCell::new(Function::new(pmem))
+    RefCell::new(VirtioDevice::new(pmem))
 }
 
 thread_local! {
-    static FUNCTIONS: [RefCell<Function<Pmem, 1>>; 3] =
+    static FUNCTIONS: [RefCell<VirtioDevice<Pmem, 1>>; 3] =
         [pmem(false, false), pmem(true, false), pmem(false, true)];
 }
 

@@ -1,8 +1,8 @@
 //! The walk of a queue, whose rings and descriptors change while they are read.
 #![no_main]
 
-use brisk::virtio::queue::{self, Broken, Buffers, Taken};
-use brisk::virtio::{Backend, Function};
+use brisk::virtio::queue::{self, Buffers, Taken};
+use brisk::virtio::{Backend, Halt, VirtioDevice};
 use brisk_devices::virtio::Device;
 use brisk_fuzz::{HIGH, RAM, Step, change, memory, run};
 use libfuzzer_sys::fuzz_target;
@@ -48,10 +48,10 @@ impl Backend<2> for Walker {
         _index: u16,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, Halt> {
         let Self { during, buffers, .. } = self;
-        queue::drain(queue, memory, |chain| {
-            let Some((step, answer)) = during.pop() else { return Ok(Taken::Left) };
+        let interrupt = queue::drain(queue, memory, |chain| {
+            let Some((step, answer)) = during.pop() else { return Ok(Taken::Requeue) };
             buffers.collect(chain, memory)?;
             let all = buffers.readable.iter().chain(&buffers.writable);
             assert!(all.clone().all(|buffer| in_ram(memory, buffer)), "a buffer outside RAM");
@@ -65,9 +65,10 @@ impl Backend<2> for Walker {
             Ok(match answer {
                 Some(Some(written)) => Taken::Used(written),
                 Some(None) => Taken::Later,
-                None => Taken::Left,
+                None => Taken::Requeue,
             })
-        })
+        })?;
+        Ok(interrupt)
     }
 }
 
@@ -83,5 +84,5 @@ fn in_ram(memory: &GuestMemoryMmap, buffer: &libc::iovec) -> bool {
 fuzz_target!(|input: (Vec<Step>, Vec<During>)| {
     let (steps, during) = input;
     let walker = Walker { during, buffers: Buffers::default(), model: Model };
-    run(&mut Function::new(walker), &memory(), &steps);
+    run(&mut VirtioDevice::new(walker), &memory(), &steps);
 });

@@ -17,10 +17,12 @@ use brisk_devices::pci::{Address, ConfigPorts, HostBridge};
 use brisk_devices::virtio::pci::{self, BAR_SIZE, Effect, VirtioPci};
 use vm_memory::GuestMemoryMmap;
 
+use crate::bus::{Access, End};
 use crate::error::Result;
+use crate::interrupts::{Signal, Sink};
 use crate::kvm::Vm;
 use crate::virtio::slots::{Slot, each};
-use crate::virtio::{Backend, Devices, Raise, Signal, VirtioDevice};
+use crate::virtio::{Backend, Devices, Reply, VirtioDevice};
 use ecam::Readable;
 use table::Table;
 
@@ -33,7 +35,7 @@ pub struct Pci {
 }
 
 /// A function as the bus has it.
-struct PciDevice {
+pub(in crate::virtio) struct PciDevice {
     function: Box<pci::Function>,
     table: Table,
 }
@@ -47,19 +49,9 @@ impl Pci {
         Pci { ports: ports.then(ConfigPorts::new), readable: None, functions }
     }
 
-    /// For what a device says without being asked: brings it from device `index`, which is `slot`,
-    /// to its driver.
-    #[cfg(any(feature = "console", feature = "io-uring"))]
-    pub(in crate::virtio) fn raise(
-        &mut self,
-        index: usize,
-        slot: &Slot,
-        raise: Raise,
-        signal: &mut impl FnMut(Signal),
-    ) {
-        if let Some(port) = self.functions.get_mut(index) {
-            each!(slot, device => device.raise(port, raise, signal));
-        }
+    /// Device `index` as the bus has it.
+    pub(in crate::virtio) fn function_mut(&mut self, index: usize) -> Option<&mut PciDevice> {
+        self.functions.get_mut(index)
     }
 }
 
@@ -101,54 +93,55 @@ impl Devices {
         Ok(())
     }
 
-    /// `in` from port 0xcf8 + `offset`: `data` holds accesses of `width` bytes. False where no
-    /// ports are wanted.
-    pub fn ports_in(&mut self, offset: u16, width: u8, data: &mut [u8]) -> bool {
+    /// Whether there are the ports 0xcf8 to 0xcff.
+    #[cfg(feature = "pio-fast-path")]
+    pub fn has_ports(&self) -> bool {
+        self.pci.as_ref().is_some_and(|pci| pci.ports.is_some())
+    }
+
+    /// `in` from port 0xcf8 + `offset`: `data` holds accesses of `width` bytes.
+    pub fn ports_in(&mut self, offset: u16, width: u8, data: &mut [u8]) -> Access {
         for access in data.chunks_exact_mut(width.into()) {
-            let Some(Pci { ports: Some(ports), .. }) = &self.pci else { return false };
+            let Some(Pci { ports: Some(ports), .. }) = &self.pci else { return Access::Unclaimed };
             if let Some(address) = ports.read(offset, access) {
                 self.config_read(number(address), address.register, access);
             }
         }
-        true
+        Access::Done
     }
 
-    /// `out` to port 0xcf8 + `offset`: `data` holds accesses of `width` bytes. False where no ports
-    /// are wanted.
-    pub fn ports_out(
-        &mut self,
-        offset: u16,
-        width: u8,
-        data: &[u8],
-        mut signal: impl FnMut(Signal),
-    ) -> bool {
+    /// `out` to port 0xcf8 + `offset`: `data` holds accesses of `width` bytes.
+    pub fn ports_out(&mut self, offset: u16, width: u8, data: &[u8], sink: &impl Sink) -> Access {
+        let mut end = None;
         for access in data.chunks_exact(width.into()) {
-            let Some(Pci { ports: Some(ports), .. }) = &mut self.pci else { return false };
+            let Some(Pci { ports: Some(ports), .. }) = &mut self.pci else {
+                return Access::Unclaimed;
+            };
             if let Some(address) = ports.write(offset, access) {
-                self.config_write(address, access, &mut signal);
+                end = end.or(self.config_write(address, access, sink));
             }
         }
-        true
+        Access::done(end)
     }
 
-    /// A read at `offset` into the enhanced configuration space. False where there is no PCI.
-    pub fn ecam_read(&mut self, offset: u64, data: &mut [u8]) -> bool {
-        if self.pci.is_some()
-            && let Some(address) = Address::from_ecam(offset)
-        {
+    /// A read at `offset` into the enhanced configuration space.
+    pub fn ecam_read(&mut self, offset: u64, data: &mut [u8]) -> Access {
+        if self.pci.is_none() {
+            return Access::Unclaimed;
+        }
+        if let Some(address) = Address::from_ecam(offset) {
             self.config_read(number(address), address.register, data);
         }
-        self.pci.is_some()
+        Access::Done
     }
 
-    /// A write at `offset` into the enhanced configuration space. False where there is no PCI.
-    pub fn ecam_write(&mut self, offset: u64, data: &[u8], mut signal: impl FnMut(Signal)) -> bool {
-        if self.pci.is_some()
-            && let Some(address) = Address::from_ecam(offset)
-        {
-            self.config_write(address, data, &mut signal);
+    /// A write at `offset` into the enhanced configuration space.
+    pub fn ecam_write(&mut self, offset: u64, data: &[u8], sink: &impl Sink) -> Access {
+        if self.pci.is_none() {
+            return Access::Unclaimed;
         }
-        self.pci.is_some()
+        let address = Address::from_ecam(offset);
+        Access::done(address.and_then(|address| self.config_write(address, data, sink)))
     }
 
     /// 32 bits of configuration space.
@@ -172,15 +165,15 @@ impl Devices {
         }
     }
 
-    fn config_write(&mut self, address: Address, data: &[u8], signal: &mut impl FnMut(Signal)) {
+    fn config_write(&mut self, address: Address, data: &[u8], sink: &impl Sink) -> Option<End> {
         let (number, register) = (number(address), address.register);
-        let Some(index) = number.checked_sub(1) else { return };
-        let Some((slot, port, memory)) = self.function(index) else { return };
+        let index = number.checked_sub(1)?;
+        let (slot, port, memory) = self.function(index)?;
         port.table.load(&mut port.function);
-        each!(slot, device => {
+        let end = each!(slot, device => {
             let model = device.backend.model();
             let effect = port.function.config_write(&mut device.common, model, register, data);
-            device.settle(port, effect, memory, signal);
+            device.settle(port, effect, memory, sink)
         });
         let uses_window = port.function.uses_window();
         if uses_window || !port.function.msix.enabled() {
@@ -195,32 +188,33 @@ impl Devices {
             }
             readable.set(number, register, word);
         }
+        end
     }
 
-    /// A read at an address in the window for BARs; false where no function has its BAR there.
-    pub fn bar_read(&mut self, address: u64, data: &mut [u8]) -> bool {
-        let Some(index) = self.at(address) else { return false };
-        let Some((slot, port, _)) = self.function(index) else { return false };
+    /// A read at an address in the window for BARs; unclaimed where no function has its BAR there.
+    pub fn bar_read(&mut self, address: u64, data: &mut [u8]) -> Access {
+        let Some(index) = self.at(address) else { return Access::Unclaimed };
+        let Some((slot, port, _)) = self.function(index) else { return Access::Unclaimed };
         port.is_accessed(address);
         each!(slot, device => {
             let model = device.backend.model();
             port.function.bar_read(&mut device.common, model, address % BAR_SIZE, data);
         });
-        true
+        Access::Done
     }
 
-    /// A write at an address in the window for BARs; false where no function has its BAR there.
-    pub fn bar_write(&mut self, address: u64, data: &[u8], mut signal: impl FnMut(Signal)) -> bool {
-        let Some(index) = self.at(address) else { return false };
-        let Some((slot, port, memory)) = self.function(index) else { return false };
+    /// A write at an address in the window for BARs; unclaimed where no function has its BAR there.
+    pub fn bar_write(&mut self, address: u64, data: &[u8], sink: &impl Sink) -> Access {
+        let Some(index) = self.at(address) else { return Access::Unclaimed };
+        let Some((slot, port, memory)) = self.function(index) else { return Access::Unclaimed };
         port.is_accessed(address);
-        each!(slot, device => {
+        let end = each!(slot, device => {
             let model = device.backend.model();
             let offset = address % BAR_SIZE;
             let effect = port.function.bar_write(&mut device.common, model, offset, data);
-            device.settle(port, effect, memory, &mut signal);
+            device.settle(port, effect, memory, sink)
         });
-        true
+        Access::done(end)
     }
 
     /// The device whose BAR `address` is in. A BAR that the guest moved over RAM is not seen, since
@@ -248,12 +242,12 @@ impl PciDevice {
     }
 
     /// Sends what is pending on `vector` and can be sent.
-    fn send_pending(&mut self, vector: u16, signal: &mut impl FnMut(Signal)) {
+    fn send_pending(&mut self, vector: u16, sink: &impl Sink) {
         let msix = &mut self.function.msix;
         if msix.take_pending(vector)
             && let Some(message) = msix.message(vector)
         {
-            signal(Signal::Msi(message));
+            sink.signal(Signal::Msi(message));
         }
     }
 }
@@ -265,39 +259,45 @@ impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
         port: &mut PciDevice,
         effect: Effect,
         memory: &GuestMemoryMmap,
-        signal: &mut impl FnMut(Signal),
-    ) {
+        sink: &impl Sink,
+    ) -> Option<End> {
         let vectors = match effect {
-            Effect::None => return,
+            Effect::None => return None,
             // Where a BAR is, each access looks up.
-            Effect::BarMoved => return port.table.hide(&mut port.function),
+            Effect::BarMoved => {
+                port.table.hide(&mut port.function);
+                return None;
+            }
             Effect::Virtio(effect) => {
-                let raise = self.apply(effect, memory);
-                return self.raise(port, raise, signal);
+                let reply = self.apply(effect, memory);
+                self.tell(port, reply, sink);
+                return if let Reply::End(end) = reply { Some(end) } else { None };
             }
             Effect::Vector(vector) => vector..vector + 1,
             Effect::Vectors => 0..port.function.msix.vectors(),
         };
         for vector in vectors {
-            port.send_pending(vector, signal);
+            port.send_pending(vector, sink);
         }
+        None
     }
 
-    fn raise(&self, port: &mut PciDevice, raise: Raise, signal: &mut impl FnMut(Signal)) {
-        let vector = match raise {
-            Raise::Nothing => return,
-            Raise::Config => port.function.config_vector(),
-            Raise::Queue(index) => {
+    /// Sends what the driver is to know as a message, or keeps it pending.
+    pub(in crate::virtio) fn tell(&self, port: &mut PciDevice, reply: Reply, sink: &impl Sink) {
+        let vector = match reply {
+            Reply::Nothing | Reply::End(_) => return,
+            Reply::Config => port.function.config_vector(),
+            Reply::Queue(index) => {
                 self.common.queue(index).map_or(pci::NO_VECTOR, |queue| queue.vector())
             }
         };
         port.table.load(&mut port.function);
         if let Some(message) = port.function.msix.raise(vector) {
-            signal(Signal::Msi(message));
+            sink.signal(Signal::Msi(message));
         } else if port.function.msix.has_pending() {
             // When the guest unmasks it has to be an exit; it may have done so just now.
             port.table.hide(&mut port.function);
-            port.send_pending(vector, signal);
+            port.send_pending(vector, sink);
         }
     }
 }

@@ -31,12 +31,12 @@ const BAR: u64 = layout::PCI_MEM32.start;
 
 fn read(slots: &mut Devices, offset: u64) -> u32 {
     let mut data = [0; 4];
-    assert!(slots.ecam_read(offset, &mut data));
+    assert!(slots.ecam_read(offset, &mut data).claimed());
     u32::from_le_bytes(data)
 }
 
 fn write(slots: &mut Devices, offset: u64, value: u32) {
-    assert!(slots.ecam_write(offset, &value.to_le_bytes(), |_| ()));
+    assert!(slots.ecam_write(offset, &value.to_le_bytes(), &|_: Signal| ()).claimed());
 }
 
 #[test]
@@ -47,14 +47,14 @@ fn a_bridge_a_console_and_nothing_else() {
     for function in 2..256 {
         assert_eq!(read(&mut slots, function << 12), u32::MAX, "function {function}");
     }
-    assert!(!slots.ports_in(4, 4, &mut [0; 4]), "ports that nobody asked for");
-    assert!(!slots.read(0, &mut [0; 4]), "no window of registers beside");
+    assert!(!slots.ports_in(4, 4, &mut [0; 4]).claimed(), "ports that nobody asked for");
+    assert!(!slots.read(0, &mut [0; 4]).claimed(), "no window of registers beside");
 }
 
 #[test]
 fn a_bar_answers_where_it_is_within_the_window_only() {
     let (mut slots, _) = slots("pci", false);
-    let answers = |slots: &mut Devices, at: u64| slots.bar_read(at, &mut [0; 4]);
+    let answers = |slots: &mut Devices, at: u64| slots.bar_read(at, &mut [0; 4]).claimed();
     assert!(!answers(&mut slots, BAR), "not decoded yet");
     write(&mut slots, CONSOLE + 4, 2);
     assert!(answers(&mut slots, BAR));
@@ -103,7 +103,7 @@ fn any_access_of_any_width_anywhere() {
         state ^= state << 17;
         state
     };
-    let mut messages = 0;
+    let messages = std::cell::Cell::new(0);
     // Every register with every width first, in order, then whatever comes.
     for step in 0..400_000u64 {
         let width = 1usize << (next() % 4);
@@ -111,7 +111,7 @@ fn any_access_of_any_width_anywhere() {
         let mut data = bytes;
         let config = if step < 0x8000 { step & 0x1fff } else { next() & 0x2fff };
         let bar = BAR + next() % 0x3000;
-        let signal = |_| messages += 1;
+        let signal = &|_: Signal| messages.set(messages.get() + 1);
         match next() % 8 {
             0 => drop(slots.ecam_read(config, &mut data[..width])),
             1 => drop(slots.ecam_write(config, &bytes[..width], signal)),
@@ -144,7 +144,7 @@ fn two_cpus_at_once() {
                     let value = (step.wrapping_mul(0x9e37_79b9) >> (cpu * 7)) as u32;
                     write(&mut slots, CONSOLE + (step * 4 + cpu * 16) % 0xa0, value);
                     let bar = BAR + step * 4 % BAR_SIZE;
-                    let _ = slots.bar_write(bar, &value.to_le_bytes(), |_| ());
+                    let _ = slots.bar_write(bar, &value.to_le_bytes(), &|_: Signal| ());
                     let _ = read(&mut slots, CONSOLE + step % 0x100 / 4 * 4);
                 }
             });

@@ -1,0 +1,339 @@
+//! What the host has to say to a VM that runs: each source has its own bit and its own signal, so that
+//! one wakes nobody but the device that it is for.
+//!
+//! A signal's handler only sets the bit and has `KVM_RUN` of the vCPU on its thread return; that vCPU
+//! then takes the bits and hands them to the bus. The process's signals go to the first vCPU's thread,
+//! since all others block them; what another thread has to say, [`raise`] brings to any vCPU.
+
+use std::cell::Cell;
+use std::ops::BitOr;
+#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use kvm_bindings::kvm_run;
+
+/// A set of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Events(u32);
+
+impl Events {
+    /// No event.
+    pub const NONE: Events = Events(0);
+    /// The user wants the VM to end: SIGTERM or SIGINT. It stays set.
+    pub const STOP: Events = Events(1 << 0);
+    /// Standard input may have something to read.
+    pub const INPUT: Events = Events(1 << 1);
+    /// The console's output may have room again.
+    pub const OUTPUT: Events = Events(1 << 2);
+    /// The terminal has another size.
+    pub const WINDOW: Events = Events(1 << 3);
+    /// All that a console waits for.
+    pub const CONSOLE: Events = Events(Self::INPUT.0 | Self::OUTPUT.0 | Self::WINDOW.0);
+    /// The guest touched memory that the host could not give. Nobody signals it: the vCPU sees it.
+    pub const MEMORY: Events = Events(1 << 4);
+    const DEVICE: u32 = 8;
+
+    /// What virtio device `index`, of at most 16, waits for: a file that changed, a request that is
+    /// done.
+    pub const fn device(index: usize) -> Events {
+        Events(1 << (Events::DEVICE + (index as u32 & 15)))
+    }
+
+    /// Whether the two have one in common.
+    pub const fn intersects(self, other: Events) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl BitOr for Events {
+    type Output = Events;
+
+    fn bitor(self, other: Events) -> Events {
+        Events(self.0 | other.0)
+    }
+}
+
+static PENDING: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// Where to ask KVM for an immediate exit: closes the gap between a look at the events and
+    /// `KVM_RUN`.
+    static RUN: Cell<*mut kvm_run> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+extern "C" fn handle(signal: libc::c_int) {
+    let events = match signal {
+        libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => Events::STOP.0,
+        libc::SIGWINCH => Events::WINDOW.0,
+        // The kernel's queue of a file's own signals was full (fcntl(2), F_SETSIG).
+        libc::SIGIO => !Events::STOP.0,
+        // A file's own, or the kick, which says nothing.
+        _ => 1u32.unbounded_shl((signal - kick_signal()) as u32) & !Events::STOP.0,
+    };
+    PENDING.fetch_or(events, Ordering::Release);
+    set_immediate_exit(1);
+}
+
+/// Writes to the page of the vCPU on this thread, if one is.
+fn set_immediate_exit(value: u8) {
+    let run = RUN.get();
+    if !run.is_null() {
+        // SAFETY: `attach` got a vCPU's mapping, which lives as long as the process; KVM reads this byte
+        // only, so a plain volatile store is enough.
+        unsafe { (&raw mut (*run).immediate_exit).write_volatile(value) };
+    }
+}
+
+/// Brings a vCPU out of the guest. A file that means event `1 << n` has this one plus `n`.
+fn kick_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+/// Catches the signals that end the VM, and ignores that a reader of its output went away.
+pub fn install() {
+    #[cfg(any(feature = "serial", feature = "console"))]
+    // SAFETY: sets a disposition, no handler of ours.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+    // A disk past the user's limit is an I/O error for the guest, not the end of the VM.
+    #[cfg(feature = "block")]
+    // SAFETY: sets a disposition, no handler of ours.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+    catch(libc::SIGTERM);
+    catch(libc::SIGINT);
+}
+
+/// Catches the signals that would leave a raw terminal behind.
+#[cfg(any(feature = "serial", feature = "console"))]
+pub fn install_for_raw_terminal() {
+    catch(libc::SIGHUP);
+    catch(libc::SIGQUIT);
+}
+
+/// Catches SIGWINCH.
+#[cfg(feature = "console")]
+pub fn install_for_resize() {
+    catch(libc::SIGWINCH);
+}
+
+/// Catches the signal by which [`raise`] reaches a vCPU.
+#[cfg(any(feature = "smp", feature = "io-uring"))]
+pub fn install_kick() {
+    catch(kick_signal());
+}
+
+/// Has `file` say `event`, one bit, when it is ready, once its description gets O_ASYNC.
+#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
+pub fn watch(file: &impl AsRawFd, event: Events) {
+    /// `F_SETSIG`, which libc has for no target.
+    const SET_SIGNAL: libc::c_int = 10;
+    let signal = kick_signal() + event.0.trailing_zeros() as libc::c_int;
+    catch(libc::SIGIO);
+    catch(signal);
+    let fd: RawFd = file.as_raw_fd();
+    // SAFETY: plain calls on a descriptor that is open; one that cannot signal is looked at once.
+    unsafe {
+        libc::fcntl(fd, libc::F_SETOWN, libc::getpid());
+        libc::fcntl(fd, SET_SIGNAL, signal);
+    }
+}
+
+fn catch(signal: libc::c_int) {
+    // SAFETY: an all-zero sigaction is valid; the handler only touches atomics and the run page.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handle as *const () as usize;
+        libc::sigaction(signal, &action, std::ptr::null_mut());
+    }
+}
+
+/// Names the vCPU that runs on this thread, and whose `KVM_RUN` is to return when a signal comes to
+/// it. Look at the events afterwards for what came before.
+pub fn attach(id: u8, run: *mut kvm_run) {
+    RUN.set(run);
+    vcpus::attach(id);
+}
+
+/// The vCPU that runs on this thread; the first one where none does.
+#[cfg(feature = "io-uring")]
+pub fn this_vcpu() -> u8 {
+    vcpus::this()
+}
+
+/// As if `events` had come, for whoever looks next.
+#[cfg(any(feature = "serial", feature = "console"))]
+pub fn expect(events: Events) {
+    PENDING.fetch_or(events.0, Ordering::Release);
+}
+
+/// Tells vCPU `id`, from another thread.
+#[cfg(feature = "io-uring")]
+pub fn raise(events: Events, id: u8) {
+    PENDING.fetch_or(events.0, Ordering::Release);
+    kick(id);
+}
+
+/// Brings vCPU `id` out of the guest, or keeps it from entering: its next exit is
+/// [`crate::exit::Exit::Interrupted`]. Not before it is attached. [`install_kick`] goes before.
+#[cfg(any(feature = "smp", feature = "io-uring"))]
+pub fn kick(id: u8) {
+    if let Some(thread) = vcpus::thread(id) {
+        // SAFETY: names a thread of ours, which ends only with the process.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, kick_signal()) };
+    }
+}
+
+/// Keeps all signals away from the calling thread, so that the first vCPU's gets them.
+#[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
+pub fn block() {
+    block_all_but(None);
+}
+
+/// Keeps all signals but the kick away from the calling thread, which is to run a vCPU.
+#[cfg(feature = "smp")]
+pub fn block_for_vcpu() {
+    block_all_but(Some(kick_signal()));
+}
+
+#[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
+fn block_all_but(signal: Option<libc::c_int>) {
+    // SAFETY: fills and applies a signal set of our own.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        if let Some(signal) = signal {
+            libc::sigdelset(&mut set, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
+}
+
+/// What came since this was last asked, and whether the VM is to end. Allows the vCPU to run again after
+/// an interrupted `KVM_RUN`.
+pub fn take() -> Events {
+    set_immediate_exit(0);
+    Events(PENDING.fetch_and(Events::STOP.0, Ordering::AcqRel))
+}
+
+/// Whether the VM is to end, for what may take long.
+#[cfg(feature = "mmio")]
+pub fn stopping() -> bool {
+    PENDING.load(Ordering::Relaxed) & Events::STOP.0 != 0
+}
+
+/// Which thread runs which vCPU.
+#[cfg(feature = "smp")]
+mod vcpus {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    /// `--cpus` takes no more.
+    const MAX: usize = 254;
+    static THREADS: [AtomicI32; MAX] = [const { AtomicI32::new(0) }; MAX];
+
+    thread_local! {
+        static THIS: Cell<u8> = const { Cell::new(0) };
+    }
+
+    pub fn attach(id: u8) {
+        THIS.set(id);
+        if let Some(thread) = THREADS.get(usize::from(id)) {
+            // SAFETY: asks for a number.
+            thread.store(unsafe { libc::gettid() }, Ordering::Release);
+        }
+    }
+
+    #[cfg(feature = "io-uring")]
+    pub fn this() -> u8 {
+        THIS.get()
+    }
+
+    pub fn thread(id: u8) -> Option<libc::pid_t> {
+        THREADS
+            .get(usize::from(id))
+            .map(|thread| thread.load(Ordering::Acquire))
+            .filter(|thread| *thread != 0)
+    }
+}
+
+/// The one vCPU runs on the process's first thread.
+#[cfg(not(feature = "smp"))]
+mod vcpus {
+    pub fn attach(_id: u8) {}
+
+    #[cfg(feature = "io-uring")]
+    pub fn this() -> u8 {
+        0
+    }
+
+    #[cfg(feature = "io-uring")]
+    pub fn thread(_id: u8) -> Option<libc::pid_t> {
+        // SAFETY: asks for a number.
+        Some(unsafe { libc::getpid() })
+    }
+}
+
+#[cfg(all(test, feature = "smp"))]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A stand-in for what KVM maps: only `immediate_exit` is touched.
+    fn page() -> &'static mut kvm_run {
+        Box::leak(Box::default())
+    }
+
+    #[test]
+    fn a_kick_reaches_the_vcpu_that_it_is_for_and_no_other() {
+        install_kick();
+        let (ready, wait) = mpsc::channel();
+        let (done, over) = mpsc::channel::<()>();
+        let run = |id: u8, over: mpsc::Receiver<()>| {
+            let ready = ready.clone();
+            std::thread::spawn(move || {
+                block_for_vcpu();
+                let page = page();
+                let run: *mut kvm_run = page;
+                attach(id, run);
+                // SAFETY: the page is leaked; the handler writes this byte on this thread.
+                let kicked = || unsafe { (&raw const (*run).immediate_exit).read_volatile() } == 1;
+                ready.send(()).unwrap();
+                let patience = Instant::now() + Duration::from_secs(10);
+                while !kicked() && over.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    assert!(Instant::now() < patience, "not kicked");
+                    std::thread::yield_now();
+                }
+                let was = kicked();
+                let _ = take();
+                (was, kicked())
+            })
+        };
+        let (_keep, never) = mpsc::channel();
+        let threads = [run(201, never), run(202, over)];
+        wait.recv().unwrap();
+        wait.recv().unwrap();
+        kick(201);
+        let [first, second] = threads;
+        assert_eq!(first.join().unwrap(), (true, false), "kicked, and ready to run again");
+        drop(done);
+        assert_eq!(second.join().unwrap(), (false, false));
+        // One that never was is none.
+        kick(203);
+    }
+
+    #[test]
+    fn an_event_is_for_one_device() {
+        let sources = [Events::STOP, Events::INPUT, Events::OUTPUT, Events::WINDOW, Events::MEMORY];
+        let all: Vec<Events> = sources.into_iter().chain((0..16).map(Events::device)).collect();
+        for (at, event) in all.iter().enumerate() {
+            assert!(event.intersects(*event));
+            assert!(all[at + 1..].iter().all(|other| !event.intersects(*other)));
+        }
+    }
+}

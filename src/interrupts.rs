@@ -1,0 +1,96 @@
+//! Every interrupt on its way to the guest: the IOAPIC, and KVM, which takes messages.
+
+use brisk_devices::ioapic::{self, IoApic};
+
+#[cfg(feature = "pci")]
+use crate::kvm::Msi;
+use crate::kvm::Vm;
+use crate::shared::Shared;
+
+/// The most pins that the IOAPIC can have.
+pub const MAX_PINS: usize = 16;
+
+/// Bytes of the IOAPIC's registers.
+pub const IOAPIC_SIZE: u64 = ioapic::SIZE;
+
+/// What a device hands over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// One edge on this pin of the IOAPIC.
+    Gsi(u8),
+    /// A message.
+    #[cfg(feature = "pci")]
+    Msi(Msi),
+}
+
+/// Whoever takes signals.
+pub trait Sink {
+    /// Takes one.
+    fn signal(&self, signal: Signal);
+}
+
+impl<F: Fn(Signal)> Sink for F {
+    fn signal(&self, signal: Signal) {
+        self(signal);
+    }
+}
+
+/// The machine's interrupt controller, as far as it is not KVM's.
+pub struct Interrupts {
+    vm: &'static Vm,
+    ioapic: Shared<IoApic<MAX_PINS>>,
+}
+
+impl Interrupts {
+    /// An IOAPIC with `pins` pins from GSI `first` up, and messages to `vm`.
+    pub fn new(vm: &'static Vm, first: u8, pins: u8) -> Interrupts {
+        Interrupts { vm, ioapic: Shared::new(IoApic::new(first, pins)) }
+    }
+
+    /// Reads from the IOAPIC's register at `offset`.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        let value = self.ioapic.lock().read(offset).to_le_bytes();
+        for (to, from) in data.iter_mut().zip(value.into_iter().chain([0; 4])) {
+            *to = from;
+        }
+    }
+
+    /// Writes to the IOAPIC's register at `offset`.
+    pub fn write(&self, offset: u64, data: &[u8]) {
+        let mut value = [0; 4];
+        for (to, from) in value.iter_mut().zip(data) {
+            *to = *from;
+        }
+        let mut ioapic = self.ioapic.lock();
+        ioapic.write(offset, u32::from_le_bytes(value));
+        self.deliver(&mut ioapic);
+    }
+
+    /// The guest has ended a level-triggered interrupt.
+    pub fn eoi(&self, vector: u8) {
+        let mut ioapic = self.ioapic.lock();
+        ioapic.eoi(vector);
+        self.deliver(&mut ioapic);
+    }
+
+    fn deliver(&self, ioapic: &mut IoApic<MAX_PINS>) {
+        while let Some(msi) = ioapic.deliver() {
+            self.vm.signal_msi(msi);
+        }
+    }
+}
+
+impl Sink for Interrupts {
+    fn signal(&self, signal: Signal) {
+        match signal {
+            Signal::Gsi(gsi) => {
+                let mut ioapic = self.ioapic.lock();
+                ioapic.set_line(gsi, true);
+                ioapic.set_line(gsi, false);
+                self.deliver(&mut ioapic);
+            }
+            #[cfg(feature = "pci")]
+            Signal::Msi(msi) => self.vm.signal_msi(msi),
+        }
+    }
+}
