@@ -62,6 +62,10 @@ struct Args {
     /// write what each thread did and when to this file, for Perfetto (feature trace)
     #[argh(option)]
     trace: Option<String>,
+    /// true, false or log: end the VM at a system call that it does not need while the guest runs; by
+    /// default true (feature seccomp)
+    #[argh(option)]
+    seccomp: Option<String>,
     /// off, error, warn, info, debug or trace; by default warn (feature logging)
     #[argh(option)]
     log_level: Option<String>,
@@ -130,6 +134,8 @@ fn config(args: Args) -> Result<Config> {
     without(timed, cfg!(feature = "boot-timer"), "--boot-log, --timeline", "boot-timer")?;
     without(args.stats.is_some(), cfg!(feature = "exit-stats"), "--stats", "exit-stats")?;
     without(args.trace.is_some(), cfg!(feature = "trace"), "--trace", "trace")?;
+    let filtered = !matches!(args.seccomp.as_deref(), None | Some("false"));
+    without(filtered, cfg!(feature = "seccomp"), "--seccomp", "seccomp")?;
     #[cfg(any(feature = "serial", feature = "console"))]
     let outputs = outputs(args.serial.as_deref(), args.console.as_deref())?;
     Ok(Config {
@@ -167,6 +173,11 @@ fn config(args: Args) -> Result<Config> {
         timeline: args.timeline,
         #[cfg(feature = "exit-stats")]
         stats: args.stats,
+        #[cfg(feature = "seccomp")]
+        seccomp: args
+            .seccomp
+            .as_deref()
+            .map_or(Ok(config::Seccomp::default()), config::Seccomp::parse)?,
         #[cfg(feature = "trace")]
         trace: args.trace,
     })

@@ -14,6 +14,17 @@ use kvm_bindings::{KVM_COALESCED_MMIO_PAGE_OFFSET, kvm_coalesced_mmio, kvm_run};
 
 use crate::kvm::Vm;
 
+/// `_IOW(KVMIO, 0x67, struct kvm_coalesced_mmio_zone)`, and 0x68 to end it.
+pub(crate) const KVM_REGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae67;
+pub(crate) const KVM_UNREGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae68;
+
+/// The driver wants interrupts at times, and at times none.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[crate::seccomp::Rule] = &[
+    crate::seccomp::Rule::ioctl(KVM_REGISTER_COALESCED_MMIO),
+    crate::seccomp::Rule::ioctl(KVM_UNREGISTER_COALESCED_MMIO),
+];
+
 const PAGE: usize = 4096;
 /// Entries of the ring, which has the page behind its two indices (`KVM_COALESCED_MMIO_MAX`).
 const ENTRIES: usize = (PAGE - 8) / size_of::<kvm_coalesced_mmio>();

@@ -45,6 +45,9 @@ pub struct Config {
     /// `--stats`
     #[cfg(feature = "exit-stats")]
     pub stats: Option<String>,
+    /// `--seccomp`
+    #[cfg(feature = "seccomp")]
+    pub seccomp: Seccomp,
     /// `--trace`
     #[cfg(feature = "trace")]
     pub trace: Option<String>,
@@ -74,6 +77,35 @@ impl Transport {
             "pci" => Ok(Transport::Pci),
             "pci-ports" => Ok(Transport::PciPorts),
             _ => usage(format!("--transport {text}: give mmio, pci or pci-ports")),
+        }
+    }
+}
+
+/// What becomes of system calls that brisk does not need while the guest runs.
+#[cfg(feature = "seccomp")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// They end the VM.
+    #[default]
+    On,
+    /// The kernel's log has them.
+    Log,
+    /// They are made.
+    Off,
+}
+
+#[cfg(feature = "seccomp")]
+impl Seccomp {
+    /// Parses `true|false|log`.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn parse(text: &str) -> Result<Seccomp> {
+        match text {
+            "true" => Ok(Seccomp::On),
+            "log" => Ok(Seccomp::Log),
+            "false" => Ok(Seccomp::Off),
+            _ => usage(format!("--seccomp {text}: give true, false or log")),
         }
     }
 }

@@ -13,6 +13,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvm_bindings::kvm_run;
 
+/// A thread brings a vCPU out of the guest.
+#[cfg(all(feature = "seccomp", any(feature = "smp", feature = "io-uring")))]
+pub(crate) const RULES: &[crate::seccomp::Rule] = &[
+    crate::seccomp::Rule::on_ourselves(libc::SYS_tgkill),
+    crate::seccomp::Rule::call(libc::SYS_getpid),
+];
+
 /// A set of events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Events(u32);
@@ -205,6 +212,8 @@ fn block_all_but(signal: Option<libc::c_int>) {
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut set);
+        // A forbidden system call is the thread's own.
+        libc::sigdelset(&mut set, libc::SIGSYS);
         if let Some(signal) = signal {
             libc::sigdelset(&mut set, signal);
         }

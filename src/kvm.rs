@@ -28,6 +28,12 @@ const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 /// Three pages that KVM on Intel needs where real mode is emulated; below the BIOS's last page.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
+/// What is asked of KVM while the guest runs: `_IO(KVMIO, 0x80)`, which each exit makes, so that it
+/// has to be the first; `_IOW(KVMIO, 0xa5, struct kvm_msi)`.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[crate::seccomp::Rule] =
+    &[crate::seccomp::Rule::ioctl(0xae80), crate::seccomp::Rule::ioctl(0x4020_aea5)];
+
 /// `/dev/kvm`.
 pub struct System {
     kvm: Kvm,
@@ -186,9 +192,7 @@ impl Vm {
     /// more (api.rst 4.116, KVM_CAP_COALESCED_PIO); false where it cannot.
     #[cfg(feature = "coalesced-serial")]
     pub fn coalesce_port(&self, port: u16, on: bool) -> bool {
-        /// `_IOW(KVMIO, 0x67, struct kvm_coalesced_mmio_zone)`, and 0x68 to end it.
-        const KVM_REGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae67;
-        const KVM_UNREGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae68;
+        use crate::coalesced::{KVM_REGISTER_COALESCED_MMIO, KVM_UNREGISTER_COALESCED_MMIO};
         use std::os::fd::AsRawFd;
         let mut zone = kvm_bindings::kvm_coalesced_mmio_zone {
             addr: port.into(),

@@ -38,9 +38,13 @@ pub mod memory;
     feature = "console"
 ))]
 mod output;
+#[cfg(feature = "seccomp")]
+mod seccomp;
 pub mod shared;
 #[cfg(any(feature = "serial", feature = "console"))]
 mod terminal;
+#[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
+mod threads;
 #[cfg(feature = "serial")]
 mod uart;
 pub mod vcpu;

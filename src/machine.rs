@@ -130,6 +130,8 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     trace.step("devices");
     // Kept to the end even where that is an error: events and the bus know the first one's page.
     let mut vcpus = ManuallyDrop::new(create_vcpus(&system, vm, config)?);
+    // Nothing is asked of KVM itself any more.
+    drop(system);
     trace.step("vCPUs");
     #[cfg(feature = "pci")]
     let (pci, pci_word) = match virtio.over_pci() {
@@ -199,6 +201,8 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     crate::output::keep();
     #[cfg(feature = "smp")]
     start_others(&mut vcpus, machinery)?;
+    #[cfg(feature = "seccomp")]
+    crate::seccomp::install(config.seccomp)?;
     let outcome = vcpu::run(&mut vcpus[0], &machinery.bus, 0)?;
     Ok(machinery.finish(outcome))
 }
@@ -349,13 +353,12 @@ fn start_others(vcpus: &mut Vec<Vcpu>, machinery: &'static Machinery) -> Result<
     for (id, mut vcpu) in vcpus.drain(1..).enumerate() {
         vcpu.set_waiting()?;
         let run = move || {
-            events::block_for_vcpu();
             let id = id as u8 + 1;
             machinery.bus.lock().trace.enter(id);
             let result = vcpu::run(&mut vcpu, &machinery.bus, id);
             crate::exit(result.map(|outcome| machinery.finish(outcome)))
         };
-        std::thread::Builder::new().name(format!("vcpu{}", id + 1)).spawn(run).map_err(
+        crate::threads::start(events::block_for_vcpu, format!("vcpu{}", id + 1), run).map_err(
             |error| Error::Failed(format!("--cpus: a thread for vCPU {}: {error}", id + 1)),
         )?;
     }

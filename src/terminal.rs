@@ -18,6 +18,19 @@ use crate::config::Output;
 use crate::error::Result;
 use crate::events::{self, Events};
 use crate::output;
+#[cfg(feature = "seccomp")]
+use crate::seccomp::Rule;
+
+/// What is done while the guest runs: look for input and read it; put things back at the end, and
+/// ask for a signal when a slow reader made room.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[Rule] = &[
+    Rule::call(libc::SYS_poll),
+    Rule::call(libc::SYS_read),
+    Rule::fcntl(libc::F_GETFL),
+    Rule::fcntl(libc::F_SETFL),
+    Rule::ioctl(libc::TCSETS),
+];
 
 /// Starts a command to brisk itself.
 const ESCAPE: u8 = 1; // Ctrl-A
@@ -152,13 +165,15 @@ fn set_raw() -> bool {
     // SAFETY: an all-zero termios is a valid place to read into; the calls only fail cleanly.
     unsafe {
         let mut terminal: libc::termios = std::mem::zeroed();
-        let is_terminal = libc::tcgetattr(libc::STDIN_FILENO, &mut terminal) == 0;
+        // Not tcgetattr and tcsetattr, whose requests to the kernel are the C library's choice. The
+        // kernel's structure is the beginning of the library's.
+        let is_terminal = libc::ioctl(libc::STDIN_FILENO, libc::TCGETS, &mut terminal) == 0;
         let flags = libc::fcntl(libc::STDIN_FILENO, libc::F_GETFL);
         let saved = Saved { terminal: is_terminal.then_some(terminal), flags };
         *SAVED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(saved);
         if is_terminal {
             libc::cfmakeraw(&mut terminal);
-            libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &terminal);
+            libc::ioctl(libc::STDIN_FILENO, libc::TCSETS, &terminal);
         }
         is_terminal
     }
@@ -183,6 +198,7 @@ pub fn nonblocking(output: File, shared: bool) -> File {
     if !shared {
         // SAFETY: sets a flag of a description that nobody else has.
         unsafe { libc::fcntl(output.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+        events::watch(&output, Events::OUTPUT);
         return output;
     }
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
@@ -190,18 +206,19 @@ pub fn nonblocking(output: File, shared: bool) -> File {
         Ok(own) => {
             // Standard output stays open, whoever uses it.
             std::mem::forget(output);
+            events::watch(&own, Events::OUTPUT);
             own
         }
-        Err(_) => output,
+        Err(_) => {
+            events::watch(&output, Events::OUTPUT);
+            output
+        }
     }
 }
 
-/// Asks for [`Events::OUTPUT`] whenever `output` can be written to, or no longer.
+/// Asks for [`Events::OUTPUT`] whenever `output`, of [`nonblocking`], can be written to, or no longer.
 #[cfg(feature = "console")]
 pub fn signal_when_writable(output: &File, on: bool) {
-    if on {
-        events::watch(output, Events::OUTPUT);
-    }
     // SAFETY: plain calls on a descriptor that is open.
     unsafe {
         let fd = output.as_raw_fd();
@@ -219,7 +236,7 @@ pub fn restore() {
         unsafe {
             libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, saved.flags);
             if let Some(terminal) = saved.terminal {
-                libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &terminal);
+                libc::ioctl(libc::STDIN_FILENO, libc::TCSETS, &terminal);
             }
         }
     }

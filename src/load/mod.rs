@@ -7,10 +7,7 @@ mod kernel;
 mod pieces;
 
 #[cfg(feature = "async-loader")]
-use std::{
-    sync::Arc,
-    thread::{self, JoinHandle},
-};
+use std::{sync::Arc, thread::JoinHandle};
 
 pub use self::kernel::Loaded;
 use self::pieces::Pieces;
@@ -40,17 +37,9 @@ impl Loading {
     pub fn start(config: &'static Config, ram: Ram) -> Result<Loading> {
         #[cfg(feature = "async-loader")]
         if cpus() > 1 {
-            // One heap: a second one for the thread would be four more calls, which keep page faults
-            // waiting, on the way to a few small allocations.
-            #[cfg(target_env = "gnu")]
-            // SAFETY: a parameter of the allocator.
-            unsafe {
-                libc::mallopt(libc::M_ARENA_MAX, 1);
-            }
             let pieces = Arc::new(Pieces::new(true));
             let its = Arc::clone(&pieces);
-            let thread = thread::Builder::new().name("loader".into()).spawn(move || {
-                crate::events::block();
+            let thread = crate::threads::start(crate::events::block, "loader".into(), move || {
                 load(config, ram, &its)
             });
             return match thread {

@@ -4,12 +4,17 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
+use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use crate::error::Result;
 use crate::measure::exit_kind::ExitKind;
 use crate::output;
+
+/// KVM's counters are read at the end.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::call(libc::SYS_pread64)];
 
 /// `_IO(KVMIO, 0xce)`, Documentation/virt/kvm/api.rst 4.133.
 const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
@@ -80,7 +85,8 @@ impl ExitStats {
 
     /// Writes the file: our rows, then KVM's counters of the VM and of each vCPU.
     pub fn finish(&mut self) {
-        let Some(mut file) = self.file.take() else { return };
+        // Closed by the end of the process, which comes next.
+        let Some(mut file) = self.file.take().map(ManuallyDrop::new) else { return };
         let mut text = self.json();
         text.push_str(",\"kvm\":{\"vm\":");
         for (at, counters) in self.kvm.iter().enumerate() {

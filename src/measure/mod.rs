@@ -3,7 +3,7 @@
 #[cfg(feature = "boot-timer")]
 pub mod boot_timer;
 #[cfg(feature = "boot-timer")]
-mod clock;
+pub(crate) mod clock;
 pub mod exit_kind;
 #[cfg(feature = "exit-stats")]
 pub mod exit_stats;

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
+use std::mem::ManuallyDrop;
 
 use crate::config::Config;
 use crate::error::Result;
@@ -145,7 +146,8 @@ impl Trace {
 
     /// Writes the file.
     pub fn finish(&mut self) {
-        let Some(mut file) = self.file.take() else { return };
+        // Closed by the end of the process, which comes next.
+        let Some(mut file) = self.file.take().map(ManuallyDrop::new) else { return };
         if let Err(error) = file.write_all(self.json(clock::now()).as_bytes()) {
             log::error!("--trace: {error}");
         }

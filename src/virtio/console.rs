@@ -16,6 +16,10 @@ use crate::error::Result;
 use crate::events::{self, Events};
 use crate::terminal::{self, Input};
 
+/// The terminal's size is asked for when it changed. All else is the terminal's.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::ioctl(libc::TIOCGWINSZ)];
+
 /// Bytes taken from the input at a time.
 const CHUNK: usize = 1024;
 

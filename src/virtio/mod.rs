@@ -31,6 +31,8 @@ use crate::events::Events;
 
 pub use queue::Broken;
 pub use slots::{Devices, MAX_VIRTIO};
+#[cfg(all(feature = "pci", feature = "seccomp"))]
+pub(crate) use transport::pci::RULES as PCI_RULES;
 
 /// What stands behind a device: moves its queues.
 pub trait Backend<const Q: usize> {

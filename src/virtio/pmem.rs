@@ -1,7 +1,7 @@
 //! virtio-pmem's host side (feature `pmem`): an image mapped into the guest's physical memory.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use brisk_devices::virtio::pmem;
@@ -15,11 +15,22 @@ use crate::error::{Error, Result};
 use crate::events::{self, Events};
 use crate::image;
 use crate::kvm::Vm;
+#[cfg(feature = "seccomp")]
+use crate::seccomp::Rule;
 
 /// Linux maps a pmem in steps of 2 MiB, on the guest's side and, where the file's pages allow it,
 /// on the host's.
 const ALIGN: u64 = 2 << 20;
 const PAGE: u64 = 4096;
+
+/// What an image asks of the kernel while the guest runs: to be durable, and what [`Pmem::mend`] asks.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[Rule] = &[
+    Rule::call(libc::SYS_fdatasync),
+    Rule::call(libc::SYS_read),
+    Rule::call(libc::SYS_lseek),
+    Rule::without(libc::SYS_mmap, 2, libc::PROT_EXEC),
+];
 
 /// Where the next pmem goes.
 pub struct Place<'a> {
@@ -99,7 +110,8 @@ impl Pmem {
             // Only an empty queue of events signals the next one.
             while watch.read(&mut [0; 512]).is_ok_and(|count| count > 0) {}
         }
-        let Ok(len) = self.file.metadata().map(|meta| meta.len()) else { return false };
+        // Not by metadata, a call that takes paths too.
+        let Ok(len) = self.file.seek(SeekFrom::End(0)) else { return false };
         let have = len.next_multiple_of(PAGE);
         if have >= self.mapped {
             return false;

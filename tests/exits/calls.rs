@@ -145,8 +145,9 @@ fn count(cpus: usize, more: &[&str]) -> [usize; 3] {
 fn calls_until_the_first_instruction() {
     let [all, since_kvm, ioctls] = count(1, &[]);
     assert!(ioctls <= 14, "{ioctls} ioctls, 13 when this was written");
-    assert!(since_kvm <= 24, "{since_kvm} calls since the first ioctl, 21 when this was written");
-    assert!(all <= 76, "{all} calls, 70 when this was written");
+    // Six of them are the sandbox's, one is there in a debug build only.
+    assert!(since_kvm <= 32, "{since_kvm} calls since the first ioctl, 29 when this was written");
+    assert!(all <= 84, "{all} calls, 78 when this was written");
     // To open, look at, read and close it.
     let with = count(1, &["--initramfs", "initramfs"]);
     assert!((4..=5).contains(&(with[0] - all)), "{with:?}, without an initramfs {all}");

@@ -15,6 +15,8 @@ use vm_memory::GuestMemoryMmap;
 #[cfg(feature = "io-uring")]
 mod uring;
 
+#[cfg(all(feature = "io-uring", feature = "seccomp"))]
+pub(crate) use self::uring::RULES as RING_RULES;
 #[cfg(feature = "io-uring")]
 use self::uring::{Engine, Flight, Kind};
 #[cfg(feature = "io-uring")]
@@ -27,10 +29,23 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::events::Events;
 use crate::image;
+#[cfg(feature = "seccomp")]
+use crate::seccomp::Rule;
 
 /// The most queues that a disk can have. All are moved under the devices' one lock: they spare the
 /// guest's CPUs from waiting for one another, not ours.
 pub const MAX_QUEUES: usize = if cfg!(feature = "smp") { 8 } else { 1 };
+
+/// What a disk asks of the kernel while the guest runs. By F_SETFL it goes on without O_DIRECT.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[Rule] = &[
+    Rule::call(libc::SYS_preadv),
+    Rule::call(libc::SYS_pwritev),
+    Rule::call(libc::SYS_fdatasync),
+    Rule::call(libc::SYS_fallocate),
+    Rule::fcntl(libc::F_GETFL),
+    Rule::fcntl(libc::F_SETFL),
+];
 
 /// Zeroes for what the file system cannot make by itself, as a disk past the page cache wants them.
 #[derive(Clone)]
@@ -159,7 +174,7 @@ impl Backend<MAX_QUEUES> for Block {
                     if kind == Kind::Flush || !list.is_empty() {
                         let buffers = std::mem::take(list);
                         let flight = Flight { head, kind, buffers, offset, room, status };
-                        engine.push(disk, flight).map_err(|_| Broken)?;
+                        engine.push(flight).map_err(|_| Broken)?;
                         return Ok(Taken::Later);
                     }
                     Ok(())

@@ -14,11 +14,21 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::Thread;
 
 use brisk_devices::virtio::block::Status;
-use io_uring::{IoUring, opcode, types};
+use io_uring::squeue::Flags;
+use io_uring::{IoUring, opcode, register::Restriction, types};
 
 use super::Disk;
 use crate::events::{self, Events};
 use crate::virtio::queue;
+
+/// What a ring asks of the kernel while the guest runs. To set up another ring, or to change what this
+/// one may do, is not among it.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[crate::seccomp::Rule] = &[
+    crate::seccomp::Rule::call(libc::SYS_preadv2),
+    crate::seccomp::Rule::call(libc::SYS_pwritev2),
+    crate::seccomp::Rule::call(libc::SYS_io_uring_enter),
+];
 
 /// What a request asks of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +67,7 @@ pub struct Engine {
     in_flight: usize,
     /// Flags of a read and of a write (preadv2(2)) that does not wait, where there is one.
     at_once: [Option<libc::c_int>; 2],
-    event: Events,
-    waiter: Option<Waiter>,
+    waiter: Waiter,
 }
 
 struct Waiter {
@@ -88,8 +97,9 @@ impl Engine {
             false if in_memory(&disk.file) => Some(0),
             false => Some(libc::RWF_NOWAIT),
         };
-        let ring = IoUring::new(size.into())?;
-        Ok(Engine { ring, flights, in_flight: 0, at_once: [flags; 2], event, waiter: None })
+        let ring = restricted(size.into(), disk)?;
+        let waiter = Waiter::start(ring.as_raw_fd(), event)?;
+        Ok(Engine { ring, flights, in_flight: 0, at_once: [flags; 2], waiter })
     }
 
     /// Does as much of a read or write as needs no waiting, and drops it from `buffers`; how many
@@ -125,9 +135,9 @@ impl Engine {
     /// # Errors
     /// Gives the request back where the ring is full, which a driver that keeps to the queue's size
     /// cannot make happen.
-    pub fn push(&mut self, disk: &Disk, flight: Flight) -> Result<(), Flight> {
+    pub fn push(&mut self, flight: Flight) -> Result<(), Flight> {
         let Some(at) = self.flights.iter().position(Option::is_none) else { return Err(flight) };
-        let file = types::Fd(disk.file.as_raw_fd());
+        let file = FILE;
         let count = flight.buffers.len() as u32;
         let entry = match flight.kind {
             Kind::Read => opcode::Readv::new(file, flight.buffers.as_ptr(), count)
@@ -178,8 +188,7 @@ impl Engine {
 
     /// Whether requests were done since this was last asked.
     pub fn done(&self) -> bool {
-        let waiter = self.waiter.as_ref();
-        waiter.is_some_and(|waiter| waiter.shared.done.swap(false, Ordering::AcqRel))
+        self.waiter.shared.done.swap(false, Ordering::AcqRel)
     }
 
     fn reap(&mut self, disk: &Disk, each: &mut impl FnMut(u16, u32)) {
@@ -197,20 +206,33 @@ impl Engine {
         }
     }
 
-    /// Has the other thread wait for the next completion. It is made when it is first needed.
-    fn watch(&mut self) {
-        let waiter = match &self.waiter {
-            Some(waiter) => waiter,
-            None => match Waiter::start(self.ring.as_raw_fd(), self.event) {
-                Ok(waiter) => self.waiter.insert(waiter),
-                Err(error) => return log::error!("--disk: a thread for io_uring: {error}"),
-            },
-        };
-        waiter.shared.vcpu.store(events::this_vcpu(), Ordering::Relaxed);
-        if !waiter.shared.waiting.swap(true, Ordering::AcqRel) {
-            waiter.thread.unpark();
+    /// Has the other thread wait for the next completion.
+    fn watch(&self) {
+        let Waiter { thread, shared } = &self.waiter;
+        shared.vcpu.store(events::this_vcpu(), Ordering::Relaxed);
+        if !shared.waiting.swap(true, Ordering::AcqRel) {
+            thread.unpark();
         }
     }
+}
+
+/// The image, the one file that the ring knows.
+const FILE: types::Fixed = types::Fixed(0);
+
+/// A ring that reads, writes and flushes the image and does nothing else, whoever fills it: no filter of
+/// system calls sees what is on a ring.
+fn restricted(size: u32, disk: &Disk) -> io::Result<IoUring> {
+    let ring = IoUring::builder().setup_r_disabled().build(size)?;
+    let submitter = ring.submitter();
+    submitter.register_files(&[disk.file.as_raw_fd()])?;
+    submitter.register_restrictions(&mut [
+        Restriction::sqe_op(opcode::Readv::CODE),
+        Restriction::sqe_op(opcode::Writev::CODE),
+        Restriction::sqe_op(opcode::Fsync::CODE),
+        Restriction::sqe_flags_required(Flags::FIXED_FILE.bits()),
+    ])?;
+    submitter.register_enable_rings()?;
+    Ok(ring)
 }
 
 type Vectored = unsafe extern "C" fn(
@@ -268,8 +290,7 @@ impl Waiter {
             vcpu: AtomicU8::new(0),
         });
         let seen = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("disk".into()).spawn(move || {
-            events::block();
+        let thread = crate::threads::start(events::block, "disk".into(), move || {
             loop {
                 while !seen.waiting.load(Ordering::Acquire) {
                     std::thread::park();

@@ -48,28 +48,28 @@ const TABLE: &[Row] = &[
     Row {
         name: "serial",
         about: "A kernel and an initramfs with a serial console: the plainest machine.",
-        features: "serial,boot-timer",
+        features: "serial,boot-timer,seccomp",
         example: "brisk --kernel vmlinux --initramfs initramfs.cpio --cmdline console=ttyS0 \
                   --serial tty",
     },
     Row {
         name: "console-block",
         about: "A disk image that can be written to, and virtio-console.",
-        features: "console,block",
+        features: "console,block,seccomp",
         example: "brisk --kernel vmlinux --disk path=ext4.raw \
                   --cmdline \"root=/dev/vda console=hvc0 quiet\" --console tty",
     },
     Row {
         name: "pmem",
         about: "An image mapped into the guest's memory, so that the guest needs no cache of it.",
-        features: "console,pmem",
+        features: "console,pmem,seccomp",
         example: "brisk --kernel vmlinux --pmem file=ext4.raw \
                   --cmdline \"root=/dev/pmem0 console=hvc0 quiet\" --console tty",
     },
     Row {
         name: "pmem-hugepages",
         about: "The talk's last and fastest command: pmem, and guest memory in 2 MiB pages.",
-        features: "console,pmem,hugepages",
+        features: "console,pmem,hugepages,seccomp",
         example: "brisk --kernel vmlinux --pmem file=ext4-partition.raw \
                   --cmdline \"root=/dev/pmem0p1 console=hvc0 quiet\" --serial null --console tty \
                   --memory size=512M,hugepages=on",
@@ -77,7 +77,7 @@ const TABLE: &[Row] = &[
     Row {
         name: "pci-distro",
         about: "A distribution's own kernel as it is packed, with its devices on a PCI bus.",
-        features: "serial,block,pci,bzimage",
+        features: "serial,block,pci,bzimage,seccomp",
         example: "brisk --kernel vmlinuz --initramfs initramfs.cpio --disk path=ext4.raw \
                   --transport pci --cmdline console=ttyS0 --serial tty",
     },
@@ -85,7 +85,7 @@ const TABLE: &[Row] = &[
         name: "function",
         about: "The smallest that can run one program from an EROFS image and return: no console, \
                 the answer is the exit status.",
-        features: "pmem",
+        features: "pmem,seccomp",
         example: "brisk --kernel vmlinux --pmem file=erofs.raw,discard_writes=on \
                   --cmdline \"root=/dev/pmem0 rootfstype=erofs quiet\" --memory size=128M",
     },

@@ -21,10 +21,17 @@ use crate::bus::{Access, End};
 use crate::error::Result;
 use crate::interrupts::{Signal, Sink};
 use crate::kvm::Vm;
+#[cfg(feature = "seccomp")]
+use crate::seccomp::Rule;
 use crate::virtio::slots::{Slot, each};
 use crate::virtio::{Backend, Devices, Reply, VirtioDevice};
 use ecam::Readable;
 use table::Table;
+
+/// `_IOW(KVMIO, 0x46, struct kvm_userspace_memory_region)`: memory that the guest reads instead of
+/// leaving comes and goes.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[Rule] = &[Rule::ioctl(0x4020_ae46)];
 
 /// The bus apart from its devices.
 pub struct Pci {

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 
 use super::paired::{self, Until};
 use super::patch::{self, Patch};
-use super::scenario::{Console, Disk, Kernel, PCI, PORTS, Root, Scenario, Step};
+use super::scenario::{Console, Disk, Kernel, MICRO, PCI, PORTS, Root, Scenario, Step};
 use super::vmm::Peer;
 use super::{Guest, Report};
 use crate::build;
@@ -21,7 +21,7 @@ struct Ab {
     scenario: Scenario,
 }
 
-static ALL: [Ab; 5] = [
+static ALL: [Ab; 7] = [
     Ab {
         baseline: &["serial", "console", "pmem", "pci", "hugepages"],
         patch: None,
@@ -83,6 +83,32 @@ static ALL: [Ab; 5] = [
         },
     },
     Ab {
+        baseline: &["console", "pmem", "hugepages"],
+        patch: None,
+        scenario: Scenario {
+            name: "seccomp",
+            about: SECCOMP,
+            memory_mib: 128,
+            features: &["console", "pmem", "hugepages", "seccomp"],
+            patch: None,
+            kernel: Kernel::Micro,
+            steps: &[MICRO],
+        },
+    },
+    Ab {
+        baseline: &["serial", "pmem", "hugepages"],
+        patch: None,
+        scenario: Scenario {
+            name: "seccomp-exits",
+            about: SECCOMP,
+            memory_mib: 512,
+            features: &["serial", "pmem", "hugepages", "seccomp"],
+            patch: None,
+            kernel: Kernel::Guest,
+            steps: &[LOUD],
+        },
+    },
+    Ab {
         baseline: &["console", "block", "pmem", "hugepages", "smp"],
         patch: None,
         scenario: Scenario {
@@ -116,6 +142,8 @@ static ALL: [Ab; 5] = [
         },
     },
 ];
+
+const SECCOMP: &str = "no system call left but those that brisk needs while the guest runs";
 
 /// A boot that prints all its messages on the serial port.
 const LOUD: Step = Step {

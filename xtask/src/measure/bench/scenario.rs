@@ -314,7 +314,7 @@ pub const ALL: &[Scenario] = &[
     platform::SCENARIO,
 ];
 
-const MICRO: Step = Step {
+pub const MICRO: Step = Step {
     name: Some("ext4"),
     args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
            --memory size=128M,hugepages=on",
