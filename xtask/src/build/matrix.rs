@@ -146,7 +146,9 @@ mod tests {
         let known = features::of("brisk").unwrap();
         let quick = combinations(&known, true, true);
         let full = combinations(&known, false, true);
-        for features in [&[][..], &["full"], &["serial"], &["console", "pmem", "hugepages"]] {
+        for features in
+            [&[][..], &["full"], &["serial"], &["console", "pmem", "hugepages", "seccomp"]]
+        {
             assert!(quick.contains_key(&known.closure(features)), "{features:?}");
         }
         let pair = known.closure(&["serial", "thp"]);
