@@ -18,6 +18,8 @@ pub enum Error {
         /// What the system said.
         error: std::io::Error,
     },
+    /// A signal ended it before the guest ran: exit status 0, and nothing to say.
+    Stopped,
     /// A KVM call failed: exit status 1.
     Kvm {
         /// The ioctl's name as in the kernel's `Documentation/virt/kvm/api.rst`.
@@ -34,6 +36,7 @@ impl Error {
     /// The exit status of the process (DESIGN: 1 host or brisk, 2 usage).
     pub fn status(&self) -> u8 {
         match self {
+            Error::Stopped => 0,
             Error::Usage(_) => 2,
             _ => 1,
         }
@@ -55,6 +58,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Usage(text) | Error::Failed(text) => f.write_str(text),
+            Error::Stopped => f.write_str("ended by a signal"),
             Error::File { flag, path, error } => write!(f, "{flag} {path}: {error}"),
             Error::Kvm { call, error } => write!(f, "/dev/kvm: {call}: {error}"),
         }

@@ -97,17 +97,12 @@ fn kick_signal() -> libc::c_int {
     libc::SIGRTMIN()
 }
 
-/// Catches the signals that end the VM, and ignores that a reader of its output went away.
+/// Catches the signals that end the VM. That a reader of its output went away, or a file is past the
+/// user's limit, is an error of the write, not the end of the VM.
 pub fn install() {
-    #[cfg(any(feature = "serial", feature = "console"))]
-    // SAFETY: sets a disposition, no handler of ours.
+    // SAFETY: sets dispositions, no handler of ours.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-    }
-    // A disk past the user's limit is an I/O error for the guest, not the end of the VM.
-    #[cfg(feature = "block")]
-    // SAFETY: sets a disposition, no handler of ours.
-    unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
     catch(libc::SIGTERM);
@@ -229,7 +224,6 @@ pub fn take() -> Events {
 }
 
 /// Whether the VM is to end, for what may take long.
-#[cfg(feature = "mmio")]
 pub fn stopping() -> bool {
     PENDING.load(Ordering::Relaxed) & Events::STOP.0 != 0
 }

@@ -1,67 +1,145 @@
 //! What disk and pmem images have in common: opening, locking, checking.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use crate::error::{Error, Result};
+use crate::inputs::Id;
 
-/// An image that cannot be opened; one that may only be read names the key that helps.
-pub fn open_error(flag: &'static str, path: &str, error: io::Error, readonly: &str) -> Error {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Error::Failed(format!("{flag} {path}: {error}; to use it without writing: {readonly}"))
+mod lock;
+
+/// `_IO(0x12, 94)` and `_IO(0x12, 104)` of linux/fs.h.
+const BLKROGET: libc::c_ulong = 0x125e;
+const BLKSSZGET: libc::c_ulong = 0x1268;
+/// The size of a sector where the host knows no other.
+const SECTOR: u32 = 512;
+
+/// How an image is to be opened.
+pub struct Wish<'a> {
+    /// The flag that names it.
+    pub flag: &'static str,
+    /// Its path.
+    pub path: &'a str,
+    /// Whether the guest writes to it.
+    pub writes: bool,
+    /// Whether past the page cache.
+    pub direct: bool,
+    /// The key with which it is not written to.
+    pub readonly: &'static str,
+}
+
+/// An image, open and locked until it is closed.
+pub struct Image {
+    /// The file or block device.
+    pub file: File,
+    /// Bytes.
+    pub len: u64,
+    /// Bytes that the host reads and writes at least: a device's logical sector.
+    pub sector: u32,
+    /// Which file it is.
+    pub id: Option<Id>,
+}
+
+impl Wish<'_> {
+    /// Opens the image: a regular file or a block device with something in it, that nobody uses in a
+    /// way that does not go with ours.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn open(&self) -> Result<Image> {
+        let Wish { flag, path, writes, readonly, .. } = *self;
+        // Without waiting for who writes to a FIFO, which is then refused. O_EXCL means nothing without
+        // O_CREAT but for a block device, which must not be mounted, or anybody else's (open(2)).
+        let mut flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        if writes {
+            flags |= libc::O_EXCL;
         }
-        io::ErrorKind::IsADirectory => {
-            Error::Failed(format!("{flag} {path}: is a directory; give an image file"))
+        if self.direct {
+            flags |= libc::O_DIRECT;
         }
-        _ => Error::File { flag, path: path.into(), error },
+        let file = OpenOptions::new()
+            .read(true)
+            .write(writes)
+            .custom_flags(flags)
+            .open(path)
+            .map_err(|error| self.open_error(error))?;
+        let failed = |error| Error::File { flag, path: path.into(), error };
+        let meta = file.metadata().map_err(failed)?;
+        let block_device = meta.file_type().is_block_device();
+        if meta.is_dir() {
+            return Err(self.wrong("is a directory; give an image file"));
+        }
+        if !block_device && !meta.is_file() {
+            return Err(self.wrong("not a file or block device; give an image file"));
+        }
+        let mut sector = SECTOR;
+        if block_device {
+            if writes && ask(&file, BLKROGET).map_err(failed)? != 0 {
+                let text = format!("a read-only device; to use it without writing: {readonly}");
+                return Err(self.wrong(&text));
+            }
+            sector = ask(&file, BLKSSZGET).map_err(failed)?;
+        }
+        let len = len(&file).map_err(failed)?;
+        if len == 0 {
+            return Err(self.wrong("is empty; give an image file"));
+        }
+        self.lock(&file, &meta)?;
+        Ok(Image { file, len, sector, id: Id::of(&meta) })
+    }
+
+    /// For an image that cannot be opened; one that may only be read names the key that helps.
+    fn open_error(&self, error: io::Error) -> Error {
+        let readonly = self.readonly;
+        match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                self.wrong(&format!("{error}; to use it without writing: {readonly}"))
+            }
+            io::ErrorKind::IsADirectory => self.wrong("is a directory; give an image file"),
+            io::ErrorKind::ResourceBusy => self.wrong(&format!(
+                "in use: mounted, or another program's alone; unmount it, or use it without \
+                 writing: {readonly}"
+            )),
+            _ => Error::File { flag: self.flag, path: self.path.into(), error },
+        }
+    }
+
+    /// Checks that `len` bytes are whole units of `unit`, which truncate(1) calls `name`; `why` says
+    /// what it is for, and what else mends it.
+    ///
+    /// # Errors
+    /// They are not; the message has the command that mends it.
+    pub fn check_units(&self, len: u64, unit: u64, name: &str, why: &str) -> Result<()> {
+        if len.is_multiple_of(unit) {
+            return Ok(());
+        }
+        let path = self.path;
+        Err(self.wrong(&format!(
+            "{len} bytes are not a multiple of {name}{why}; try: truncate -s %{name} {path}"
+        )))
+    }
+
+    fn wrong(&self, text: &str) -> Error {
+        Error::Failed(format!("{} {}: {text}", self.flag, self.path))
     }
 }
 
-/// Checks that the image is a file or block device with something in it and that nobody else uses
-/// it in a way that does not go with ours; its bytes. The lock lasts until the file is closed.
+/// Bytes of an image now, of a file and a block device alike: a device's are not in its metadata.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn check(flag: &'static str, path: &str, file: &File, writes: bool) -> Result<u64> {
-    let fail = |text: &str| Err(Error::Failed(format!("{flag} {path}: {text}")));
-    let meta = file.metadata().map_err(Error::file(flag, path))?;
-    let len = if meta.file_type().is_block_device() {
-        let mut file = file;
-        file.seek(SeekFrom::End(0)).map_err(Error::file(flag, path))?
-    } else if meta.is_file() {
-        meta.len()
-    } else if meta.is_dir() {
-        return fail("is a directory; give an image file");
-    } else {
-        return fail("not a file or block device; give an image file");
-    };
-    if len == 0 {
-        return fail("is empty; give an image file");
-    }
-    match if writes { file.try_lock() } else { file.try_lock_shared() } {
-        Ok(()) => Ok(len),
-        Err(TryLockError::WouldBlock) if writes => {
-            fail("in use by another disk or VM; a writable image can have only one user")
-        }
-        Err(TryLockError::WouldBlock) => fail("being written by another disk or VM"),
-        Err(TryLockError::Error(error)) => Err(Error::File { flag, path: path.into(), error }),
-    }
+/// What the system said.
+pub fn len(mut file: &File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
 }
 
-/// Checks that a disk has whole sectors.
-///
-/// # Errors
-/// It has not.
-#[cfg(feature = "block")]
-pub fn check_sectors(flag: &'static str, path: &str, len: u64) -> Result<()> {
-    if len.is_multiple_of(512) {
-        return Ok(());
-    }
-    Err(Error::Failed(format!(
-        "{flag} {path}: {len} bytes are not a multiple of 512; try: truncate -s %512 {path}"
-    )))
+/// A number that a block device says of itself.
+fn ask(file: &File, request: libc::c_ulong) -> io::Result<u32> {
+    let mut number = 0u32;
+    // SAFETY: both requests write one int.
+    let status = unsafe { libc::ioctl(file.as_raw_fd(), request, &mut number) };
+    if status == 0 { Ok(number) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What a disk says it is: the end of its path.

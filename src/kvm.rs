@@ -13,6 +13,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use crate::error::{Error, Result};
+use crate::events;
 use crate::exit::{Exit, decode};
 
 /// An MSI message: address and data as a PCI function would write them.
@@ -69,7 +70,17 @@ impl System {
     /// # Errors
     /// The call that failed.
     pub fn create_vm(&self) -> Result<Vm> {
-        let fd = self.kvm.create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+        let fd = loop {
+            match self.kvm.create_vm() {
+                // To be stopped and continued is no reason to end.
+                Err(error) if error.errno() == libc::EINTR => {
+                    if events::stopping() {
+                        return Err(Error::Stopped);
+                    }
+                }
+                other => break other.map_err(Error::kvm("KVM_CREATE_VM"))?,
+            }
+        };
         // No pin is reserved for the kernel's knowledge of an IOAPIC: all our interrupts are
         // edge-triggered messages, so no EOI has to leave the kernel.
         let split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };

@@ -18,6 +18,7 @@ pub mod cli;
 pub mod coalesced;
 pub mod config;
 pub mod cpuid;
+mod descriptors;
 pub mod error;
 pub mod events;
 pub mod exit;
@@ -25,6 +26,7 @@ pub mod exit;
 mod fast_path;
 #[cfg(any(feature = "block", feature = "pmem"))]
 mod image;
+mod inputs;
 pub mod interrupts;
 pub mod kvm;
 mod load;
@@ -34,10 +36,11 @@ pub mod memory;
 #[cfg(any(
     feature = "boot-timer",
     feature = "exit-stats",
+    feature = "trace",
     feature = "serial",
     feature = "console"
 ))]
-mod output;
+pub mod output;
 #[cfg(feature = "seccomp")]
 mod seccomp;
 pub mod shared;
@@ -55,10 +58,12 @@ use std::io::Write;
 
 /// Runs the command and ends the process with DESIGN's exit status.
 pub fn main() -> ! {
+    descriptors::fill_standard();
     let arguments: Vec<String> = std::env::args_os()
         .skip(1)
         .map(|argument| argument.to_string_lossy().into_owned())
         .collect();
+    descriptors::close_inherited(arguments.iter().map(String::as_str));
     let result = match cli::parse(&arguments) {
         Ok(cli::Command::Run(config)) => machine::run(config),
         Ok(cli::Command::Print(text)) => {
@@ -80,11 +85,14 @@ pub(crate) fn exit(result: error::Result<u8>) -> ! {
             #[cfg(any(
                 feature = "boot-timer",
                 feature = "exit-stats",
+                feature = "trace",
                 feature = "serial",
                 feature = "console"
             ))]
             output::discard();
-            let _ = std::io::stderr().write_all(format!("brisk: {error}\n").as_bytes());
+            if !matches!(error, error::Error::Stopped) {
+                descriptors::say(&format!("brisk: {error}\n"));
+            }
             error.status()
         }
     };

@@ -1,6 +1,5 @@
 //! Builds the machine, in the order in which its parts need one another, and runs it.
 
-use std::io::Write;
 use std::mem::ManuallyDrop;
 
 use brisk_boot::{Machine, VirtioMmio, cmdline, layout};
@@ -9,6 +8,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use crate::bus::{Bus, End};
 use crate::config::Config;
 use crate::cpuid;
+use crate::descriptors;
 use crate::error::{Error, Result};
 use crate::events;
 use crate::interrupts::{Interrupts, MAX_PINS};
@@ -84,16 +84,16 @@ struct Machinery {
 pub fn run(config: Box<Config>) -> Result<u8> {
     let config: &'static Config = Box::leak(config);
     #[cfg(feature = "boot-timer")]
-    let mut timer = BootTimer::start(config.boot_log.as_deref(), config.timeline)?;
+    let mut timer = BootTimer::start(config.boot_log.as_deref(), config.timeline);
     #[cfg(feature = "exit-stats")]
-    let mut stats = ExitStats::start(config.stats.as_deref())?;
-    let mut trace = Trace::start(config)?;
+    let mut stats = ExitStats::start(config.stats.as_deref());
+    let mut trace = Trace::start(config);
     events::install();
 
     let ram = Ram::map(&config.memory)?;
     let guest = ram.guest().clone();
     let ram_size = ram.size();
-    let loading = Loading::start(config, ram)?;
+    let loading = Loading::start(config, ram);
     trace.step("memory");
 
     let system = System::open()?;
@@ -113,7 +113,7 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     timer.mark(Point::MemoryReady);
 
     #[cfg(feature = "serial")]
-    let serial = Uart::open(&config.serial)?;
+    let serial = Uart::open(&config.serial);
     #[cfg(feature = "mmio")]
     let virtio = {
         let ram_end = brisk_boot::ram_end(ram_size);
@@ -130,7 +130,8 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     trace.step("devices");
     // Kept to the end even where that is an error: events and the bus know the first one's page.
     let mut vcpus = ManuallyDrop::new(create_vcpus(&system, vm, config)?);
-    // Nothing is asked of KVM itself any more.
+    // Nothing is asked of KVM itself any more, and nobody who gets hold of our descriptors makes
+    // another VM.
     drop(system);
     trace.step("vCPUs");
     #[cfg(feature = "pci")]
@@ -195,10 +196,11 @@ pub fn run(config: Box<Config>) -> Result<u8> {
     #[cfg(any(
         feature = "boot-timer",
         feature = "exit-stats",
+        feature = "trace",
         feature = "serial",
         feature = "console"
     ))]
-    crate::output::keep();
+    crate::output::open()?;
     #[cfg(feature = "smp")]
     start_others(&mut vcpus, machinery)?;
     #[cfg(feature = "seccomp")]
@@ -248,7 +250,7 @@ impl Machinery {
 
 /// Why the exit status is what it is: said in every build, at every level of the log.
 fn say(reason: &str) {
-    let _ = std::io::stderr().write_all(format!("brisk: {reason}\n").as_bytes());
+    descriptors::say(&format!("brisk: {reason}\n"));
 }
 
 /// The kernel's command line, and whether a panic will mark itself as a warm reset.
@@ -316,14 +318,9 @@ fn write_boot_data(
     loaded: &Loaded,
     ram: &mut Ram,
 ) -> Result<brisk_boot::Entry> {
-    brisk_boot::write(
-        machine,
-        loaded.protocol,
-        loaded.entry,
-        loaded.setup_header.as_ref(),
-        ram.low(),
-    )
-    .map_err(|error| Error::Failed(format!("boot tables: {error}")))
+    let low = ram.low()?;
+    brisk_boot::write(machine, loaded.protocol, loaded.entry, loaded.setup_header.as_ref(), low)
+        .map_err(|error| Error::Failed(format!("boot tables: {error}")))
 }
 
 fn create_vcpus(system: &System, vm: &Vm, config: &Config) -> Result<Vec<Vcpu>> {

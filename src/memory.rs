@@ -10,6 +10,7 @@ use vm_memory::{
 
 use crate::config::{MemoryConfig, PageSize};
 use crate::error::{Error, Result};
+use crate::events;
 use crate::kvm::Vm;
 
 /// The smallest guest: the kernel's first megabyte, its image and something to run in.
@@ -17,12 +18,21 @@ pub const MIN_SIZE: u64 = 16 << 20;
 const PAGE: u64 = 4096;
 /// Bytes of a huge page, and so the alignment at which the host can back the guest with them.
 pub const HUGE: usize = 2 << 20;
+/// A huge page that is there and not for us.
+#[cfg(feature = "hugepages")]
+const NO_HUGE_PAGE: &str = "--memory hugepages=on: this process's cgroup allows it too few huge pages; \
+                            raise its hugetlb limits (hugetlb.*.max), or give the guest less";
+/// Bytes that are touched between two looks whether a signal came.
+const PREFAULT_STEP: usize = 128 << 20;
 
 /// Guest RAM: mapped for the life of the process.
 pub struct Ram {
     base: *mut u8,
     size: u64,
     guest: GuestMemoryMmap,
+    /// In pages of the hugetlb pool.
+    #[cfg(feature = "hugepages")]
+    huge: bool,
 }
 
 // SAFETY: the pointer is to a mapping that no thread has for itself; what is written through it is
@@ -47,7 +57,22 @@ impl Ram {
         let guest = GuestMemoryMmap::from_regions(regions)
             .map_err(|error| Error::Failed(format!("--memory: {error}")))?;
         advise(config, base, size);
-        Ok(Ram { base, size: config.size, guest })
+        Ok(Ram {
+            base,
+            size: config.size,
+            guest,
+            #[cfg(feature = "hugepages")]
+            huge: config.hugepages.is_some(),
+        })
+    }
+
+    /// The same memory once more.
+    ///
+    /// # Safety
+    /// Only one of the two may be used.
+    #[cfg(feature = "async-loader")]
+    pub unsafe fn again(&self) -> Ram {
+        Ram { guest: self.guest.clone(), ..*self }
     }
 
     /// Announces the memory that [`Self::guest`] describes to KVM, from slot 0 up; answers the first
@@ -61,8 +86,17 @@ impl Ram {
             // SAFETY: each region is a part of the mapping that `map` made, which is never undone.
             unsafe {
                 let host = region.as_ptr() as u64;
-                vm.set_memory(slot, region.start_addr().0, region.len(), host)?;
+                vm.set_memory(slot, region.start_addr().0, region.len(), host)
             }
+            .map_err(|error| {
+                Error::Failed(format!(
+                    "--memory size={}: {error}: this KVM has no room for {} bytes at {:#x}; give the \
+                     guest less",
+                    guest.iter().map(GuestMemoryRegion::len).sum::<u64>(),
+                    region.len(),
+                    region.start_addr().0
+                ))
+            })?;
             slot += 1;
         }
         Ok(slot)
@@ -71,20 +105,23 @@ impl Ram {
     /// Touches every page, on all host CPUs at once, so that the guest never waits for one.
     ///
     /// # Errors
-    /// The host ran out of memory.
+    /// The host ran out of memory, or a signal came.
     pub fn prefault(&self) -> Result<()> {
         let (base, size) = (self.base as u64, self.size);
         let populate = move |start: u64, len: u64| {
-            let len = len.min(size - start);
-            // SAFETY: `start + len <= size`, inside our own mapping; populating writes nothing.
-            let status = unsafe {
-                libc::madvise(
-                    (base + start) as *mut libc::c_void,
-                    len as usize,
-                    libc::MADV_POPULATE_WRITE,
-                )
-            };
-            if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+            let end = size.min(start.saturating_add(len));
+            for at in (start..end).step_by(PREFAULT_STEP) {
+                if events::stopping() {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let len = (end - at).min(PREFAULT_STEP as u64) as usize;
+                let at = (base + at) as *mut libc::c_void;
+                // SAFETY: `end <= size`, inside our own mapping; populating writes nothing.
+                if unsafe { libc::madvise(at, len, libc::MADV_POPULATE_WRITE) } != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
         };
         // Threads cost 20 KB, with glibc's in a static build 40; `smp` has them anyway.
         #[cfg(not(feature = "smp"))]
@@ -94,11 +131,24 @@ impl Ram {
             let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
             let chunk = (size / threads).next_multiple_of(HUGE as u64);
             std::thread::scope(|scope| {
-                let workers: Vec<_> = (chunk..size)
-                    .step_by(chunk as usize)
-                    .map(|start| scope.spawn(move || populate(start, chunk)))
-                    .collect();
+                let mut workers = Vec::new();
+                // Without a thread to be had this one does its part, and all of those behind.
+                let mut own = 0..chunk;
+                for start in (chunk..size).step_by(chunk as usize) {
+                    let work = move || populate(start, chunk);
+                    match std::thread::Builder::new().spawn_scoped(scope, work) {
+                        Ok(worker) => workers.push(worker),
+                        Err(error) => {
+                            log::info!("--memory prefault=on: with fewer threads: {error}");
+                            own = start..size;
+                            break;
+                        }
+                    }
+                }
                 let mut result = populate(0, chunk);
+                if own.start > 0 {
+                    result = result.and_then(|()| populate(own.start, size));
+                }
                 for worker in workers {
                     result =
                         result.and(worker.join().unwrap_or_else(|_| Err(io::Error::other("died"))));
@@ -106,14 +156,36 @@ impl Ram {
                 result
             })
         };
-        result.map_err(|error| Error::Failed(format!("--memory prefault=on: {error}")))
+        result.map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => Error::Stopped,
+            _ => Error::Failed(format!(
+                "--memory size={size},prefault=on: {error}: the host or this process's cgroup has \
+                 too little memory; give the guest less"
+            )),
+        })
     }
 
     /// The guest's first megabyte, before the guest runs.
-    pub fn low(&mut self) -> &mut [u8] {
+    ///
+    /// # Errors
+    /// There is no huge page for it: the pool has one, and this process's cgroup may not use it. To
+    /// touch it then would be a signal.
+    pub fn low(&mut self) -> Result<&mut [u8]> {
+        #[cfg(feature = "hugepages")]
+        if self.huge {
+            let at = self.base.cast();
+            // SAFETY: the mapping is at least MIN_SIZE long; populating writes nothing.
+            let status = unsafe {
+                libc::madvise(at, layout::HIGH_MEMORY as usize, libc::MADV_POPULATE_WRITE)
+            };
+            // A kernel before 5.14 has no such advice.
+            if status != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+                return Err(Error::Failed(NO_HUGE_PAGE.into()));
+            }
+        }
         // SAFETY: the mapping is at least MIN_SIZE long, ours alone (`&mut self`), and no vCPU runs
         // while boot tables are written.
-        unsafe { std::slice::from_raw_parts_mut(self.base, layout::HIGH_MEMORY as usize) }
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.base, layout::HIGH_MEMORY as usize) })
     }
 
     /// `len` bytes of RAM at guest address `start`, before the guest runs; `None` where that is not
@@ -217,7 +289,7 @@ fn map_host(config: &MemoryConfig) -> Result<*mut u8> {
             Err(error) => Err(hugepage_error(config, &error)),
         };
     }
-    let failed = |error| Error::Failed(format!("--memory size={}: {error}", config.size));
+    let failed = |error| map_error(config, &error);
     if !config.shared {
         // More address space than needed, of which the aligned part is used: free, where trimming
         // would be two more calls.
@@ -241,9 +313,36 @@ fn memfd(config: &MemoryConfig) -> Result<libc::c_int> {
     let fd = unsafe { libc::memfd_create(c"brisk-ram".as_ptr(), flags) };
     // SAFETY: sets the size of the file that was just made.
     if fd < 0 || unsafe { libc::ftruncate(fd, config.size as libc::off_t) } != 0 {
-        return Err(Error::Failed(format!("--memory shared=on: {}", io::Error::last_os_error())));
+        let error = io::Error::last_os_error();
+        return Err(Error::Failed(format!(
+            "--memory size={},shared=on: {error}; leave shared=on away, or give the guest less",
+            config.size
+        )));
     }
     Ok(fd)
+}
+
+/// Bytes of address space that this process may have, where that is limited.
+fn address_space_limit() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: 0 };
+    // SAFETY: fills the structure it is given.
+    unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) };
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// Memory that cannot be mapped, by what most likely keeps it from that.
+fn map_error(config: &MemoryConfig, error: &io::Error) -> Error {
+    let why = match address_space_limit() {
+        Some(limit) => format!(
+            "this process may have {limit} bytes of address space; raise that (ulimit -v), or give \
+             the guest less"
+        ),
+        None => {
+            "the host does not allow so much (see sysctl vm.overcommit_memory); give the guest less"
+                .into()
+        }
+    };
+    Error::Failed(format!("--memory size={}: {error}: {why}", config.size))
 }
 
 /// An empty pool in the numbers that mend it. Read only now, when it failed: the reservation itself
@@ -266,7 +365,15 @@ fn hugepage_error(config: &MemoryConfig, error: &io::Error) -> Error {
     // Pages that others have reserved and not yet touched are not free for us.
     let free = free.saturating_sub(read("resv_hugepages").unwrap_or(0));
     if free >= needed {
-        return Error::Failed(format!("--memory hugepages=on: {error}"));
+        if address_space_limit().is_some() {
+            return map_error(config, error);
+        }
+        return Error::Failed(format!(
+            "--memory size={},hugepages=on: {error}: {needed} {name} pages needed, {free} free, and \
+             this process's cgroup allows it fewer; raise its hugetlb limits (hugetlb.*.rsvd.max, \
+             hugetlb.*.max), or give the guest less",
+            config.size
+        ));
     }
     let total = read("nr_hugepages").unwrap_or(0) + needed - free;
     Error::Failed(match size {
@@ -281,16 +388,19 @@ fn hugepage_error(config: &MemoryConfig, error: &io::Error) -> Error {
     })
 }
 
-/// Transparent huge pages, said before the first touch, which is when the kernel decides.
+/// What the guest has in memory is not for a core dump. Transparent huge pages are said before the first
+/// touch, which is when the kernel decides.
 fn advise(config: &MemoryConfig, base: *mut u8, size: usize) {
+    // SAFETY: the range is our own mapping; advice changes no content.
+    let advise = |advice| unsafe { libc::madvise(base.cast(), size, advice) };
+    advise(libc::MADV_DONTDUMP);
     let advice = match config.thp {
         Some(true) => libc::MADV_HUGEPAGE,
         Some(false) => libc::MADV_NOHUGEPAGE,
         None => return,
     };
-    // SAFETY: the range is our own mapping; advice changes no content.
-    if unsafe { libc::madvise(base.cast(), size, advice) } != 0 {
+    if advise(advice) != 0 {
         // A host without transparent huge pages: slower, and no less right.
-        log::warn!("--memory thp: {}", io::Error::last_os_error());
+        log::info!("--memory thp: {}; goes on without", io::Error::last_os_error());
     }
 }

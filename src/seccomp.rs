@@ -85,6 +85,7 @@ impl Rule {
 const ALL: &[&[Rule]] = &[
     crate::kvm::RULES,
     ALWAYS,
+    crate::descriptors::RULES,
     #[cfg(any(feature = "serial", feature = "console"))]
     crate::terminal::RULES,
     #[cfg(feature = "coalesced-serial")]

@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 use std::fs::File;
 #[cfg(feature = "console")]
 use std::fs::OpenOptions;
-#[cfg(feature = "serial")]
-use std::io::Write;
 use std::io::{self, Read};
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -14,10 +12,9 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
 
-use crate::config::Output;
-use crate::error::Result;
+use crate::config;
 use crate::events::{self, Events};
-use crate::output;
+use crate::output::Output;
 #[cfg(feature = "seccomp")]
 use crate::seccomp::Rule;
 
@@ -44,16 +41,17 @@ struct Saved {
 
 static SAVED: Mutex<Option<Saved>> = Mutex::new(None);
 
-/// Where a device's output goes: `None` for nowhere.
-///
-/// # Errors
-/// The file cannot be made.
-pub fn open_output(flag: &'static str, output: &Output) -> Result<Option<File>> {
+/// Where a device's output goes: `None` for nowhere. `slow` is told of a file to which writes may have to
+/// wait.
+pub fn output(
+    flag: &'static str,
+    output: &'static config::Output,
+    slow: fn(&File),
+) -> Option<Output> {
     match output {
-        Output::Off | Output::Null => Ok(None),
-        // SAFETY: a duplicate in its own right would be a call more; the descriptor is never closed.
-        Output::Tty => Ok(Some(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) })),
-        Output::File(path) => output::create(flag, path).map(Some),
+        config::Output::Off | config::Output::Null => None,
+        config::Output::Tty => Some(Output::standard()),
+        config::Output::File(path) => Some(Output::slow_to(flag, path, slow)),
     }
 }
 
@@ -190,27 +188,23 @@ pub fn size() -> Option<(u16, u16)> {
     }
 }
 
-/// `output` by a file description of our own, on which no write waits. Standard output's is shared
-/// with whoever started us, who must not find it changed: it is opened anew, or, where that cannot
-/// be (a socket), stays as it is.
+/// Standard output by a file description of our own, on which no write waits. The one there is is shared
+/// with whoever started us, who must not find it changed: it is opened anew, or, where that cannot be (a
+/// socket) or need not be (a regular file), stays as it is.
 #[cfg(feature = "console")]
-pub fn nonblocking(output: File, shared: bool) -> File {
-    if !shared {
-        // SAFETY: sets a flag of a description that nobody else has.
-        unsafe { libc::fcntl(output.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
-        events::watch(&output, Events::OUTPUT);
+pub fn nonblocking(output: Output) -> Output {
+    let Some(file) = output.file() else { return output };
+    if file.metadata().is_ok_and(|meta| meta.is_file()) {
         return output;
     }
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     match OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/1") {
         Ok(own) => {
-            // Standard output stays open, whoever uses it.
-            std::mem::forget(output);
             events::watch(&own, Events::OUTPUT);
-            own
+            Output::from(own)
         }
         Err(_) => {
-            events::watch(&output, Events::OUTPUT);
+            events::watch(file, Events::OUTPUT);
             output
         }
     }
@@ -245,7 +239,7 @@ pub fn restore() {
 /// Writes all of `bytes`, as far as the other side takes them: a closed pipe or a full disk loses
 /// output and never the VM.
 #[cfg(feature = "serial")]
-pub fn write_all(output: &mut File, bytes: &[u8]) {
+pub fn write_all(output: Output, bytes: &[u8]) {
     if let Err(error) = output.write_all(bytes) {
         log::debug!("guest output lost: {error}");
     }

@@ -4,6 +4,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
+#[path = "usage/harm.rs"]
+mod harm;
 #[path = "usage/images.rs"]
 mod images;
 #[path = "usage/place.rs"]

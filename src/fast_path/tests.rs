@@ -15,15 +15,16 @@ fn bus(vm: &'static Vm) -> Bus {
     let words = "--kernel none --serial null --console null --transport pci-ports";
     let words: Vec<String> = words.split(' ').map(String::from).collect();
     let Ok(Command::Run(config)) = cli::parse(&words) else { panic!("the command line") };
+    let config: &'static _ = Box::leak(config);
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     Bus {
         vm,
         ioapic: IoApic::new(0, 5),
-        serial: Uart::open(&config.serial).unwrap(),
-        virtio: Devices::open(&config, &memory, vm, 0, 1 << 32).unwrap(),
-        timer: BootTimer::start(None, false).unwrap(),
-        stats: ExitStats::start(None).unwrap(),
-        trace: Trace::start(&config).unwrap(),
+        serial: Uart::open(&config.serial),
+        virtio: Devices::open(config, &memory, vm, 0, 1 << 32).unwrap(),
+        timer: BootTimer::start(None, false),
+        stats: ExitStats::start(None),
+        trace: Trace::start(config),
         // SAFETY: null is no page.
         ring: unsafe { crate::coalesced::Ring::new(std::ptr::null_mut()) },
     }

@@ -1,14 +1,15 @@
 //! Kernel and initramfs: from their files straight into guest memory.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use brisk_boot::{Protocol, Range, bzimage, elf, format, layout};
 
 use crate::config::{Config, MemoryConfig};
 use crate::error::{Error, Result};
+use crate::inputs::{self, Id};
 use crate::load::pieces::{Pieces, Plan, Source};
 use crate::measure::trace::Laps;
 use crate::memory::Ram;
@@ -202,9 +203,11 @@ fn add_initramfs(
     Ok(Range { start, len })
 }
 
-/// Opens a regular file that is not empty.
+/// Opens a regular file that is not empty; without waiting for who writes to a FIFO, which is refused.
 fn open(flag: &'static str, path: &str) -> Result<(File, Metadata)> {
-    let file = File::open(path).map_err(Error::file(flag, path))?;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(Error::file(flag, path))?;
     let meta = file.metadata().map_err(Error::file(flag, path))?;
     let wrong = |text| Err(Error::file(flag, path)(io::Error::other(text)));
     if meta.is_dir() {
@@ -216,6 +219,7 @@ fn open(flag: &'static str, path: &str) -> Result<(File, Metadata)> {
     if meta.len() == 0 {
         return wrong("is empty");
     }
+    inputs::claim(flag, path, Id::of(&meta), false)?;
     Ok((file, meta))
 }
 

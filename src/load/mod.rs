@@ -29,27 +29,27 @@ pub enum Loading {
 }
 
 impl Loading {
-    /// Begins where another CPU is free to do it; on the only one that would be a thread more and
-    /// nothing gained.
-    ///
-    /// # Errors
-    /// There is no room for a thread.
-    pub fn start(config: &'static Config, ram: Ram) -> Result<Loading> {
+    /// Begins where another CPU is free to do it, and a thread to be had; on the only one that would be
+    /// a thread more and nothing gained.
+    pub fn start(config: &'static Config, ram: Ram) -> Loading {
         #[cfg(feature = "async-loader")]
         if cpus() > 1 {
             let pieces = Arc::new(Pieces::new(true));
             let its = Arc::clone(&pieces);
+            // SAFETY: the thread has it, or, where there is no thread, we.
+            let ours = unsafe { ram.again() };
             let thread = crate::threads::start(crate::events::block, "loader".into(), move || {
                 load(config, ram, &its)
             });
-            return match thread {
-                Ok(thread) => Ok(Loading::Meanwhile(thread, pieces)),
-                Err(error) => Err(crate::error::Error::Failed(format!(
-                    "--kernel: a thread to load it: {error}"
-                ))),
-            };
+            match thread {
+                Ok(thread) => return Loading::Meanwhile(thread, pieces),
+                Err(error) => {
+                    log::info!("no thread to load the kernel meanwhile: {error}");
+                    return Loading::Later(config, ours);
+                }
+            }
         }
-        Ok(Loading::Later(config, ram))
+        Loading::Later(config, ram)
     }
 
     /// Does it now, or what the other thread has not yet begun of it, and waits for the rest.

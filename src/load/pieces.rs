@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::config::MemoryConfig;
 use crate::error::{Error, Result};
+use crate::events;
 #[cfg(feature = "hugepages")]
 use crate::load::fill;
 use crate::memory::HUGE;
@@ -82,6 +83,9 @@ impl Source {
                 io::ErrorKind::UnexpectedEof => {
                     io::Error::other("became shorter while it was loaded")
                 }
+                _ if error.raw_os_error() == Some(libc::EFAULT) => io::Error::other(
+                    "the host has no memory for the guest's; see the limits of this process's cgroup",
+                ),
                 _ => error,
             })
         })
@@ -155,10 +159,13 @@ impl Pieces {
     /// Reads until nothing is left, and says of each piece what it was of.
     ///
     /// # Errors
-    /// As [`Source::read`].
+    /// As [`Source::read`], and that a signal came.
     pub fn work(&self, mut done: impl FnMut(&'static str)) -> Result<()> {
         loop {
             let Some(Piece { source, at, to }) = self.left().pop() else { return Ok(()) };
+            if events::stopping() {
+                return Err(Error::Stopped);
+            }
             source.load(at, to)?;
             done(source.flag.trim_start_matches('-'));
         }

@@ -2,12 +2,10 @@
 //! each with its time (feature `boot-timer`).
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Write as _;
 
-use crate::error::Result;
+use crate::descriptors;
 use crate::measure::clock::{self, Micros};
-use crate::output;
+use crate::output::Output;
 
 /// A guest that writes to port 0x80 without end costs no memory beyond this many points.
 const MAX_POINTS: usize = 4096;
@@ -57,25 +55,18 @@ pub struct BootTimer {
     start: u64,
     points: Vec<(Point, u64)>,
     dropped: u64,
-    log: Option<File>,
+    log: Option<Output>,
     timeline: bool,
 }
 
 impl BootTimer {
-    /// Starts the log; `path` is made now, so that one that cannot be written is known before the
-    /// guest runs.
-    ///
-    /// # Errors
-    /// The file cannot be made.
-    pub fn start(path: Option<&str>, timeline: bool) -> Result<BootTimer> {
+    /// Starts the log, which [`crate::output::open`] makes.
+    pub fn start(path: Option<&'static str>, timeline: bool) -> BootTimer {
         let start = clock::process_start();
-        let log = match path {
-            Some(path) => Some(output::create("--boot-log", path)?),
-            None => None,
-        };
+        let log = path.map(|path| Output::to("--boot-log", path));
         let mut points = Vec::with_capacity(32);
         points.push((Point::ProcessStart, start));
-        Ok(BootTimer { start, points, dropped: 0, log, timeline })
+        BootTimer { start, points, dropped: 0, log, timeline }
     }
 
     /// Notes that `point` is passed now.
@@ -93,14 +84,14 @@ impl BootTimer {
     /// Writes the log, and the timeline to standard error.
     pub fn finish(&mut self) {
         self.mark(Point::Exit);
-        if let Some(log) = &mut self.log {
+        if let Some(log) = self.log {
             let text = json_lines(&self.points, self.start, self.dropped);
             if let Err(error) = log.write_all(text.as_bytes()) {
                 log::error!("--boot-log: {error}");
             }
         }
         if self.timeline {
-            let _ = std::io::stderr().write_all(timeline(&self.points, self.start).as_bytes());
+            descriptors::say(&timeline(&self.points, self.start));
         }
     }
 }
@@ -172,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_guest_cannot_fill_memory() {
-        let mut timer = BootTimer::start(None, true).unwrap();
+        let mut timer = BootTimer::start(None, true);
         for _ in 0..2 * MAX_POINTS {
             timer.mark(Point::Code(1));
         }

@@ -3,14 +3,11 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Write as _;
-use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
-use crate::error::Result;
 use crate::measure::exit_kind::ExitKind;
-use crate::output;
+use crate::output::Output;
 
 /// KVM's counters are read at the end.
 #[cfg(feature = "seccomp")]
@@ -36,27 +33,21 @@ struct Row {
 pub struct ExitStats {
     rows: Vec<Row>,
     overflow: u64,
-    file: Option<File>,
+    output: Option<Output>,
     /// KVM's counters of the VM, then of each vCPU.
     kvm: Vec<Option<File>>,
 }
 
 impl ExitStats {
-    /// Starts counting; `path` is made now, so that one that cannot be written is known at once.
-    ///
-    /// # Errors
-    /// The file cannot be made.
-    pub fn start(path: Option<&str>) -> Result<ExitStats> {
-        let file = match path {
-            Some(path) => Some(output::create("--stats", path)?),
-            None => None,
-        };
-        Ok(ExitStats { rows: Vec::new(), overflow: 0, file, kvm: Vec::new() })
+    /// Starts counting; [`crate::output::open`] makes the file.
+    pub fn start(path: Option<&'static str>) -> ExitStats {
+        let output = path.map(|path| Output::to("--stats", path));
+        ExitStats { rows: Vec::new(), overflow: 0, output, kvm: Vec::new() }
     }
 
     /// Counts one exit; `address` is a port, or an address of which the page counts.
     pub fn count(&mut self, kind: ExitKind, address: u64, claimed: bool) {
-        if self.file.is_none() {
+        if self.output.is_none() {
             return;
         }
         let address = match kind {
@@ -78,15 +69,14 @@ impl ExitStats {
 
     /// Opens KVM's counters. Later a vCPU that runs would keep us waiting for them.
     pub fn watch(&mut self, vm: RawFd, vcpus: impl Iterator<Item = RawFd>) {
-        if self.file.is_some() {
+        if self.output.is_some() {
             self.kvm = std::iter::once(vm).chain(vcpus).map(open_counters).collect();
         }
     }
 
     /// Writes the file: our rows, then KVM's counters of the VM and of each vCPU.
     pub fn finish(&mut self) {
-        // Closed by the end of the process, which comes next.
-        let Some(mut file) = self.file.take().map(ManuallyDrop::new) else { return };
+        let Some(output) = self.output.take() else { return };
         let mut text = self.json();
         text.push_str(",\"kvm\":{\"vm\":");
         for (at, counters) in self.kvm.iter().enumerate() {
@@ -98,7 +88,7 @@ impl ExitStats {
             kvm_json(counters.as_ref(), &mut text);
         }
         text.push_str("]}}\n");
-        if let Err(error) = file.write_all(text.as_bytes()) {
+        if let Err(error) = output.write_all(text.as_bytes()) {
             log::error!("--stats: {error}");
         }
     }
@@ -181,7 +171,7 @@ mod tests {
         let mut stats = ExitStats {
             rows: vec![],
             overflow: 0,
-            file: Some(File::open("/dev/null").unwrap()),
+            output: Some(Output::to("--stats", "/dev/null")),
             kvm: vec![],
         };
         for port in 0..1000 {

@@ -3,16 +3,12 @@
 //! <https://ui.perfetto.dev> and `cargo xtask trace` draw.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Write as _;
-use std::mem::ManuallyDrop;
 
 use crate::config::Config;
-use crate::error::Result;
 use crate::measure::boot_timer::Point;
 use crate::measure::clock::{self, Micros};
 use crate::measure::exit_kind::ExitKind;
-use crate::output;
+use crate::output::Output;
 
 /// A guest that leaves without end costs no memory, and no room in the file, beyond this many events.
 const MAX_EVENTS: usize = 16 << 10;
@@ -39,7 +35,7 @@ struct Event {
 
 /// What was recorded so far. It records nothing where nobody asked for a file.
 pub struct Trace {
-    file: Option<File>,
+    output: Option<Output>,
     zero: u64,
     events: Vec<Event>,
     dropped: u64,
@@ -52,14 +48,10 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Starts the recording; the file is made now, so that one that cannot be written is known at
-    /// once.
-    ///
-    /// # Errors
-    /// The file cannot be made.
-    pub fn start(config: &Config) -> Result<Trace> {
+    /// Starts the recording; [`crate::output::open`] makes the file.
+    pub fn start(config: &'static Config) -> Trace {
         let mut trace = Trace {
-            file: None,
+            output: None,
             zero: 0,
             events: Vec::new(),
             dropped: 0,
@@ -70,16 +62,16 @@ impl Trace {
         if let Some(path) = &config.trace {
             trace.zero = clock::process_start();
             trace.step = trace.zero;
-            trace.file = Some(output::create("--trace", path)?);
+            trace.output = Some(Output::to("--trace", path));
             trace.events.reserve(MAX_EVENTS); // address space: pages come as they are written
             trace.step("start");
         }
-        Ok(trace)
+        trace
     }
 
     /// A step of the VMM's set-up ended, which began where the one before ended.
     pub fn step(&mut self, name: &'static str) {
-        if self.file.is_some() {
+        if self.output.is_some() {
             let end = clock::now();
             self.push(Event {
                 name: Name::Step(name),
@@ -96,7 +88,7 @@ impl Trace {
         let lane = if own_thread { LOADER } else { VMM };
         let mut start = laps.start;
         for (name, end) in laps.laps {
-            if self.file.is_some() {
+            if self.output.is_some() {
                 self.push(Event { name: Name::Step(name), lane, start, end: Some(end) });
             }
             start = end;
@@ -105,7 +97,7 @@ impl Trace {
 
     /// vCPU `id` is about to enter the guest for the first time.
     pub fn enter(&mut self, id: u8) {
-        if self.file.is_some() {
+        if self.output.is_some() {
             let (lane, now) = (VCPU0 + u16::from(id), clock::now());
             self.entered.push((lane, now));
             self.push(Event { name: Name::Step("first-entry"), lane, start: now, end: None });
@@ -114,14 +106,14 @@ impl Trace {
 
     /// vCPU `id` left the guest, and what it wants is looked at.
     pub fn begin(&mut self, id: u8) {
-        if self.file.is_some() {
+        if self.output.is_some() {
             self.exit = (VCPU0 + u16::from(id), clock::now());
         }
     }
 
     /// What began last was this, and is done.
     pub fn exit(&mut self, kind: ExitKind, address: u64) {
-        if self.file.is_some() {
+        if self.output.is_some() {
             let (lane, start) = self.exit;
             let name = Name::Exit(kind, address);
             self.push(Event { name, lane, start, end: Some(clock::now()) });
@@ -130,7 +122,7 @@ impl Trace {
 
     /// The guest wrote `code` to port 0x80.
     pub fn mark(&mut self, code: u8) {
-        if self.file.is_some() {
+        if self.output.is_some() {
             let (lane, start) = self.exit;
             self.push(Event { name: Name::Code(code), lane, start, end: None });
         }
@@ -146,9 +138,8 @@ impl Trace {
 
     /// Writes the file.
     pub fn finish(&mut self) {
-        // Closed by the end of the process, which comes next.
-        let Some(mut file) = self.file.take().map(ManuallyDrop::new) else { return };
-        if let Err(error) = file.write_all(self.json(clock::now()).as_bytes()) {
+        let Some(output) = self.output.take() else { return };
+        if let Err(error) = output.write_all(self.json(clock::now()).as_bytes()) {
             log::error!("--trace: {error}");
         }
     }
@@ -239,7 +230,7 @@ mod tests {
 
     fn trace() -> Trace {
         Trace {
-            file: Some(File::open("/dev/null").unwrap()),
+            output: Some(Output::to("--trace", "/dev/null")),
             zero: 1_000,
             events: Vec::new(),
             dropped: 0,

@@ -11,9 +11,9 @@ use vm_memory::GuestMemoryMmap;
 use super::queue::{self, Broken, Buffers, Taken};
 use super::{Backend, Halt, Polled};
 use crate::bus::End;
-use crate::config::Output;
-use crate::error::Result;
+use crate::config;
 use crate::events::{self, Events};
+use crate::output::Output;
 use crate::terminal::{self, Input};
 
 /// The terminal's size is asked for when it changed. All else is the terminal's.
@@ -26,7 +26,7 @@ const CHUNK: usize = 1024;
 /// hvc0 and where its bytes go.
 pub struct Console {
     model: console::Console,
-    output: Option<File>,
+    output: Option<Output>,
     /// Bytes of the transmit queue's first chain that are written already.
     sent: usize,
     waits: bool,
@@ -36,33 +36,32 @@ pub struct Console {
 
 impl Console {
     /// None where the guest has no console.
-    ///
-    /// # Errors
-    /// The output file cannot be made.
-    pub fn open(output: &Output) -> Result<Option<Console>> {
-        if *output == Output::Off {
-            return Ok(None);
+    pub fn open(output: &'static config::Output) -> Option<Console> {
+        if *output == config::Output::Off {
+            return None;
         }
-        let is_tty = *output == Output::Tty;
-        let mut file = terminal::open_output("--console", output)?;
+        let is_tty = *output == config::Output::Tty;
+        let mut output = terminal::output("--console", output, |file| {
+            events::watch(file, Events::OUTPUT);
+        });
         // A regular file takes what it is given; anything else may have a slow reader, and a signal
         // says when that has made room.
-        if file.as_ref().is_some_and(|file| !file.metadata().is_ok_and(|meta| meta.is_file())) {
-            file = file.map(|file| terminal::nonblocking(file, is_tty));
+        if is_tty {
+            output = output.map(terminal::nonblocking);
         }
         let input = is_tty.then(Input::open);
         let size = if is_tty { terminal::size() } else { None };
         if size.is_some() {
             events::install_for_resize();
         }
-        Ok(Some(Console {
+        Some(Console {
             model: console::Console::new(size),
-            output: file,
+            output,
             sent: 0,
             waits: false,
             input,
             buffers: Buffers::default(),
-        }))
+        })
     }
 
     fn receive(
@@ -96,7 +95,7 @@ impl Console {
         let Self { output, sent, waits, buffers, .. } = self;
         let waited = std::mem::take(waits);
         let result = queue::drain(queue, memory, |chain| {
-            let Some(output) = output else { return Ok(Taken::Used(0)) };
+            let Some(output) = output.and_then(Output::file) else { return Ok(Taken::Used(0)) };
             buffers.collect(chain, memory)?;
             queue::advance(&mut buffers.readable, *sent);
             while let Some(buffer) = buffers.readable.first() {
@@ -120,7 +119,7 @@ impl Console {
             Ok(Taken::Used(0))
         });
         let waits = *waits;
-        if let Some(output) = output
+        if let Some(output) = output.and_then(Output::file)
             && waited != waits
         {
             terminal::signal_when_writable(output, waits);

@@ -1,7 +1,7 @@
 //! virtio-pmem's host side (feature `pmem`): an image mapped into the guest's physical memory.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use brisk_devices::virtio::pmem;
@@ -13,7 +13,8 @@ use super::{Backend, Halt, Polled};
 use crate::config::PmemConfig;
 use crate::error::{Error, Result};
 use crate::events::{self, Events};
-use crate::image;
+use crate::image::{self, Image, Wish};
+use crate::inputs::Id;
 use crate::kvm::Vm;
 #[cfg(feature = "seccomp")]
 use crate::seccomp::Rule;
@@ -44,6 +45,8 @@ pub struct Place<'a> {
 
 /// A mapped image.
 pub struct Pmem {
+    /// Which file the image is.
+    pub(super) file_id: Option<Id>,
     model: pmem::Pmem,
     file: File,
     discard_writes: bool,
@@ -82,15 +85,26 @@ impl Pmem {
     /// The image cannot be used.
     pub fn map(config: &PmemConfig, guest: u64) -> Result<(Pmem, u64)> {
         let path = &config.path;
-        let file = OpenOptions::new().read(true).write(!config.discard_writes).open(path);
-        let file =
-            file.map_err(|error| image::open_error("--pmem", path, error, "discard_writes=on"))?;
-        let len = image::check("--pmem", path, &file, !config.discard_writes)?;
+        let wish = Wish {
+            flag: "--pmem",
+            path,
+            writes: !config.discard_writes,
+            direct: false,
+            readonly: "discard_writes=on",
+        };
+        let Image { file, len, id: file_id, .. } = wish.open()?;
+        // Behind the image's end there is no file to flush to.
+        if wish.writes {
+            let why =
+                ", and what the guest writes behind the end would be lost; use discard_writes=on";
+            wish.check_units(len, ALIGN, "2M", why)?;
+        }
         let size = len.next_multiple_of(ALIGN);
         let mapped = len.next_multiple_of(PAGE);
         let host =
             map(&file, size, mapped, config.discard_writes).map_err(Error::file("--pmem", path))?;
         let pmem = Pmem {
+            file_id,
             model: pmem::Pmem::new(guest, size),
             file,
             discard_writes: config.discard_writes,
@@ -110,8 +124,7 @@ impl Pmem {
             // Only an empty queue of events signals the next one.
             while watch.read(&mut [0; 512]).is_ok_and(|count| count > 0) {}
         }
-        // Not by metadata, a call that takes paths too.
-        let Ok(len) = self.file.seek(SeekFrom::End(0)) else { return false };
+        let Ok(len) = image::len(&self.file) else { return false };
         let have = len.next_multiple_of(PAGE);
         if have >= self.mapped {
             return false;

@@ -12,6 +12,8 @@ use crate::config::Config;
 use crate::config::Transport;
 use crate::error::{Error, Result};
 use crate::events::Events;
+#[cfg(any(feature = "block", feature = "pmem"))]
+use crate::inputs;
 use crate::interrupts::{Signal, Sink};
 use crate::kvm::Vm;
 
@@ -59,7 +61,7 @@ impl Devices {
     /// # Errors
     /// An image that cannot be used, or too many devices.
     pub fn open(
-        config: &Config,
+        config: &'static Config,
         memory: &GuestMemoryMmap,
         _vm: &Vm,
         _free_slot: u32,
@@ -67,21 +69,23 @@ impl Devices {
     ) -> Result<Devices> {
         let mut slots = Vec::new();
         #[cfg(feature = "console")]
-        if let Some(console) = super::console::Console::open(&config.console)? {
+        if let Some(console) = super::console::Console::open(&config.console) {
             slots.push(Slot::Console(VirtioDevice::new(console)));
         }
         #[cfg(feature = "block")]
         for disk in &config.disks {
             let event = Events::device(slots.len());
             let block = super::block::Block::open(disk, config.cpus, event)?;
+            inputs::claim("--disk", &disk.path, block.file_id, !disk.readonly)?;
             slots.push(Slot::Block(Box::new(VirtioDevice::new(block))));
         }
         #[cfg(feature = "pmem")]
         {
             let mut place = super::pmem::Place { vm: _vm, slot: _free_slot, guest: _ram_end };
-            for pmem in &config.pmems {
+            for config in &config.pmems {
                 let event = Events::device(slots.len());
-                let pmem = super::pmem::Pmem::open(pmem, &mut place, event)?;
+                let pmem = super::pmem::Pmem::open(config, &mut place, event)?;
+                inputs::claim("--pmem", &config.path, pmem.file_id, !config.discard_writes)?;
                 slots.push(Slot::Pmem(VirtioDevice::new(pmem)));
             }
         }

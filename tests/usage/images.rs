@@ -63,9 +63,9 @@ fn one_image_for_two_devices() {
             let refuses = |one: &str, two: &str, part| {
                 place.refuses(&[flag, one, other, two], FAILED, &["image", part]);
             };
-            refuses(&writes, &other_writes, "in use by another disk or VM");
+            refuses(&writes, &other_writes, "in use by another disk");
             // Which of the two is named depends on which is opened first.
-            refuses(&writes, &other_reads, "another disk or VM");
+            refuses(&writes, &other_reads, "another disk");
             run(&mut place.command(&[flag, &reads, other, &other_reads])).silent().with_status(0);
         }
     }

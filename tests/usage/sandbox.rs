@@ -7,6 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::null;
 
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
 /// `CAP_DAC_OVERRIDE` and `CAP_DAC_READ_SEARCH` (capabilities(7)).
 const OVERRIDES: [libc::c_ulong; 2] = [1, 2];
 
@@ -38,6 +40,21 @@ pub fn with_forbidden_kvm(command: &mut Command) {
     };
     // SAFETY: the function only makes system calls.
     unsafe { command.pre_exec(forbid) };
+}
+
+/// Runs `command` where these system calls fail with `error`.
+pub fn without_calls(command: &mut Command, calls: &[libc::c_long], error: libc::c_int) {
+    let rules = calls.iter().map(|&call| (call, Vec::new())).collect();
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::Errno(error.unsigned_abs()),
+        TargetArch::x86_64,
+    );
+    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
+    let apply = move || seccompiler::apply_filter(&program).map_err(|_| Error::last_os_error());
+    // SAFETY: the function only makes system calls.
+    unsafe { command.pre_exec(apply) };
 }
 
 /// What a user namespace needs to be told: ourselves, as we are. `None` for root, who needs none.

@@ -95,7 +95,7 @@ proptest! {
 
     #[test]
     fn a_pmem_survives_any_driver(steps in prop::collection::vec(step(), 0..80)) {
-        let (_file, config, _dir) = pmem::image(64 << 10);
+        let (_file, config, _dir) = pmem::image(2 << 20);
         survives(&mut Flusher::new(Pmem::map(&config, pmem::WINDOW).unwrap().0), &steps);
     }
 

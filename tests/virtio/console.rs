@@ -16,8 +16,10 @@ pub type Terminal = Driver<Console, 2>;
 pub const TX: u16 = 1;
 
 pub fn console(path: &Path) -> Terminal {
-    let output = Output::File(path.to_str().unwrap().to_owned());
-    Terminal::started(Console::open(&output).unwrap().unwrap())
+    let output = Box::leak(Box::new(Output::File(path.to_str().unwrap().to_owned())));
+    let console = Console::open(output).unwrap();
+    brisk::output::open().unwrap();
+    Terminal::started(console)
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn a_write_that_did_not_become_durable_failed() {
 
 #[test]
 fn a_flush_of_pmem_that_fails_says_so() {
-    let (_file, config, _dir) = image(64 << 10);
+    let (_file, config, _dir) = image(2 << 20);
     let mut driver = Flusher::started(Pmem::map(&config, WINDOW).unwrap().0);
     let failed = with_failing(&[libc::SYS_fdatasync], || driver.flush(0));
     assert_eq!((failed, driver.flush(0)), (-1, 0));

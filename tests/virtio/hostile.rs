@@ -52,7 +52,7 @@ macro_rules! devices {
             disk.works();
             rules::$name(&mut disk);
             disk.works();
-            let (_file, config, _dir) = pmem::image(64 << 10);
+            let (_file, config, _dir) = pmem::image(2 << 20);
             let mut flusher = Flusher::new(Pmem::map(&config, pmem::WINDOW).unwrap().0);
             flusher.works();
             rules::$name(&mut flusher);

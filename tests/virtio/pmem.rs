@@ -35,7 +35,7 @@ impl Flusher {
 
 #[test]
 fn a_flush_says_how_it_went() {
-    let (_file, mut config, _dir) = image(10_000);
+    let (_file, mut config, _dir) = image(2 << 20);
     config.discard_writes = false;
     let (pmem, size) = Pmem::map(&config, WINDOW).unwrap();
     assert_eq!(size, 2 << 20);
@@ -55,7 +55,7 @@ fn a_flush_says_how_it_went() {
 
 #[test]
 fn a_flush_of_an_image_that_shrank_fails() {
-    let (file, config, _dir) = image(64 << 10);
+    let (file, config, _dir) = image(2 << 20);
     let (mut pmem, _) = Pmem::map(&config, WINDOW).unwrap();
     assert!(!pmem.poll(Events::MEMORY).mended, "nothing to mend");
     file.set_len(4096).unwrap();

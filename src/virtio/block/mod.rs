@@ -1,10 +1,9 @@
 //! virtio-blk's host side (feature `block`): one request, one call to the kernel, straight between
 //! the file and the guest's pages.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 
 use brisk_devices::virtio::block::{self, Options, Request, Segment, Status};
 use virtio_queue::Queue;
@@ -28,7 +27,8 @@ use crate::config::DiskConfig;
 use crate::error::Error;
 use crate::error::Result;
 use crate::events::Events;
-use crate::image;
+use crate::image::{self, Image, Wish};
+use crate::inputs::Id;
 #[cfg(feature = "seccomp")]
 use crate::seccomp::Rule;
 
@@ -57,6 +57,8 @@ const ZEROES: u64 = 64 << 10;
 
 /// A raw image as a disk.
 pub struct Block {
+    /// Which file the image is.
+    pub(super) file_id: Option<Id>,
     model: block::Block,
     disk: Disk,
     buffers: Buffers,
@@ -80,20 +82,20 @@ impl Block {
     /// The image cannot be used.
     pub fn open(config: &DiskConfig, cpus: u8, _event: Events) -> Result<Block> {
         let path = &config.path;
-        let mut options = OpenOptions::new();
-        options.read(true).write(!config.readonly);
-        if config.direct {
-            options.custom_flags(libc::O_DIRECT);
-        }
-        let file = options
-            .open(path)
-            .map_err(|error| image::open_error("--disk", path, error, "readonly=on"))?;
-        let len = image::check("--disk", path, &file, !config.readonly)?;
-        image::check_sectors("--disk", path, len)?;
+        let wish = Wish {
+            flag: "--disk",
+            path,
+            writes: !config.readonly,
+            direct: config.direct,
+            readonly: "readonly=on",
+        };
+        let Image { file, len, sector, id: file_id } = wish.open()?;
+        wish.check_units(len, block::SECTOR, "512", "")?;
         let options = Options {
             capacity: len / block::SECTOR,
             readonly: config.readonly,
-            physical_block_size: 4096,
+            block_size: sector,
+            physical_block_size: sector.max(4096),
             discard: true,
             write_zeroes: true,
             queues: u16::from(cpus).min(MAX_QUEUES as u16),
@@ -102,6 +104,7 @@ impl Block {
         };
         let disk = Disk { file, direct: config.direct, write_through: false };
         Ok(Block {
+            file_id,
             model: block::Block::new(&options),
             #[cfg(feature = "io-uring")]
             engines: open_engines(config, &options, &disk, _event)?,
@@ -147,11 +150,11 @@ impl Backend<MAX_QUEUES> for Block {
         memory: &GuestMemoryMmap,
     ) -> std::result::Result<bool, Halt> {
         #[cfg(feature = "io-uring")]
-        let Self { model, disk, buffers, engines } = self;
+        let Self { model, disk, buffers, engines, .. } = self;
         #[cfg(feature = "io-uring")]
         let mut engine = engines.get_mut(usize::from(_index));
         #[cfg(not(feature = "io-uring"))]
-        let Self { model, disk, buffers } = self;
+        let Self { model, disk, buffers, .. } = self;
         let interrupt = queue::drain(queue, memory, |chain| {
             #[cfg(feature = "io-uring")]
             let head = chain.head_index();

@@ -90,6 +90,10 @@ impl Engine {
     /// The kernel has no io_uring, or forbids it.
     pub fn new(size: u16, disk: &Disk, event: Events) -> io::Result<Engine> {
         events::install_kick();
+        // By O_NONBLOCK the kernel would give up where it had to wait (io_uring_enter(2), EAGAIN).
+        let direct = if disk.direct { libc::O_DIRECT } else { 0 };
+        // SAFETY: changes flags of our own descriptor; of those that can be changed it has no others.
+        unsafe { libc::fcntl(disk.file.as_raw_fd(), libc::F_SETFL, direct) };
         let flights = std::iter::repeat_with(|| None).take(size.into()).collect();
         let flags = match disk.direct {
             // Past the page cache each request waits for the disk.

@@ -11,7 +11,9 @@ use libfuzzer_sys::fuzz_target;
 
 thread_local! {
     static FUNCTION: RefCell<VirtioDevice<Console, 2>> = {
-        let console = Console::open(&Output::File("/dev/null".into())).expect("/dev/null");
+        let output = Box::leak(Box::new(Output::File("/dev/null".into())));
+        let console = Console::open(output);
+        brisk::output::open().expect("/dev/null");
         RefCell::new(VirtioDevice::new(console.expect("a console")))
     };
 }

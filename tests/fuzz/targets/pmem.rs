@@ -11,7 +11,7 @@ use brisk_fuzz::{PMEM, Step, file, memory, run};
 use libfuzzer_sys::fuzz_target;
 
 fn pmem(discard_writes: bool, shrunk: bool) -> RefCell<VirtioDevice<Pmem, 1>> {
-    let (file, path) = file(10_000);
+    let (file, path) = file(2 << 20);
     let config = PmemConfig { path, discard_writes };
     let (mut pmem, size) = Pmem::map(&config, PMEM).expect("an image");
     assert_eq!(size, 2 << 20);

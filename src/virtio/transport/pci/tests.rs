@@ -17,8 +17,10 @@ fn slots_with(more: &str, transport: &str, readable: bool) -> (Devices, &'static
     let words = format!("--kernel none --console null{more} --transport {transport}");
     let words: Vec<String> = words.split(' ').map(String::from).collect();
     let Ok(Command::Run(config)) = cli::parse(&words) else { panic!("the command line") };
+    let config = Box::leak(config);
+    crate::inputs::forget();
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-    let mut slots = Devices::open(&config, &memory, vm, 0, 1 << 32).unwrap();
+    let mut slots = Devices::open(config, &memory, vm, 0, 1 << 32).unwrap();
     if readable {
         slots.make_readable(vm, 5).unwrap();
     }
