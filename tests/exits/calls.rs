@@ -140,14 +140,16 @@ fn count(cpus: usize, more: &[&str]) -> [usize; 3] {
 }
 
 /// Each call has its reason, and one more is to be worth it. The margin is for other C libraries, and
-/// for KVM on Intel, which needs an ioctl more.
+/// for KVM on Intel, which needs an ioctl more. For the user's files' sake: one that looks for standard
+/// descriptors that are closed, one that closes inherited ones, one that closes /dev/kvm (two in a debug
+/// build), and one that keeps guest memory out of core dumps.
 #[test]
 fn calls_until_the_first_instruction() {
     let [all, since_kvm, ioctls] = count(1, &[]);
     assert!(ioctls <= 14, "{ioctls} ioctls, 13 when this was written");
     // Six of them are the sandbox's, one is there in a debug build only.
     assert!(since_kvm <= 32, "{since_kvm} calls since the first ioctl, 29 when this was written");
-    assert!(all <= 84, "{all} calls, 78 when this was written");
+    assert!(all <= 86, "{all} calls, 81 when this was written");
     // To open, look at, read and close it.
     let with = count(1, &["--initramfs", "initramfs"]);
     assert!((4..=5).contains(&(with[0] - all)), "{with:?}, without an initramfs {all}");
