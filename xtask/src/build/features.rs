@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use duct::cmd;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::build::matrix::guards;
 use crate::paths;
@@ -46,8 +46,16 @@ pub fn of_brisk() -> Result<Features> {
 /// # Errors
 /// cargo failed.
 pub fn of(name: &str) -> Result<Features> {
+    of_workspace(paths::workspace(), name)
+}
+
+/// Asks cargo for those of a package of the workspace in this directory.
+///
+/// # Errors
+/// cargo failed.
+pub fn of_workspace(workspace: &Path, name: &str) -> Result<Features> {
     let words = ["metadata", "--no-deps", "--format-version=1"];
-    let text = cmd("cargo", words).dir(paths::workspace()).read().context("cargo metadata")?;
+    let text = cmd("cargo", words).dir(workspace).read().context("cargo metadata")?;
     let metadata: Metadata = serde_json::from_str(&text).context("cargo metadata")?;
     let package = metadata.packages.into_iter().find(|package| package.name == name);
     let package = package.with_context(|| format!("cargo metadata: no package {name}"))?;

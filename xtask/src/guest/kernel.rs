@@ -162,6 +162,19 @@ pub fn ensure(cache: &Cache, config: Config) -> Result<Kernel> {
     Ok(Kernel { vmlinux: dir.join("vmlinux"), bzimage: dir.join("bzImage") })
 }
 
+/// Unpacks a config's patched source into a directory that is there.
+///
+/// # Errors
+/// It cannot be had.
+pub fn source(into: &Path, config: Config) -> Result<()> {
+    let version = debian::candidate(SOURCE)?;
+    let version = version.with_context(|| format!("apt knows no package {SOURCE}"))?;
+    let work = tempfile::tempdir_in(into.parent().unwrap_or(into))?;
+    unpack(&version, config.recipe().patches, work.path())?;
+    fs::remove_dir(into)?;
+    fs::rename(work.path().join("tree"), into).context("the kernel's source")
+}
+
 /// Makes `work/tree`, the patched source.
 fn unpack(version: &str, patches: &[&str], work: &Path) -> Result<()> {
     let (tree, deb, whole) = (work.join("tree"), work.join("deb"), work.join("unpacked"));

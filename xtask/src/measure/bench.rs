@@ -14,24 +14,26 @@ use crate::cache::Cache;
 use crate::guest::{images, init, kernel, stock};
 use crate::lab::{On, boot};
 use crate::{build, debian, lab};
-use scenario::{Kernel, Root, Scenario};
+use scenario::{Kernel, Root, Scenario, Step};
 use script::{Besides, Place, Plan, Slot};
 pub use stats::{Report, Row};
-use vmm::Filler;
+pub use table::finish;
 pub use vmm::Peer;
+use vmm::{Filler, NAMES};
 
 mod ab;
-mod fio;
+pub mod cases;
+pub mod fio;
 mod paired;
 pub mod patch;
 pub mod pci;
 mod platform;
-mod scenario;
+pub mod scenario;
 mod script;
-mod setup;
-mod stats;
+pub mod setup;
+pub mod stats;
 mod table;
-mod trace;
+pub mod trace;
 mod vmm;
 
 /// Compare boot times: where the time until the guest's userspace goes, by the tracepoints of the
@@ -295,9 +297,18 @@ impl Bench {
 }
 
 /// The files that all VMMs use.
-fn shared(
+fn shared(scenario: &Scenario, brisk: &Path, guest: Guest<'_>) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = BTreeSet::from([(brisk.to_path_buf(), "brisk")]);
+    for step in scenario.steps {
+        files.extend(guest_files(scenario, step, guest)?);
+    }
+    Ok(files.into_iter().map(|(path, name)| (path, name.to_owned())).collect())
+}
+
+/// The files of a step's guest.
+fn guest_files(
     scenario: &Scenario,
-    brisk: &Path,
+    step: &Step,
     guest: Guest<'_>,
 ) -> Result<Vec<(PathBuf, &'static str)>> {
     debian::ensure(debian::ALL)?;
@@ -321,23 +332,16 @@ fn shared(
             (files.vmlinuz.clone(), files.vmlinuz, files.initramfs)
         }
     };
-    let mut files = BTreeSet::from([
-        (brisk.to_path_buf(), "brisk"),
-        (kernel, "vmlinux"),
-        (bzimage, "bzImage"),
-        (initramfs, "initramfs"),
-    ]);
-    for root in scenario.steps.iter().map(|step| step.root) {
-        let image = match root {
-            Root::Initramfs => continue,
-            Root::Ext4 => images::small(&cache)?.ext4,
-            Root::Erofs => images::small(&cache)?.erofs,
-            Root::Ext4Partition => images::small(&cache)?.ext4_partition,
-            Root::Debian => images::debian(&cache)?.erofs_partition,
-        };
-        files.extend(root.image().map(|name| (image, name)));
-    }
-    Ok(files.into_iter().collect())
+    let mut files = vec![(kernel, "vmlinux"), (bzimage, "bzImage"), (initramfs, "initramfs")];
+    let image = match step.root {
+        Root::Initramfs => return Ok(files),
+        Root::Ext4 => images::small(&cache)?.ext4,
+        Root::Erofs => images::small(&cache)?.erofs,
+        Root::Ext4Partition => images::small(&cache)?.ext4_partition,
+        Root::Debian => images::debian(&cache)?.erofs_partition,
+    };
+    files.extend(step.root.image().map(|name| (image, name)));
+    Ok(files)
 }
 
 /// Adds brisk and the peers to the plan, step by step, and their files to `own`.
@@ -351,7 +355,7 @@ fn fill(
     let mut subjects = Vec::new();
     let files = plan.place.files();
     for step in scenario.steps {
-        let filler = Filler { files: &files, scenario, step, append: guest.append };
+        let filler = Filler { files: &files, scenario, step, append: guest.append, names: NAMES };
         let program = format!("{files}/brisk");
         let command = filler.fill(&vmm::brisk(&program, step))?;
         plan.slots.push(Slot { program, command, disk: step.root.image() });
@@ -364,7 +368,8 @@ fn fill(
                 eprintln!("xtask: bench: {} cannot do the step {step}, left out", peer.name());
                 continue;
             };
-            let filler = Filler { files: &files, scenario, step, append: guest.append };
+            let filler =
+                Filler { files: &files, scenario, step, append: guest.append, names: NAMES };
             let command = filler.fill(&command)?;
             let (program, rest) = vmm::program(&command)?;
             own.extend(vmm::files(&program, rest)?);
@@ -379,6 +384,16 @@ fn fill(
 
 /// Runs the plan's script. Returns L1's output where it ran there.
 fn execute(scenario: &Scenario, plan: &Plan, mode: lab::Mode) -> Result<Option<lab::Output>> {
+    execute_with(plan, mode, scenario.hugepages(), scenario.kernel.patience())
+}
+
+/// The same, with pages of 2 MiB and at most so many seconds of the machine's own for each boot.
+fn execute_with(
+    plan: &Plan,
+    mode: lab::Mode,
+    hugepages: u32,
+    patience: u64,
+) -> Result<Option<lab::Output>> {
     let boots = u64::from(plan.boots) * plan.slots.len() as u64;
     if let Place::Host(_) = plan.place {
         let output = duct::cmd!("sh", "-c", plan.script()).stderr_to_stdout().unchecked();
@@ -388,14 +403,13 @@ fn execute(scenario: &Scenario, plan: &Plan, mode: lab::Mode) -> Result<Option<l
         return Ok(None);
     }
     let step = crate::ui::Step::start(&format!("{boots} boots in the lab"));
-    let hugepages = scenario.hugepages();
     let output = lab::run(&lab::Job {
         mode,
         script: plan.script(),
         hugepages,
         // Beside the huge pages what L1 and the files need.
         memory_mib: lab::Job::default().memory_mib.max(2 * hugepages + 3072),
-        timeout: Duration::from_secs(120 + boots * scenario.kernel.patience()),
+        timeout: Duration::from_secs(120 + boots * patience),
         ..lab::Job::default()
     })?;
     step.done();

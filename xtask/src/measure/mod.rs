@@ -1,5 +1,6 @@
 //! What is measured, and the pages that say so.
 
 pub mod bench;
+pub mod metrics;
 pub mod readme;
 pub mod trace;

@@ -14,6 +14,7 @@ use crate::build::{docs, matrix, size};
 use crate::cache::Cache;
 use crate::guest::{images, init, kernel, stock};
 use crate::lab::{self, Job, quote};
+use crate::measure::metrics::{check, page, proof};
 use crate::measure::{bench, readme};
 use crate::{build, paths, setup};
 use count::Count;
@@ -28,6 +29,9 @@ pub struct Args {
     /// only what fits in 5 minutes
     #[argh(switch)]
     quick: bool,
+    /// also the proofs that take hours: what `metrics` finds, and who is to blame
+    #[argh(switch)]
+    full: bool,
 }
 
 /// What was run so far.
@@ -65,8 +69,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     report.step("unit, property and exit tests", |count| on_host(host_kvm, count));
     report.step("README", |_| readme::check());
     report.step("features.md", |_| docs::check());
-    for (name, work) in SHIPPED {
-        if args.quick {
+    for (name, work, only_full) in works() {
+        if args.quick || (only_full && !args.full) {
             report.skipped.push(name);
         } else {
             report.step(name, |count| {
@@ -117,7 +121,7 @@ impl Report {
             println!("{line}");
         }
         for name in &self.skipped {
-            println!("left out by --quick: {name}");
+            println!("left out: {name}");
         }
         println!("{} passed, {} failed", self.total.passed, self.total.failed);
         if self.total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -136,7 +140,23 @@ const SHIPPED: &[(&str, Work)] = &[
     ("sizes within budgets", size::check_budgets),
     ("the same bytes from another directory", build::twice::check_usual),
     ("every scenario boots in the lab", matrix::boots),
+    ("exits and system calls not more than recorded", check::counts),
 ];
+
+/// What is proven of `cargo xtask metrics`, with `--full` only.
+const PROOFS: &[(&str, Work)] = &[
+    ("metrics: E-divisive is Apache Otava's", proof::otava),
+    ("metrics: the page in a browser", page::proof),
+    ("metrics: A against A, and half a per cent", proof::noise),
+    ("metrics: two commits of brisk are blamed", proof::brisk),
+    ("metrics: a commit of the kernel is blamed", proof::kernel),
+];
+
+/// What is not in `--quick`, and whether it is in `--full` only.
+fn works() -> impl Iterator<Item = (&'static str, Work, bool)> {
+    let of = |full| move |(name, work): &(&'static str, Work)| (*name, *work, full);
+    SHIPPED.iter().map(of(false)).chain(PROOFS.iter().map(of(true)))
+}
 
 /// All tests that run on this machine.
 fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {

@@ -41,28 +41,28 @@ const QEMU: &str = "qemu-system-x86_64";
 #[derive(Serialize, Debug)]
 pub struct Report {
     /// Always `lab`: 1 ns an instruction.
-    clock: &'static str,
+    pub clock: &'static str,
     /// One for each VMM, engine, depth and job.
-    rows: Vec<Row>,
+    pub rows: Vec<Row>,
 }
 
 /// What a job came to.
 #[derive(Serialize, Debug, PartialEq)]
-struct Row {
+pub struct Row {
     /// `brisk` or `QEMU microvm`.
-    vmm: &'static str,
+    pub vmm: &'static str,
     /// How the VMM does its requests.
-    engine: &'static str,
+    pub engine: &'static str,
     /// Requests on their way at a time.
-    depth: u32,
+    pub depth: u32,
     /// fio's name of the job.
-    job: String,
+    pub job: String,
     /// How many requests were done.
-    requests: u64,
+    pub requests: u64,
     /// In how many virtual milliseconds.
-    ms: u64,
+    pub ms: u64,
     /// Requests in a virtual millisecond.
-    per_ms: f64,
+    pub per_ms: f64,
 }
 
 /// A VMM with one way to do requests.
@@ -114,6 +114,19 @@ impl Subject {
 /// # Errors
 /// Something could not be built, or a job did not run.
 pub fn measure() -> Result<Report> {
+    of(&SUBJECTS)
+}
+
+/// Measures brisk alone, with the engine that is the default.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_brisk() -> Result<Report> {
+    let [.., sync] = &SUBJECTS;
+    of(std::slice::from_ref(sync))
+}
+
+fn of(subjects: &[Subject]) -> Result<Report> {
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux;
@@ -121,7 +134,7 @@ pub fn measure() -> Result<Report> {
     let brisk = build::program(Some(FEATURES))?;
     let warm = vmm::files(&vmm::program(QEMU)?.0, "")?;
     let mut rows = Vec::new();
-    for subject in &SUBJECTS {
+    for subject in subjects {
         let name = format!("{}, {}", subject.vmm, subject.engine);
         let step = crate::ui::Step::start(&format!("fio in the lab: {name}"));
         let mut tries = 1;

@@ -311,8 +311,54 @@ pub const ALL: &[Scenario] = &[
             },
         ],
     },
+    // "What about THP?", a question to the talk.
+    Scenario {
+        name: "pages",
+        about: "the talk's last command, with guest memory in pages of 4 KiB, by THP and of 2 MiB",
+        memory_mib: 512,
+        features: &["console", "pmem", "hugepages", "thp"],
+        kernel: Kernel::Guest,
+        patch: None,
+        steps: &[
+            Step { name: Some("4 KiB"), args: PAGES_4K, hugepages: false, ..LOADED },
+            Step { name: Some("THP"), args: PAGES_THP, hugepages: false, ..LOADED },
+            Step { name: Some("2 MiB"), ..LOADED },
+        ],
+    },
+    // The stopwatch has one CPU, on which the vCPUs take turns.
+    Scenario {
+        name: "vcpus",
+        about: "an initramfs and a serial console, and a pmem with 2 MiB pages, 512 MiB, 4 vCPUs",
+        memory_mib: 512,
+        features: &["serial", "coalesced-serial", "console", "pmem", "hugepages", "smp"],
+        kernel: Kernel::Guest,
+        patch: None,
+        steps: &[
+            Step {
+                name: Some("serial"),
+                args: "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' \
+                       --serial file={serial} --cpus boot=4 --memory size=512M",
+                cmdline: "quiet console=ttyS0",
+                console: Console::Serial,
+                root: Root::Initramfs,
+                disk: Disk::None,
+                hugepages: false,
+            },
+            Step {
+                name: Some("pmem"),
+                args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+                       --cpus boot=4 --memory size=512M,hugepages=on",
+                ..LOADED
+            },
+        ],
+    },
     platform::SCENARIO,
 ];
+
+const PAGES_4K: &str = "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+                        --memory size=512M";
+const PAGES_THP: &str = "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+                         --memory size=512M,thp=on";
 
 pub const MICRO: Step = Step {
     name: Some("ext4"),
@@ -363,7 +409,14 @@ impl Scenario {
 
     /// Whether a step wants its kernel in a file of huge pages.
     pub fn places_kernel(&self) -> bool {
-        self.steps.iter().any(|s| s.args.contains("{hugetlbfs}") || s.args.contains("{huge-tmpfs}"))
+        self.steps.iter().any(Step::places_kernel)
+    }
+}
+
+impl Step {
+    /// Whether it wants its kernel in a file of huge pages.
+    pub fn places_kernel(&self) -> bool {
+        self.args.contains("{hugetlbfs}") || self.args.contains("{huge-tmpfs}")
     }
 }
 

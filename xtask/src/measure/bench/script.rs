@@ -26,7 +26,7 @@ pub struct Plan {
     /// Seconds until a VMM is ended whose guest does not reach its userspace.
     pub limit: u32,
     /// Files that the VMMs share: where they are now, and their names in [`Place::files`].
-    pub shared: Vec<(PathBuf, &'static str)>,
+    pub shared: Vec<(PathBuf, String)>,
     /// Where the VMMs run.
     pub place: Place,
     /// Where the kernel is to be in files of huge pages too: this program, which can do that.
@@ -246,7 +246,10 @@ mod tests {
             boots: 3,
             besides: Besides::Setup,
             limit: 20,
-            shared: vec![("/tmp/it's".into(), "vmlinux"), ("/home/image".into(), "ext4.new")],
+            shared: vec![
+                ("/tmp/it's".into(), "vmlinux".to_owned()),
+                ("/home/image".into(), "ext4.new".to_owned()),
+            ],
             place,
             placer: Some("/home/xtask".into()),
         }

@@ -67,6 +67,38 @@ pub fn report(dir: &Path, slot: usize, boots: u32, program: &str, on: On) -> Res
     Ok(render(&timed, &counts, on))
 }
 
+/// What a boot did until the guest's first instruction.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Sums {
+    /// System calls.
+    pub calls: u64,
+    /// Page faults of brisk's own code.
+    pub user_faults: u64,
+    /// Of the kernel on brisk's memory.
+    pub kernel_faults: u64,
+}
+
+/// The sums of the first boot's counts.
+///
+/// # Errors
+/// The boot failed or its trace is not whole.
+pub fn sums(dir: &Path, slot: usize, program: &str) -> Result<Sums> {
+    let read = |kind| {
+        let bytes = fs::read(dir.join(script::result(kind, slot, 0)));
+        bytes
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .context("no trace was taken")
+    };
+    let (trace, log) = (read("trace")?, read("log")?);
+    let ends = ends(&trace, &log, program).with_context(|| format!("brisk said:\n{log}"))?;
+    let counts = counts(&trace, program, &ends);
+    Ok(Sums {
+        calls: counts.calls.values().flatten().sum(),
+        user_faults: counts.faults.iter().map(|[user, _]| user).sum(),
+        kernel_faults: counts.faults.iter().map(|[_, kernel]| kernel).sum(),
+    })
+}
+
 /// When the steps ended.
 fn ends(trace: &str, log: &str, program: &str) -> Result<Ends> {
     let (mut exec, mut create, mut entry, mut mark, mut back) = (None, None, None, None, None);

@@ -12,7 +12,7 @@ const KERNEL: u64 = 0x40;
 const USERSPACE: u64 = 0x60;
 
 /// One boot. Times are in microseconds of the trace's clock, the resolution that the text has.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Clone)]
 pub struct Boot {
     /// From the VMM's exec to the first entry into the guest.
     pub setup: u64,

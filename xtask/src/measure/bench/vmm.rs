@@ -134,7 +134,12 @@ pub struct Filler<'a> {
     pub step: &'a Step,
     /// More words for the command line.
     pub append: &'a str,
+    /// The shared names of the kernel and the initramfs.
+    pub names: [&'a str; 2],
 }
+
+/// What the kernel and the initramfs are called among the shared files where there is one of each.
+pub const NAMES: [&str; 2] = ["vmlinux", "initramfs"];
 
 impl Filler<'_> {
     /// `template` with all words in braces filled in.
@@ -156,10 +161,10 @@ impl Filler<'_> {
 
     fn word(&self, word: &str) -> Result<String> {
         Ok(match word {
-            "kernel" => format!("{}/vmlinux", self.files),
+            "kernel" => format!("{}/{}", self.files, self.names[0]),
             "hugetlbfs" | "huge-tmpfs" => format!("{}/{word}/vmlinux", self.files),
             "bzimage" => format!("{}/bzImage", self.files),
-            "initramfs" => format!("{}/initramfs", self.files),
+            "initramfs" => format!("{}/{}", self.files, self.names[1]),
             "disk" => format!("{}/{DISK}", self.files),
             "serial" => format!("{}/serial", self.files),
             "memory" => self.scenario.memory_mib.to_string(),
@@ -253,7 +258,7 @@ mod tests {
     fn words_are_filled_in() {
         let scenario = scenario::find("talk").unwrap();
         let step = &scenario.steps[4];
-        let filler = Filler { files: "/d", scenario, step, append: "" };
+        let filler = Filler { files: "/d", scenario, step, append: "", names: NAMES };
         assert_eq!(filler.fill("{disk} {memory}-{x").unwrap(), "/d/disk.raw 512-{x");
         assert_eq!(
             filler.fill(&brisk("/b c", step)).unwrap(),
@@ -283,8 +288,9 @@ mod tests {
                 scenario.steps.iter().flat_map(|s| [(s, Peer::Qemu), (s, Peer::QemuQ35)])
             {
                 let Some(command) = peer.command(scenario, step) else { continue };
-                let command =
-                    Filler { files: "/d", scenario, step, append: "" }.fill(&command).unwrap();
+                let command = Filler { files: "/d", scenario, step, append: "", names: NAMES }
+                    .fill(&command)
+                    .unwrap();
                 assert!(!command.contains(['{', '}']), "{command}");
                 assert_eq!(command.contains("-initrd"), step.args.contains("--initramfs"));
             }
