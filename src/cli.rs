@@ -6,6 +6,8 @@ use argh::FromArgs;
 use crate::config::Output;
 use crate::config::{self, Config, MemoryConfig, need};
 use crate::error::{Error, Result};
+#[cfg(feature = "mmio")]
+use crate::virtio;
 
 #[derive(FromArgs)]
 /// Boots a Linux VM to userspace.
@@ -40,6 +42,9 @@ struct Args {
     /// file=FILE,discard_writes=on|off; may be repeated (feature pmem)
     #[argh(option)]
     pmem: Vec<String>,
+    /// src=/dev/urandom: the guest's hwrng (feature rng)
+    #[argh(option)]
+    rng: Option<String>,
     /// mmio, pci or pci-ports (for a kernel without ECAM): how the guest reaches its virtio devices;
     /// by default mmio (feature pci)
     #[argh(option)]
@@ -123,6 +128,7 @@ fn config(args: Args) -> Result<Config> {
     };
     without(!args.disk.is_empty(), cfg!(feature = "block"), "--disk", "block")?;
     without(!args.pmem.is_empty(), cfg!(feature = "pmem"), "--pmem", "pmem")?;
+    without(args.rng.is_some(), cfg!(feature = "rng"), "--rng", "rng")?;
     let pci = args.transport.as_ref().is_some_and(|text| text != "mmio");
     without(pci, cfg!(feature = "pci"), "--transport", "pci")?;
     // A device that nobody listens to may as well not be there.
@@ -146,18 +152,17 @@ fn config(args: Args) -> Result<Config> {
         protocol: args.boot_protocol.as_deref().map(config::parse_protocol).transpose()?,
         cpus: args.cpus.as_deref().map_or(Ok(1), config::parse_cpus)?,
         memory: args.memory.as_deref().map_or(Ok(MemoryConfig::default()), MemoryConfig::parse)?,
-        #[cfg(feature = "block")]
-        disks: args
-            .disk
-            .iter()
-            .map(|text| config::DiskConfig::parse(text))
-            .collect::<Result<_>>()?,
-        #[cfg(feature = "pmem")]
-        pmems: args
-            .pmem
-            .iter()
-            .map(|text| config::PmemConfig::parse(text))
-            .collect::<Result<_>>()?,
+        #[cfg(feature = "mmio")]
+        devices: virtio::Configs {
+            #[cfg(feature = "console")]
+            consoles: Vec::from_iter(Some(outputs.1).filter(|output| *output != Output::Off)),
+            #[cfg(feature = "block")]
+            disks: each(&args.disk, virtio::block::DiskConfig::parse)?,
+            #[cfg(feature = "pmem")]
+            pmems: each(&args.pmem, virtio::pmem::PmemConfig::parse)?,
+            #[cfg(feature = "rng")]
+            rngs: each(args.rng.as_slice(), virtio::rng::RngConfig::parse)?,
+        },
         #[cfg(feature = "pci")]
         transport: args
             .transport
@@ -165,8 +170,6 @@ fn config(args: Args) -> Result<Config> {
             .map_or(Ok(config::Transport::Mmio), config::Transport::parse)?,
         #[cfg(feature = "serial")]
         serial: outputs.0,
-        #[cfg(feature = "console")]
-        console: outputs.1,
         #[cfg(feature = "boot-timer")]
         boot_log: args.boot_log,
         #[cfg(feature = "boot-timer")]
@@ -181,6 +184,12 @@ fn config(args: Args) -> Result<Config> {
         #[cfg(feature = "trace")]
         trace: args.trace,
     })
+}
+
+/// Parses each value of a flag that may be repeated.
+#[allow(dead_code, reason = "a console's is not repeated")]
+fn each<T>(texts: &[String], parse: fn(&str) -> Result<T>) -> Result<Vec<T>> {
+    texts.iter().map(|text| parse(text)).collect()
 }
 
 /// The serial port's and the console's ends. Where only one is named the other is off; where none

@@ -21,21 +21,15 @@ pub struct Config {
     pub cpus: u8,
     /// `--memory`
     pub memory: MemoryConfig,
-    /// `--disk`, in order
-    #[cfg(feature = "block")]
-    pub disks: Vec<DiskConfig>,
-    /// `--pmem`, in order
-    #[cfg(feature = "pmem")]
-    pub pmems: Vec<PmemConfig>,
+    /// virtio devices
+    #[cfg(feature = "mmio")]
+    pub devices: crate::virtio::Configs,
     /// `--transport`
     #[cfg(feature = "pci")]
     pub transport: Transport,
     /// `--serial`
     #[cfg(feature = "serial")]
     pub serial: Output,
-    /// `--console`
-    #[cfg(feature = "console")]
-    pub console: Output,
     /// `--boot-log`
     #[cfg(feature = "boot-timer")]
     pub boot_log: Option<String>,
@@ -231,85 +225,6 @@ impl MemoryConfig {
     }
 }
 
-/// `--disk path=,readonly=on|off,direct=on|off,engine=sync|io_uring`
-#[cfg(feature = "block")]
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DiskConfig {
-    /// The image.
-    pub path: String,
-    /// The guest may not write.
-    pub readonly: bool,
-    /// Past the host's page cache (O_DIRECT).
-    pub direct: bool,
-    /// Requests go on while the guest runs; without, the vCPU does each one in its exit.
-    pub io_uring: bool,
-}
-
-#[cfg(feature = "block")]
-impl DiskConfig {
-    /// Parses the flag's value.
-    ///
-    /// # Errors
-    /// An unknown key, a malformed value, or no path.
-    pub fn parse(text: &str) -> Result<DiskConfig> {
-        let mut config = DiskConfig::default();
-        for (key, value) in pairs(text) {
-            match key {
-                "path" => config.path = value.into(),
-                "readonly" => config.readonly = on_off("--disk readonly", value)?,
-                "direct" => config.direct = on_off("--disk direct", value)?,
-                "engine" => {
-                    config.io_uring = match value {
-                        "sync" => false,
-                        "io_uring" => true,
-                        _ => return usage(format!("--disk engine={value}: give sync or io_uring")),
-                    };
-                }
-                _ => return unknown("--disk", key, "path, readonly, direct, engine"),
-            }
-        }
-        if config.path.is_empty() {
-            return usage(format!("--disk {text}: give path=FILE"));
-        }
-        need(!config.io_uring || cfg!(feature = "io-uring"), "--disk engine=io_uring", "io-uring")?;
-        Ok(config)
-    }
-}
-
-/// `--pmem file=,discard_writes=on|off`
-#[cfg(feature = "pmem")]
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PmemConfig {
-    /// The image.
-    pub path: String,
-    /// What the guest writes stays in memory and is gone with the VM.
-    pub discard_writes: bool,
-}
-
-#[cfg(feature = "pmem")]
-impl PmemConfig {
-    /// Parses the flag's value.
-    ///
-    /// # Errors
-    /// An unknown key, a malformed value, or no file.
-    pub fn parse(text: &str) -> Result<PmemConfig> {
-        let mut config = PmemConfig { path: String::new(), discard_writes: false };
-        for (key, value) in pairs(text) {
-            match key {
-                "file" => config.path = value.into(),
-                "discard_writes" => {
-                    config.discard_writes = on_off("--pmem discard_writes", value)?;
-                }
-                _ => return unknown("--pmem", key, "file, discard_writes"),
-            }
-        }
-        if config.path.is_empty() {
-            return usage(format!("--pmem {text}: give file=FILE"));
-        }
-        Ok(config)
-    }
-}
-
 /// Parses `boot=N`.
 ///
 /// # Errors
@@ -356,19 +271,23 @@ pub fn need(there: bool, flag: &str, feature: &str) -> Result<()> {
     ))
 }
 
-fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
+/// The keys and values of a flag's value.
+pub(crate) fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.split(',').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-fn unknown<T>(flag: &str, key: &str, known: &str) -> Result<T> {
+/// For a key that the flag has not.
+pub(crate) fn unknown<T>(flag: &str, key: &str, known: &str) -> Result<T> {
     usage(format!("{flag}: unknown key `{key}`; known are {known}"))
 }
 
-fn usage<T>(text: String) -> Result<T> {
+/// For what makes no sense.
+pub(crate) fn usage<T>(text: String) -> Result<T> {
     Err(Error::Usage(text))
 }
 
-fn on_off(what: &str, value: &str) -> Result<bool> {
+/// A switch.
+pub(crate) fn on_off(what: &str, value: &str) -> Result<bool> {
     match value {
         "on" => Ok(true),
         "off" => Ok(false),

@@ -7,7 +7,6 @@
 
 use std::cell::Cell;
 use std::ops::BitOr;
-#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -110,26 +109,22 @@ pub fn install() {
 }
 
 /// Catches the signals that would leave a raw terminal behind.
-#[cfg(any(feature = "serial", feature = "console"))]
 pub fn install_for_raw_terminal() {
     catch(libc::SIGHUP);
     catch(libc::SIGQUIT);
 }
 
 /// Catches SIGWINCH.
-#[cfg(feature = "console")]
 pub fn install_for_resize() {
     catch(libc::SIGWINCH);
 }
 
 /// Catches the signal by which [`raise`] reaches a vCPU.
-#[cfg(any(feature = "smp", feature = "io-uring"))]
 pub fn install_kick() {
     catch(kick_signal());
 }
 
 /// Has `file` say `event`, one bit, when it is ready, once its description gets O_ASYNC.
-#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
 pub fn watch(file: &impl AsRawFd, event: Events) {
     /// `F_SETSIG`, which libc has for no target.
     const SET_SIGNAL: libc::c_int = 10;
@@ -161,19 +156,16 @@ pub fn attach(id: u8, run: *mut kvm_run) {
 }
 
 /// The vCPU that runs on this thread; the first one where none does.
-#[cfg(feature = "io-uring")]
 pub fn this_vcpu() -> u8 {
     vcpus::this()
 }
 
 /// As if `events` had come, for whoever looks next.
-#[cfg(any(feature = "serial", feature = "console"))]
 pub fn expect(events: Events) {
     PENDING.fetch_or(events.0, Ordering::Release);
 }
 
 /// Tells vCPU `id`, from another thread.
-#[cfg(feature = "io-uring")]
 pub fn raise(events: Events, id: u8) {
     PENDING.fetch_or(events.0, Ordering::Release);
     kick(id);
@@ -181,7 +173,6 @@ pub fn raise(events: Events, id: u8) {
 
 /// Brings vCPU `id` out of the guest, or keeps it from entering: its next exit is
 /// [`crate::exit::Exit::Interrupted`]. Not before it is attached. [`install_kick`] goes before.
-#[cfg(any(feature = "smp", feature = "io-uring"))]
 pub fn kick(id: u8) {
     if let Some(thread) = vcpus::thread(id) {
         // SAFETY: names a thread of ours, which ends only with the process.
@@ -190,7 +181,6 @@ pub fn kick(id: u8) {
 }
 
 /// Keeps all signals away from the calling thread, so that the first vCPU's gets them.
-#[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
 pub fn block() {
     block_all_but(None);
 }
@@ -201,7 +191,6 @@ pub fn block_for_vcpu() {
     block_all_but(Some(kick_signal()));
 }
 
-#[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
 fn block_all_but(signal: Option<libc::c_int>) {
     // SAFETY: fills and applies a signal set of our own.
     unsafe {
@@ -250,7 +239,6 @@ mod vcpus {
         }
     }
 
-    #[cfg(feature = "io-uring")]
     pub fn this() -> u8 {
         THIS.get()
     }
@@ -268,12 +256,10 @@ mod vcpus {
 mod vcpus {
     pub fn attach(_id: u8) {}
 
-    #[cfg(feature = "io-uring")]
     pub fn this() -> u8 {
         0
     }
 
-    #[cfg(feature = "io-uring")]
     pub fn thread(_id: u8) -> Option<libc::pid_t> {
         // SAFETY: asks for a number.
         Some(unsafe { libc::getpid() })

@@ -6,11 +6,21 @@
 //! The way in: [`cli`] makes a [`config::Config`], [`machine`] builds the machine from it, [`vcpu`] runs
 //! it, and [`bus`] takes each access to its device.
 
-#[cfg(all(feature = "mmio", not(any(feature = "block", feature = "console", feature = "pmem"))))]
-compile_error!("feature `mmio` is a transport without a device: add `block`, `console` or `pmem`");
+#[cfg(all(
+    feature = "mmio",
+    not(any(feature = "block", feature = "console", feature = "pmem", feature = "rng"))
+))]
+compile_error!(
+    "feature `mmio` is a transport without a device: add `block`, `console`, `pmem` or `rng`"
+);
 
-#[cfg(all(feature = "pci", not(any(feature = "block", feature = "console", feature = "pmem"))))]
-compile_error!("feature `pci` is a transport without a device: add `block`, `console` or `pmem`");
+#[cfg(all(
+    feature = "pci",
+    not(any(feature = "block", feature = "console", feature = "pmem", feature = "rng"))
+))]
+compile_error!(
+    "feature `pci` is a transport without a device: add `block`, `console`, `pmem` or `rng`"
+);
 
 pub mod bus;
 pub mod cli;

@@ -98,6 +98,8 @@ const ALL: &[&[Rule]] = &[
     crate::virtio::block::RING_RULES,
     #[cfg(feature = "pmem")]
     crate::virtio::pmem::RULES,
+    #[cfg(feature = "rng")]
+    crate::virtio::rng::RULES,
     #[cfg(feature = "pci")]
     crate::virtio::PCI_RULES,
     #[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]

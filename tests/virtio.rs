@@ -17,3 +17,5 @@ mod failing;
 mod hostile;
 #[path = "virtio/pmem.rs"]
 mod pmem;
+#[path = "virtio/rng.rs"]
+mod rng;

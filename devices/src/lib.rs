@@ -19,6 +19,7 @@
 //! | `virtio::console` | `console` | virtio-console |
 //! | `virtio::block` | `block` | virtio-blk |
 //! | `virtio::pmem` | `pmem` | virtio-pmem |
+//! | `virtio::rng` | `rng` | virtio-rng |
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::indexing_slicing, clippy::arithmetic_side_effects))]

@@ -9,9 +9,10 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Broken, Buffers, Taken};
-use super::{Backend, Halt, Polled};
+use super::{Backend, Halt, Host, Kind, Polled};
 use crate::bus::End;
 use crate::config;
+use crate::error::Result;
 use crate::events::{self, Events};
 use crate::output::Output;
 use crate::terminal::{self, Input};
@@ -34,12 +35,17 @@ pub struct Console {
     buffers: Buffers,
 }
 
+impl Kind<{ console::QUEUES }> for Console {
+    type Config = config::Output;
+
+    fn open(output: &'static config::Output, _host: &mut Host<'_>) -> Result<Console> {
+        Ok(Console::to(output))
+    }
+}
+
 impl Console {
-    /// None where the guest has no console.
-    pub fn open(output: &'static config::Output) -> Option<Console> {
-        if *output == config::Output::Off {
-            return None;
-        }
+    /// A console whose output goes there.
+    pub fn to(output: &'static config::Output) -> Console {
         let is_tty = *output == config::Output::Tty;
         let mut output = terminal::output("--console", output, |file| {
             events::watch(file, Events::OUTPUT);
@@ -54,14 +60,14 @@ impl Console {
         if size.is_some() {
             events::install_for_resize();
         }
-        Some(Console {
+        Console {
             model: console::Console::new(size),
             output,
             sent: 0,
             waits: false,
             input,
             buffers: Buffers::default(),
-        })
+        }
     }
 
     fn receive(

@@ -16,10 +16,13 @@
 pub mod block;
 #[cfg(feature = "console")]
 pub mod console;
+mod devices;
 #[cfg(feature = "pmem")]
 pub mod pmem;
 pub mod queue;
-mod slots;
+#[cfg(feature = "rng")]
+pub mod rng;
+mod table;
 mod transport;
 
 use brisk_devices::virtio::{Common, Device, Effect, Interrupt};
@@ -28,11 +31,34 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::bus::End;
 use crate::events::Events;
+use crate::kvm::Vm;
 
+pub use devices::{Devices, MAX_VIRTIO};
 pub use queue::Broken;
-pub use slots::{Devices, MAX_VIRTIO};
+pub use table::{Configs, Kind};
 #[cfg(all(feature = "pci", feature = "seccomp"))]
 pub(crate) use transport::pci::RULES as PCI_RULES;
+
+/// What a device may need to be made.
+pub struct Host<'a> {
+    /// Gets the memory of a device that is memory.
+    pub vm: &'a Vm,
+    /// The next free memory slot.
+    pub slot: u32,
+    /// The next free guest address.
+    pub guest: u64,
+    /// How many vCPUs there are.
+    pub cpus: u8,
+    /// The device's number.
+    index: usize,
+}
+
+impl Host<'_> {
+    /// What the device is to signal by.
+    pub fn event(&self) -> Events {
+        Events::device(self.index)
+    }
+}
 
 /// What stands behind a device: moves its queues.
 pub trait Backend<const Q: usize> {

@@ -9,13 +9,12 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Buffers, Taken};
-use super::{Backend, Halt, Polled};
-use crate::config::PmemConfig;
+use super::{Backend, Halt, Host, Kind, Polled};
+use crate::config::{on_off, pairs, unknown, usage};
 use crate::error::{Error, Result};
 use crate::events::{self, Events};
 use crate::image::{self, Image, Wish};
-use crate::inputs::Id;
-use crate::kvm::Vm;
+use crate::inputs::{self, Id};
 #[cfg(feature = "seccomp")]
 use crate::seccomp::Rule;
 
@@ -33,20 +32,42 @@ pub(crate) const RULES: &[Rule] = &[
     Rule::without(libc::SYS_mmap, 2, libc::PROT_EXEC),
 ];
 
-/// Where the next pmem goes.
-pub struct Place<'a> {
-    /// Gets the memory.
-    pub vm: &'a Vm,
-    /// The next free memory slot.
-    pub slot: u32,
-    /// The next free guest address.
-    pub guest: u64,
+/// `--pmem file=,discard_writes=on|off`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PmemConfig {
+    /// The image.
+    pub path: String,
+    /// What the guest writes stays in memory and is gone with the VM.
+    pub discard_writes: bool,
+}
+
+impl PmemConfig {
+    /// Parses the flag's value.
+    ///
+    /// # Errors
+    /// An unknown key, a malformed value, or no file.
+    pub fn parse(text: &str) -> Result<PmemConfig> {
+        let mut config = PmemConfig { path: String::new(), discard_writes: false };
+        for (key, value) in pairs(text) {
+            match key {
+                "file" => config.path = value.into(),
+                "discard_writes" => {
+                    config.discard_writes = on_off("--pmem discard_writes", value)?;
+                }
+                _ => return unknown("--pmem", key, "file, discard_writes"),
+            }
+        }
+        if config.path.is_empty() {
+            return usage(format!("--pmem {text}: give file=FILE"));
+        }
+        Ok(config)
+    }
 }
 
 /// A mapped image.
 pub struct Pmem {
     /// Which file the image is.
-    pub(super) file_id: Option<Id>,
+    file_id: Option<Id>,
     model: pmem::Pmem,
     file: File,
     discard_writes: bool,
@@ -61,23 +82,24 @@ pub struct Pmem {
     buffers: Buffers,
 }
 
-impl Pmem {
-    /// Maps the image and gives it to the guest at `place`, which moves on; `event` says that the
-    /// image changed.
-    ///
-    /// # Errors
-    /// The image cannot be used.
-    pub fn open(config: &PmemConfig, place: &mut Place<'_>, event: Events) -> Result<Pmem> {
-        let guest = place.guest.next_multiple_of(ALIGN);
+impl Kind<{ pmem::QUEUES }> for Pmem {
+    type Config = PmemConfig;
+
+    /// Maps the image and gives it to the guest at the next free address.
+    fn open(config: &'static PmemConfig, host: &mut Host<'_>) -> Result<Pmem> {
+        let guest = host.guest.next_multiple_of(ALIGN);
         let (mut pmem, size) = Pmem::map(config, guest)?;
-        pmem.watch = watch(&config.path, event);
+        inputs::claim("--pmem", &config.path, pmem.file_id, !config.discard_writes)?;
+        pmem.watch = watch(&config.path, host.event());
         // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
-        unsafe { place.vm.set_memory(place.slot, guest, size, pmem.host)? };
-        place.slot += 1;
-        place.guest = guest + size;
+        unsafe { host.vm.set_memory(host.slot, guest, size, pmem.host)? };
+        host.slot += 1;
+        host.guest = guest + size;
         Ok(pmem)
     }
+}
 
+impl Pmem {
     /// Maps the image for a guest that is to see it at the guest-physical address `guest`, a
     /// multiple of 2 MiB; also its length there in bytes, a multiple of 2 MiB.
     ///

@@ -124,6 +124,16 @@ pub fn advance(buffers: &mut Vec<libc::iovec>, mut count: usize) {
     buffers.drain(..whole);
 }
 
+/// Drops all but the first `most` bytes of `buffers`.
+#[cfg(feature = "rng")]
+pub fn shorten(buffers: &mut Vec<libc::iovec>, mut most: usize) {
+    buffers.retain_mut(|buffer| {
+        buffer.iov_len = buffer.iov_len.min(most);
+        most -= buffer.iov_len;
+        buffer.iov_len > 0
+    });
+}
+
 /// The next chain, if the driver has put one into the queue.
 ///
 /// # Errors

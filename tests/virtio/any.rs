@@ -8,6 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::driver::{DATA, Driver, RAM, areas};
 use crate::hostile::Works;
 use crate::pmem::Flusher;
+use crate::rng::{self, Entropy};
 use crate::{block, console, pmem};
 
 #[derive(Clone, Debug)]
@@ -97,6 +98,11 @@ proptest! {
     fn a_pmem_survives_any_driver(steps in prop::collection::vec(step(), 0..80)) {
         let (_file, config, _dir) = pmem::image(2 << 20);
         survives(&mut Flusher::new(Pmem::map(&config, pmem::WINDOW).unwrap().0), &steps);
+    }
+
+    #[test]
+    fn an_rng_survives_any_driver(steps in prop::collection::vec(step(), 0..80)) {
+        survives(&mut Entropy::new(rng::rng("/dev/urandom")), &steps);
     }
 
     #[test]

@@ -3,9 +3,8 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use brisk::config::DiskConfig;
 use brisk::events::Events;
-use brisk::virtio::block::{Block, MAX_QUEUES};
+use brisk::virtio::block::{Block, DiskConfig, MAX_QUEUES};
 
 use crate::driver::{DATA, Driver};
 
@@ -50,7 +49,7 @@ fn open_in(
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(len).unwrap();
     let path = path.to_str().unwrap().to_owned();
-    let block = Block::open(&DiskConfig { path, ..config }, 1, Events::device(0)).unwrap();
+    let block = Block::open_image(&DiskConfig { path, ..config }, 1, Events::device(0)).unwrap();
     (Disk::started(block), file, dir)
 }
 

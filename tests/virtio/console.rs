@@ -17,7 +17,7 @@ pub const TX: u16 = 1;
 
 pub fn console(path: &Path) -> Terminal {
     let output = Box::leak(Box::new(Output::File(path.to_str().unwrap().to_owned())));
-    let console = Console::open(output).unwrap();
+    let console = Console::to(output);
     brisk::output::open().unwrap();
     Terminal::started(console)
 }

@@ -11,6 +11,7 @@ use crate::driver::{
     DATA, Driver, INDIRECT, NEEDS_RESET, NEXT, RAM, RUNNING, SIZE, STATUS, WRITE, areas,
 };
 use crate::pmem::{self, Flusher};
+use crate::rng::{self, Entropy};
 
 /// What a device does when its driver behaves; fails where it does not work.
 pub trait Works {
@@ -32,6 +33,14 @@ impl Works for Flusher {
     fn works(&mut self) {
         self.start(u64::MAX);
         assert_eq!(self.flush(0), 0);
+    }
+}
+
+impl Works for Entropy {
+    const REQUESTS: u16 = 0;
+    fn works(&mut self) {
+        self.start(u64::MAX);
+        assert_eq!(self.ask(16), 16);
     }
 }
 
@@ -57,6 +66,10 @@ macro_rules! devices {
             flusher.works();
             rules::$name(&mut flusher);
             flusher.works();
+            let mut entropy = Entropy::new(rng::rng("/dev/urandom"));
+            entropy.works();
+            rules::$name(&mut entropy);
+            entropy.works();
             let dir = tempfile::tempdir().unwrap();
             let mut terminal = console::console(&dir.path().join("out"));
             terminal.works();

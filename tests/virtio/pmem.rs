@@ -2,10 +2,9 @@
 
 use std::fs::File;
 
-use brisk::config::PmemConfig;
 use brisk::events::Events;
 use brisk::virtio::Backend;
-use brisk::virtio::pmem::Pmem;
+use brisk::virtio::pmem::{Pmem, PmemConfig};
 
 use crate::driver::{DATA, Driver};
 

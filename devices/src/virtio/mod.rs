@@ -16,6 +16,8 @@ pub mod mmio;
 pub mod pci;
 #[cfg(feature = "pmem")]
 pub mod pmem;
+#[cfg(feature = "rng")]
+pub mod rng;
 
 #[cfg(feature = "snapshot")]
 pub use common::saved::{MAX_SAVED_QUEUES, Saved, SavedQueue};

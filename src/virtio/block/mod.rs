@@ -1,34 +1,32 @@
 //! virtio-blk's host side (feature `block`): one request, one call to the kernel, straight between
 //! the file and the guest's pages.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsRawFd;
-
-use brisk_devices::virtio::block::{self, Options, Request, Segment, Status};
+use brisk_devices::virtio::block::{self, Options, Request, Status};
 use virtio_queue::Queue;
 #[cfg(feature = "io-uring")]
 use virtio_queue::QueueT;
 use vm_memory::GuestMemoryMmap;
 
+mod disk;
 #[cfg(feature = "io-uring")]
 mod uring;
 
+use self::disk::Disk;
 #[cfg(all(feature = "io-uring", feature = "seccomp"))]
 pub(crate) use self::uring::RULES as RING_RULES;
 #[cfg(feature = "io-uring")]
-use self::uring::{Engine, Flight, Kind};
+use self::uring::{Engine, Flight, Operation};
 #[cfg(feature = "io-uring")]
 use super::Polled;
 use super::queue::{self, Broken, Buffers, Taken};
-use super::{Backend, Halt};
-use crate::config::DiskConfig;
+use super::{Backend, Halt, Host, Kind};
+use crate::config::{need, on_off, pairs, unknown, usage};
 #[cfg(feature = "io-uring")]
 use crate::error::Error;
 use crate::error::Result;
 use crate::events::Events;
 use crate::image::{self, Image, Wish};
-use crate::inputs::Id;
+use crate::inputs::{self, Id};
 #[cfg(feature = "seccomp")]
 use crate::seccomp::Rule;
 
@@ -47,18 +45,53 @@ pub(crate) const RULES: &[Rule] = &[
     Rule::fcntl(libc::F_SETFL),
 ];
 
-/// Zeroes for what the file system cannot make by itself, as a disk past the page cache wants them.
-#[derive(Clone)]
-#[repr(align(4096))]
-#[allow(dead_code, reason = "the kernel reads it")]
-struct Zeroes([u8; 4096]);
-/// Bytes of zeroes that are written at once. Not a constant of so many, which would be in the binary.
-const ZEROES: u64 = 64 << 10;
+/// `--disk path=,readonly=on|off,direct=on|off,engine=sync|io_uring`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// The image.
+    pub path: String,
+    /// The guest may not write.
+    pub readonly: bool,
+    /// Past the host's page cache (O_DIRECT).
+    pub direct: bool,
+    /// Requests go on while the guest runs; without, the vCPU does each one in its exit.
+    pub io_uring: bool,
+}
+
+impl DiskConfig {
+    /// Parses the flag's value.
+    ///
+    /// # Errors
+    /// An unknown key, a malformed value, or no path.
+    pub fn parse(text: &str) -> Result<DiskConfig> {
+        let mut config = DiskConfig::default();
+        for (key, value) in pairs(text) {
+            match key {
+                "path" => config.path = value.into(),
+                "readonly" => config.readonly = on_off("--disk readonly", value)?,
+                "direct" => config.direct = on_off("--disk direct", value)?,
+                "engine" => {
+                    config.io_uring = match value {
+                        "sync" => false,
+                        "io_uring" => true,
+                        _ => return usage(format!("--disk engine={value}: give sync or io_uring")),
+                    };
+                }
+                _ => return unknown("--disk", key, "path, readonly, direct, engine"),
+            }
+        }
+        if config.path.is_empty() {
+            return usage(format!("--disk {text}: give path=FILE"));
+        }
+        need(!config.io_uring || cfg!(feature = "io-uring"), "--disk engine=io_uring", "io-uring")?;
+        Ok(config)
+    }
+}
 
 /// A raw image as a disk.
 pub struct Block {
     /// Which file the image is.
-    pub(super) file_id: Option<Id>,
+    file_id: Option<Id>,
     model: block::Block,
     disk: Disk,
     buffers: Buffers,
@@ -66,12 +99,14 @@ pub struct Block {
     engines: Vec<Engine>,
 }
 
-/// The image.
-pub(super) struct Disk {
-    pub(super) file: File,
-    pub(super) direct: bool,
-    /// The driver will never flush: each write is durable before it is done.
-    pub(super) write_through: bool,
+impl Kind<MAX_QUEUES> for Block {
+    type Config = DiskConfig;
+
+    fn open(config: &'static DiskConfig, host: &mut Host<'_>) -> Result<Block> {
+        let block = Block::open_image(config, host.cpus, host.event())?;
+        inputs::claim("--disk", &config.path, block.file_id, !config.readonly)?;
+        Ok(block)
+    }
 }
 
 impl Block {
@@ -80,7 +115,7 @@ impl Block {
     ///
     /// # Errors
     /// The image cannot be used.
-    pub fn open(config: &DiskConfig, cpus: u8, _event: Events) -> Result<Block> {
+    pub fn open_image(config: &DiskConfig, cpus: u8, _event: Events) -> Result<Block> {
         let path = &config.path;
         let wish = Wish {
             flag: "--disk",
@@ -171,12 +206,12 @@ impl Backend<MAX_QUEUES> for Block {
                 #[cfg(feature = "io-uring")]
                 Ok(request)
                     if let Some(engine) = &mut engine
-                        && let Some((kind, offset, list)) = for_ring(request, buffers) =>
+                        && let Some((operation, offset, list)) = for_ring(request, buffers) =>
                 {
-                    let offset = offset + engine.at_once(disk, kind, list, offset);
-                    if kind == Kind::Flush || !list.is_empty() {
+                    let offset = offset + engine.at_once(disk, operation, list, offset);
+                    if operation == Operation::Flush || !list.is_empty() {
                         let buffers = std::mem::take(list);
-                        let flight = Flight { head, kind, buffers, offset, room, status };
+                        let flight = Flight { head, operation, buffers, offset, room, status };
                         engine.push(flight).map_err(|_| Broken)?;
                         return Ok(Taken::Later);
                     }
@@ -236,16 +271,19 @@ fn finish_flights(
 /// What of a request the ring can do, where in the file, and with which buffers; the rest is done in
 /// the exit.
 #[cfg(feature = "io-uring")]
-fn for_ring(request: Request, buffers: &mut Buffers) -> Option<(Kind, u64, &mut Vec<libc::iovec>)> {
-    let (kind, offset, list) = match request {
-        Request::In(range) => (Kind::Read, range.offset, &mut buffers.writable),
-        Request::Out(range) => (Kind::Write, range.offset, &mut buffers.readable),
-        Request::Flush => (Kind::Flush, 0, &mut buffers.readable),
+fn for_ring(
+    request: Request,
+    buffers: &mut Buffers,
+) -> Option<(Operation, u64, &mut Vec<libc::iovec>)> {
+    let (operation, offset, list) = match request {
+        Request::In(range) => (Operation::Read, range.offset, &mut buffers.writable),
+        Request::Out(range) => (Operation::Write, range.offset, &mut buffers.readable),
+        Request::Flush => (Operation::Flush, 0, &mut buffers.readable),
         _ => return None,
     };
     list.retain(|buffer| buffer.iov_len > 0);
     // A list longer than the kernel takes goes the other way, in parts.
-    (list.len() <= libc::UIO_MAXIOV as usize).then_some((kind, offset, list))
+    (list.len() <= libc::UIO_MAXIOV as usize).then_some((operation, offset, list))
 }
 
 /// Takes the header off a request whose status byte is no longer in `buffers`.
@@ -289,103 +327,4 @@ fn execute(
         log::debug!("--disk: {error}");
         Status::IoErr
     })
-}
-
-type Vectored =
-    unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> isize;
-
-impl Disk {
-    /// Moves all of `buffers` from or to the file at `offset`. The file's end, where an image shrank
-    /// under us, is an error.
-    pub(super) fn transfer(
-        &self,
-        buffers: &mut Vec<libc::iovec>,
-        mut offset: u64,
-        call: Vectored,
-    ) -> io::Result<()> {
-        buffers.retain(|buffer| buffer.iov_len > 0);
-        while !buffers.is_empty() {
-            let count = buffers.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
-            // SAFETY: `collect` checked each buffer to be in guest memory, which stays mapped.
-            let moved =
-                unsafe { call(self.file.as_raw_fd(), buffers.as_ptr(), count, offset as i64) };
-            match moved {
-                0 => return Err(io::Error::other("the image is shorter than it was")),
-                1.. => {
-                    queue::advance(buffers, moved as usize);
-                    offset += moved as u64;
-                }
-                _ => {
-                    let error = io::Error::last_os_error();
-                    match error.raw_os_error() {
-                        Some(libc::EINTR) => {}
-                        // Buffers that are not aligned as O_DIRECT wants them.
-                        Some(libc::EINVAL) if self.direct => self.through_cache()?,
-                        _ => return Err(error),
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Goes on without O_DIRECT: the guest asked for what the host's disk cannot do directly.
-    fn through_cache(&self) -> io::Result<()> {
-        // SAFETY: changes a flag of our own descriptor.
-        unsafe {
-            let flags = libc::fcntl(self.file.as_raw_fd(), libc::F_GETFL);
-            if flags & libc::O_DIRECT == 0 {
-                return Err(io::Error::from_raw_os_error(libc::EINVAL));
-            }
-            libc::fcntl(self.file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_DIRECT);
-        }
-        log::warn!("--disk direct=on: the guest's buffers are not aligned for it; goes on without");
-        Ok(())
-    }
-
-    /// Discards or zeroes a range by the cheapest way that the file system knows.
-    fn clear(&self, segment: &Segment, discard: bool) -> io::Result<()> {
-        let (offset, len) = (segment.range.offset, segment.range.len);
-        if len == 0 {
-            return Ok(());
-        }
-        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        let zero = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-        let mode = if discard || segment.unmap { punch } else { zero };
-        match self.fallocate(mode, offset, len) {
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                // A discard is a hint (virtio 1.3, 5.2.6.2); zeroes are a promise.
-                if discard { Ok(()) } else { self.write_zeroes(offset, len) }
-            }
-            result => result,
-        }
-    }
-
-    fn fallocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
-        loop {
-            // SAFETY: plain numbers; the range was checked to be within the disk.
-            let status =
-                unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as i64, len as i64) };
-            if status == 0 {
-                return Ok(());
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
-    }
-
-    fn write_zeroes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
-        let pages = len.min(ZEROES).div_ceil(size_of::<Zeroes>() as u64) as usize;
-        let mut zeroes = vec![Zeroes([0; 4096]); pages];
-        while len > 0 {
-            let (count, iov_base) = (len.min(ZEROES), zeroes.as_mut_ptr().cast());
-            let mut buffers = vec![libc::iovec { iov_base, iov_len: count as usize }];
-            self.transfer(&mut buffers, offset, libc::pwritev)?;
-            offset += count;
-            len -= count;
-        }
-        Ok(())
-    }
 }

@@ -17,7 +17,7 @@ use brisk_devices::virtio::block::Status;
 use io_uring::squeue::Flags;
 use io_uring::{IoUring, opcode, register::Restriction, types};
 
-use super::Disk;
+use super::disk::Disk;
 use crate::events::{self, Events};
 use crate::virtio::queue;
 
@@ -32,7 +32,7 @@ pub(crate) const RULES: &[crate::seccomp::Rule] = &[
 
 /// What a request asks of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum Operation {
     /// File to guest.
     Read,
     /// Guest to file.
@@ -46,7 +46,7 @@ pub struct Flight {
     /// The chain's first descriptor.
     pub head: u16,
     /// Which way.
-    pub kind: Kind,
+    pub operation: Operation,
     /// The guest's buffers, which stay here until the kernel is done with them.
     pub buffers: Vec<libc::iovec>,
     /// Where in the file.
@@ -111,15 +111,15 @@ impl Engine {
     pub fn at_once(
         &mut self,
         disk: &Disk,
-        kind: Kind,
+        operation: Operation,
         buffers: &mut Vec<libc::iovec>,
         offset: u64,
     ) -> u64 {
-        let (call, flags): (Vectored, _) = match kind {
-            Kind::Read => (libc::preadv2, &mut self.at_once[0]),
+        let (call, flags): (Vectored, _) = match operation {
+            Operation::Read => (libc::preadv2, &mut self.at_once[0]),
             // What is to be durable waits.
-            Kind::Write if !disk.write_through => (libc::pwritev2, &mut self.at_once[1]),
-            Kind::Write | Kind::Flush => return 0,
+            Operation::Write if !disk.write_through => (libc::pwritev2, &mut self.at_once[1]),
+            Operation::Write | Operation::Flush => return 0,
         };
         let Some(flag) = *flags else { return 0 };
         let (file, count) = (disk.file.as_raw_fd(), buffers.len() as libc::c_int);
@@ -143,14 +143,14 @@ impl Engine {
         let Some(at) = self.flights.iter().position(Option::is_none) else { return Err(flight) };
         let file = FILE;
         let count = flight.buffers.len() as u32;
-        let entry = match flight.kind {
-            Kind::Read => opcode::Readv::new(file, flight.buffers.as_ptr(), count)
+        let entry = match flight.operation {
+            Operation::Read => opcode::Readv::new(file, flight.buffers.as_ptr(), count)
                 .offset(flight.offset)
                 .build(),
-            Kind::Write => opcode::Writev::new(file, flight.buffers.as_ptr(), count)
+            Operation::Write => opcode::Writev::new(file, flight.buffers.as_ptr(), count)
                 .offset(flight.offset)
                 .build(),
-            Kind::Flush => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+            Operation::Flush => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
         };
         // SAFETY: the list of buffers moves with the flight into `flights`, its heap block stays
         // where it is, and the flight is only dropped when its completion was seen.
@@ -270,17 +270,20 @@ fn finish(disk: &Disk, mut flight: Flight, result: i32) -> bool {
             return false;
         }
     };
-    let rest = match flight.kind {
-        Kind::Flush if result == 0 => Ok(()),
-        Kind::Flush => disk.file.sync_data(),
-        Kind::Read | Kind::Write => {
+    let rest = match flight.operation {
+        Operation::Flush if result == 0 => Ok(()),
+        Operation::Flush => disk.file.sync_data(),
+        Operation::Read | Operation::Write => {
             queue::advance(&mut flight.buffers, moved);
-            let call = if flight.kind == Kind::Read { libc::preadv } else { libc::pwritev };
+            let call =
+                if flight.operation == Operation::Read { libc::preadv } else { libc::pwritev };
             disk.transfer(&mut flight.buffers, flight.offset + moved as u64, call)
         }
     };
     let durable = match rest {
-        Ok(()) if flight.kind == Kind::Write && disk.write_through => disk.file.sync_data(),
+        Ok(()) if flight.operation == Operation::Write && disk.write_through => {
+            disk.file.sync_data()
+        }
         other => other,
     };
     durable.inspect_err(|error| log::debug!("--disk: {error}")).is_ok()

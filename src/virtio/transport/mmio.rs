@@ -6,7 +6,7 @@ use vm_memory::GuestMemoryMmap;
 
 use crate::bus::Access;
 use crate::interrupts::{Signal, Sink};
-use crate::virtio::slots::each;
+use crate::virtio::table::each;
 use crate::virtio::{Backend, Devices, Reply, VirtioDevice};
 
 impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {

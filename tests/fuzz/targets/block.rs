@@ -4,10 +4,9 @@
 use std::cell::RefCell;
 use std::fs::File;
 
-use brisk::config::DiskConfig;
 use brisk::events::Events;
 use brisk::virtio::VirtioDevice;
-use brisk::virtio::block::{Block, MAX_QUEUES};
+use brisk::virtio::block::{Block, DiskConfig, MAX_QUEUES};
 use brisk_fuzz::{Step, file, memory, run};
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +19,7 @@ struct Disk {
 
 fn disk(readonly: bool) -> RefCell<Disk> {
     let (file, path) = file(LEN);
-    let block = Block::open(&DiskConfig { path, readonly, ..DiskConfig::default() }, 1, Events::device(0)).expect("a disk");
+    let block = Block::open_image(&DiskConfig { path, readonly, ..DiskConfig::default() }, 1, Events::device(0)).expect("a disk");
     RefCell::new(Disk { file, function: VirtioDevice::new(block) })
 }
 

@@ -3,10 +3,9 @@
 
 use std::cell::RefCell;
 
-use brisk::config::PmemConfig;
 use brisk::events::Events;
 use brisk::virtio::{Backend, VirtioDevice};
-use brisk::virtio::pmem::Pmem;
+use brisk::virtio::pmem::{Pmem, PmemConfig};
 use brisk_fuzz::{PMEM, Step, file, memory, run};
 use libfuzzer_sys::fuzz_target;
 

@@ -23,7 +23,7 @@ use crate::interrupts::{Signal, Sink};
 use crate::kvm::Vm;
 #[cfg(feature = "seccomp")]
 use crate::seccomp::Rule;
-use crate::virtio::slots::{Slot, each};
+use crate::virtio::table::{Device, each};
 use crate::virtio::{Backend, Devices, Reply, VirtioDevice};
 use ecam::Readable;
 use table::Table;
@@ -49,7 +49,7 @@ pub(in crate::virtio) struct PciDevice {
 
 impl Pci {
     /// A function for each of `slots`, their BARs one after the other in the window.
-    pub(in crate::virtio) fn new(slots: &mut [Slot], ports: bool) -> Pci {
+    pub(in crate::virtio) fn new(slots: &mut [Device], ports: bool) -> Pci {
         let bars = (layout::PCI_MEM32.start..).step_by(BAR_SIZE as usize);
         let functions =
             slots.iter_mut().zip(bars).map(|(slot, bar)| new_function(slot, bar)).collect();
@@ -64,7 +64,7 @@ impl Pci {
 
 /// With one vector for the configuration and one a queue: Linux then needs to share none, and each
 /// vector more would be a masked entry more for it to mask.
-fn new_function(slot: &mut Slot, bar: u64) -> PciDevice {
+fn new_function(slot: &mut Device, bar: u64) -> PciDevice {
     let function: Box<pci::Function> = match each!(slot, device => device.queue_count()) {
         1 => Box::new(VirtioPci::<2>::new(bar)),
         2 => Box::new(VirtioPci::<3>::new(bar)),
@@ -233,7 +233,10 @@ impl Devices {
         functions.iter().position(|port| port.function.bar() == Some(base))
     }
 
-    fn function(&mut self, index: usize) -> Option<(&mut Slot, &mut PciDevice, &GuestMemoryMmap)> {
+    fn function(
+        &mut self,
+        index: usize,
+    ) -> Option<(&mut Device, &mut PciDevice, &GuestMemoryMmap)> {
         let Devices { slots, pci, memory } = self;
         Some((slots.get_mut(index)?, pci.as_mut()?.functions.get_mut(index)?, memory))
     }

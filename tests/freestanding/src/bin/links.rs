@@ -12,6 +12,7 @@ use brisk_devices::virtio::block::{self, Block};
 use brisk_devices::virtio::console::Console;
 use brisk_devices::virtio::pci::{Function, VirtioPci};
 use brisk_devices::virtio::pmem::Pmem;
+use brisk_devices::virtio::rng::Rng;
 use brisk_devices::virtio::{Common, Device, mmio};
 
 #[panic_handler]
@@ -87,7 +88,7 @@ fn ports() -> bool {
 /// Each device by MMIO.
 fn windows() -> bool {
     let disk = Block::new(&block::Options { capacity: black_box(8), ..Default::default() });
-    magic(&disk) && magic(&Console::new(Some((80, 25)))) && magic(&Pmem::new(4 << 30, 2 << 20))
+    magic(&disk) && magic(&Console::new(Some((80, 25)))) && magic(&Pmem::new(4 << 30, 2 << 20)) && magic(&Rng)
 }
 
 fn magic<D: Device>(device: &D) -> bool {

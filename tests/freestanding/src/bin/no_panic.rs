@@ -13,6 +13,7 @@ use brisk_devices::virtio::block::{self, Block};
 use brisk_devices::virtio::console::Console;
 use brisk_devices::virtio::pci::{Function, VirtioPci};
 use brisk_devices::virtio::pmem::Pmem;
+use brisk_devices::virtio::rng::Rng;
 use brisk_devices::virtio::{Common, Device, State, mmio};
 use zerocopy::FromZeros;
 
@@ -37,6 +38,7 @@ extern "C" fn main() -> ! {
     virtio(&mut console);
     black_box(console.resize(any(), any()));
     virtio(&mut Pmem::new(any(), any()));
+    virtio(&mut Rng);
     configuration();
     freestanding::exit(0)
 }

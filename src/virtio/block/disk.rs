@@ -1,0 +1,126 @@
+//! The image behind a disk: what can be done to it, by one call to the kernel each where that goes.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use brisk_devices::virtio::block::Segment;
+
+use crate::virtio::queue;
+
+/// Zeroes for what the file system cannot make by itself, as a disk past the page cache wants them.
+#[derive(Clone)]
+#[repr(align(4096))]
+#[allow(dead_code, reason = "the kernel reads it")]
+struct Zeroes([u8; 4096]);
+/// Bytes of zeroes that are written at once. Not a constant of so many, which would be in the binary.
+const ZEROES: u64 = 64 << 10;
+
+/// The image.
+pub struct Disk {
+    /// Open, locked, and of a length that does not change with a disk.
+    pub file: File,
+    /// Past the page cache.
+    pub direct: bool,
+    /// The driver will never flush: each write is durable before it is done.
+    pub write_through: bool,
+}
+
+type Vectored =
+    unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> isize;
+
+impl Disk {
+    /// Moves all of `buffers` from or to the file at `offset`. The file's end, where an image shrank
+    /// under us, is an error.
+    pub fn transfer(
+        &self,
+        buffers: &mut Vec<libc::iovec>,
+        mut offset: u64,
+        call: Vectored,
+    ) -> io::Result<()> {
+        buffers.retain(|buffer| buffer.iov_len > 0);
+        while !buffers.is_empty() {
+            let count = buffers.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+            // SAFETY: `collect` checked each buffer to be in guest memory, which stays mapped.
+            let moved =
+                unsafe { call(self.file.as_raw_fd(), buffers.as_ptr(), count, offset as i64) };
+            match moved {
+                0 => return Err(io::Error::other("the image is shorter than it was")),
+                1.. => {
+                    queue::advance(buffers, moved as usize);
+                    offset += moved as u64;
+                }
+                _ => {
+                    let error = io::Error::last_os_error();
+                    match error.raw_os_error() {
+                        Some(libc::EINTR) => {}
+                        // Buffers that are not aligned as O_DIRECT wants them.
+                        Some(libc::EINVAL) if self.direct => self.through_cache()?,
+                        _ => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on without O_DIRECT: the guest asked for what the host's disk cannot do directly.
+    fn through_cache(&self) -> io::Result<()> {
+        // SAFETY: changes a flag of our own descriptor.
+        unsafe {
+            let flags = libc::fcntl(self.file.as_raw_fd(), libc::F_GETFL);
+            if flags & libc::O_DIRECT == 0 {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+            libc::fcntl(self.file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_DIRECT);
+        }
+        log::warn!("--disk direct=on: the guest's buffers are not aligned for it; goes on without");
+        Ok(())
+    }
+
+    /// Discards or zeroes a range by the cheapest way that the file system knows.
+    pub fn clear(&self, segment: &Segment, discard: bool) -> io::Result<()> {
+        let (offset, len) = (segment.range.offset, segment.range.len);
+        if len == 0 {
+            return Ok(());
+        }
+        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let zero = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+        let mode = if discard || segment.unmap { punch } else { zero };
+        match self.fallocate(mode, offset, len) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                // A discard is a hint (virtio 1.3, 5.2.6.2); zeroes are a promise.
+                if discard { Ok(()) } else { self.write_zeroes(offset, len) }
+            }
+            result => result,
+        }
+    }
+
+    fn fallocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+        loop {
+            // SAFETY: plain numbers; the range was checked to be within the disk.
+            let status =
+                unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as i64, len as i64) };
+            if status == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    fn write_zeroes(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+        let pages = len.min(ZEROES).div_ceil(size_of::<Zeroes>() as u64) as usize;
+        let mut zeroes = vec![Zeroes([0; 4096]); pages];
+        while len > 0 {
+            let (count, iov_base) = (len.min(ZEROES), zeroes.as_mut_ptr().cast());
+            let mut buffers = vec![libc::iovec { iov_base, iov_len: count as usize }];
+            self.transfer(&mut buffers, offset, libc::pwritev)?;
+            offset += count;
+            len -= count;
+        }
+        Ok(())
+    }
+}
