@@ -2,31 +2,20 @@
 
 use brisk_boot::layout;
 
-#[cfg(feature = "coalesced-serial")]
 use crate::coalesced::Ring;
 use crate::events::Events;
-use crate::interrupts::{IOAPIC_SIZE, Interrupts};
-#[cfg(feature = "serial")]
-use crate::interrupts::{Signal, Sink};
-#[cfg(feature = "coalesced-serial")]
+use crate::interrupts::{IOAPIC_SIZE, Interrupts, Signal, Sink};
 use crate::kvm::Vm;
-#[cfg(feature = "boot-timer")]
 use crate::measure::boot_timer::{BootTimer, Point};
 use crate::measure::exit_kind::ExitKind;
-#[cfg(feature = "exit-stats")]
 use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
-#[cfg(feature = "serial")]
-use crate::uart::Uart;
-#[cfg(feature = "mmio")]
+use crate::uart::{self, Uart};
 use crate::virtio::{Devices, MAX_VIRTIO};
 
-#[cfg(feature = "serial")]
 pub(crate) const COM1: u16 = layout::COM1_PORT;
-#[cfg(feature = "serial")]
 pub(crate) const COM1_END: u16 = COM1 + 7;
 const IOAPIC_END: u64 = layout::IOAPIC_BASE + IOAPIC_SIZE - 1;
-#[cfg(feature = "mmio")]
 const VIRTIO_END: u64 =
     layout::VIRTIO_MMIO_BASE + MAX_VIRTIO as u64 * layout::VIRTIO_MMIO_SIZE as u64 - 1;
 /// Configuration mechanism #1 (PCI 3.0, 3.2.2.3.2).
@@ -91,19 +80,13 @@ impl Access {
 /// Every device, and what counts and times the accesses to them.
 pub struct Bus {
     /// For the ring of what the serial port sends.
-    #[cfg(feature = "coalesced-serial")]
     pub(crate) vm: &'static Vm,
     pub(crate) interrupts: Interrupts,
-    #[cfg(feature = "serial")]
     pub(crate) serial: Option<Uart>,
-    #[cfg(feature = "mmio")]
     pub(crate) virtio: Devices,
-    #[cfg(feature = "boot-timer")]
     pub(crate) timer: BootTimer,
-    #[cfg(feature = "exit-stats")]
     pub(crate) stats: ExitStats,
     pub(crate) trace: Trace,
-    #[cfg(feature = "coalesced-serial")]
     pub(crate) ring: Ring,
 }
 
@@ -114,7 +97,6 @@ impl Bus {
     pub fn pio_in(&mut self, port: u16, width: u8, data: &mut [u8]) -> Option<End> {
         data.fill(0xff);
         let access = match port {
-            #[cfg(feature = "serial")]
             COM1..=COM1_END => match &mut self.serial {
                 Some(serial) => {
                     for access in data.chunks_exact_mut(width.into()) {
@@ -141,21 +123,18 @@ impl Bus {
     /// `out`: `data` holds accesses of `width` bytes each. What no device takes is lost.
     pub fn pio_out(&mut self, port: u16, width: u8, data: &[u8]) -> Option<End> {
         let access = match port {
-            #[cfg(feature = "boot-timer")]
-            layout::BOOT_TIMER_PORT => {
+            layout::BOOT_TIMER_PORT if BootTimer::LISTENS => {
                 for access in data.chunks_exact(width.into()) {
                     self.mark(access[0]);
                 }
                 Access::Done
             }
-            #[cfg(feature = "serial")]
             COM1..=COM1_END => match &mut self.serial {
                 Some(serial) => {
                     for access in data.chunks_exact(width.into()) {
                         serial.write((port - COM1) as u8, access[0]);
                     }
                     let end = self.serial_interrupt();
-                    #[cfg(feature = "coalesced-serial")]
                     self.coalesce(port);
                     Access::done(end)
                 }
@@ -191,7 +170,6 @@ impl Bus {
                 self.interrupts.read(address - layout::IOAPIC_BASE, data);
                 Access::Done
             }
-            #[cfg(feature = "mmio")]
             layout::VIRTIO_MMIO_BASE..=VIRTIO_END => {
                 self.virtio.read(address - layout::VIRTIO_MMIO_BASE, data)
             }
@@ -213,7 +191,6 @@ impl Bus {
                 self.interrupts.write(address - layout::IOAPIC_BASE, data);
                 Access::Done
             }
-            #[cfg(feature = "mmio")]
             layout::VIRTIO_MMIO_BASE..=VIRTIO_END => {
                 self.virtio.write(address - layout::VIRTIO_MMIO_BASE, data, &self.interrupts)
             }
@@ -239,7 +216,6 @@ impl Bus {
         if events.intersects(Events::STOP) {
             return Some(End::Quit);
         }
-        #[cfg(feature = "serial")]
         if events.intersects(Events::INPUT)
             && let Some(serial) = &mut self.serial
         {
@@ -248,22 +224,26 @@ impl Bus {
                 return Some(end);
             }
         }
-        #[cfg(feature = "mmio")]
-        return self.virtio.poll(events, &self.interrupts).end;
-        #[cfg(not(feature = "mmio"))]
-        None
+        self.virtio.poll(events, &self.interrupts).end
     }
 
     /// The guest touched memory that the host could not give. False where no device can mend that.
     pub fn mend_memory(&mut self) -> bool {
-        #[cfg(feature = "mmio")]
-        return self.virtio.poll(Events::MEMORY, &self.interrupts).mended;
-        #[cfg(not(feature = "mmio"))]
-        false
+        self.virtio.poll(Events::MEMORY, &self.interrupts).mended
+    }
+
+    /// Hands on what waits, and writes the reports.
+    pub(crate) fn finish(&mut self) {
+        self.catch_up();
+        if let Some(serial) = &mut self.serial {
+            serial.flush();
+        }
+        self.timer.finish();
+        self.stats.finish();
+        self.trace.finish();
     }
 
     /// Gives the serial port what KVM kept for it. To be done before anything else after an exit.
-    #[cfg(feature = "coalesced-serial")]
     pub(crate) fn catch_up(&mut self) {
         while let Some(byte) = self.ring.pop() {
             if let Some(serial) = &mut self.serial {
@@ -273,9 +253,8 @@ impl Bus {
     }
 
     /// After a write to the serial port's `port`: the driver may now want interrupts, or none any more.
-    #[cfg(feature = "coalesced-serial")]
     pub(crate) fn coalesce(&mut self, port: u16) {
-        if port == COM1 + u16::from(crate::uart::IER) {
+        if cfg!(feature = "coalesced-serial") && port == COM1 + u16::from(uart::IER) {
             let Some(serial) = &self.serial else { return };
             self.ring.set(!serial.wants_interrupts(), self.vm);
             // Another vCPU may have written in between.
@@ -284,7 +263,6 @@ impl Bus {
     }
 
     /// The guest wrote `code` to port 0x80.
-    #[cfg(feature = "boot-timer")]
     pub(crate) fn mark(&mut self, code: u8) {
         self.timer.mark(Point::Code(code));
         self.trace.mark(code);
@@ -302,7 +280,6 @@ impl Bus {
 
     /// Gives the guest the input that waits, now that it may have made room, and raises the
     /// serial port's interrupt where its line has risen.
-    #[cfg(feature = "serial")]
     pub(crate) fn serial_interrupt(&mut self) -> Option<End> {
         let serial = self.serial.as_mut()?;
         let quit = serial.receive();
@@ -313,9 +290,7 @@ impl Bus {
     }
 
     pub(crate) fn count(&mut self, kind: ExitKind, address: u64, claimed: bool) {
-        #[cfg(feature = "exit-stats")]
         self.stats.count(kind, address, claimed);
-        let _ = claimed;
         self.trace.exit(kind, address);
     }
 }

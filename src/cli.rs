@@ -2,11 +2,9 @@
 
 use argh::FromArgs;
 
-#[cfg(any(feature = "serial", feature = "console"))]
-use crate::config::Output;
-use crate::config::{self, Config, MemoryConfig, need};
+use crate::config::{self, Config, MemoryConfig, Output, Seccomp, Transport, need};
 use crate::error::{Error, Result};
-#[cfg(feature = "mmio")]
+use crate::measure::log;
 use crate::virtio;
 
 #[derive(FromArgs)]
@@ -105,8 +103,7 @@ pub fn parse(arguments: &[String]) -> Result<Command> {
         }
     };
     need(args.log_level.is_none() || cfg!(feature = "logging"), "--log-level", "logging")?;
-    #[cfg(feature = "logging")]
-    crate::measure::log::start(args.log_level.as_deref().unwrap_or("warn"))?;
+    log::start(args.log_level.as_deref().unwrap_or("warn"))?;
     Ok(Command::Run(Box::new(config(args)?)))
 }
 
@@ -129,8 +126,8 @@ fn config(args: Args) -> Result<Config> {
     without(!args.disk.is_empty(), cfg!(feature = "block"), "--disk", "block")?;
     without(!args.pmem.is_empty(), cfg!(feature = "pmem"), "--pmem", "pmem")?;
     without(args.rng.is_some(), cfg!(feature = "rng"), "--rng", "rng")?;
-    let pci = args.transport.as_ref().is_some_and(|text| text != "mmio");
-    without(pci, cfg!(feature = "pci"), "--transport", "pci")?;
+    let pci = args.transport.filter(|text| text != "mmio");
+    without(pci.is_some(), cfg!(feature = "pci"), "--transport", "pci")?;
     // A device that nobody listens to may as well not be there.
     let wants = |text: &Option<String>| !matches!(text.as_deref(), None | Some("off" | "null"));
     without(wants(&args.serial), cfg!(feature = "serial"), "--serial", "serial")?;
@@ -142,8 +139,7 @@ fn config(args: Args) -> Result<Config> {
     without(args.trace.is_some(), cfg!(feature = "trace"), "--trace", "trace")?;
     let filtered = !matches!(args.seccomp.as_deref(), None | Some("false"));
     without(filtered, cfg!(feature = "seccomp"), "--seccomp", "seccomp")?;
-    #[cfg(any(feature = "serial", feature = "console"))]
-    let outputs = outputs(args.serial.as_deref(), args.console.as_deref())?;
+    let (serial, _console) = outputs(args.serial.as_deref(), args.console.as_deref())?;
     Ok(Config {
         kernel: args.kernel,
         initramfs: args.initramfs,
@@ -152,10 +148,9 @@ fn config(args: Args) -> Result<Config> {
         protocol: args.boot_protocol.as_deref().map(config::parse_protocol).transpose()?,
         cpus: args.cpus.as_deref().map_or(Ok(1), config::parse_cpus)?,
         memory: args.memory.as_deref().map_or(Ok(MemoryConfig::default()), MemoryConfig::parse)?,
-        #[cfg(feature = "mmio")]
         devices: virtio::Configs {
             #[cfg(feature = "console")]
-            consoles: Vec::from_iter(Some(outputs.1).filter(|output| *output != Output::Off)),
+            consoles: Vec::from_iter(Some(_console).filter(|output| *output != Output::Off)),
             #[cfg(feature = "block")]
             disks: each(&args.disk, virtio::block::DiskConfig::parse)?,
             #[cfg(feature = "pmem")]
@@ -163,39 +158,34 @@ fn config(args: Args) -> Result<Config> {
             #[cfg(feature = "rng")]
             rngs: each(args.rng.as_slice(), virtio::rng::RngConfig::parse)?,
         },
-        #[cfg(feature = "pci")]
-        transport: args
-            .transport
-            .as_deref()
-            .map_or(Ok(config::Transport::Mmio), config::Transport::parse)?,
-        #[cfg(feature = "serial")]
-        serial: outputs.0,
-        #[cfg(feature = "boot-timer")]
+        transport: match pci {
+            Some(text) if cfg!(feature = "pci") => Transport::parse(&text)?,
+            _ => Transport::Mmio,
+        },
+        serial,
         boot_log: args.boot_log,
-        #[cfg(feature = "boot-timer")]
         timeline: args.timeline,
-        #[cfg(feature = "exit-stats")]
         stats: args.stats,
-        #[cfg(feature = "seccomp")]
-        seccomp: args
-            .seccomp
-            .as_deref()
-            .map_or(Ok(config::Seccomp::default()), config::Seccomp::parse)?,
-        #[cfg(feature = "trace")]
+        seccomp: match &args.seccomp {
+            Some(text) if cfg!(feature = "seccomp") => Seccomp::parse(text)?,
+            _ => Seccomp::default(),
+        },
         trace: args.trace,
     })
 }
 
 /// Parses each value of a flag that may be repeated.
-#[allow(dead_code, reason = "a console's is not repeated")]
+#[allow(dead_code, reason = "a build may have none of these")]
 fn each<T>(texts: &[String], parse: fn(&str) -> Result<T>) -> Result<Vec<T>> {
     texts.iter().map(|text| parse(text)).collect()
 }
 
 /// The serial port's and the console's ends. Where only one is named the other is off; where none
 /// is, the better one that is compiled in gets the terminal.
-#[cfg(any(feature = "serial", feature = "console"))]
 fn outputs(serial: Option<&str>, console: Option<&str>) -> Result<(Output, Output)> {
+    if !cfg!(any(feature = "serial", feature = "console")) {
+        return Ok((Output::Off, Output::Off));
+    }
     let default = |other: Option<&str>, there: bool| {
         if other.is_none() && there { Output::Tty } else { Output::Off }
     };

@@ -4,7 +4,7 @@ use brisk_boot::Protocol;
 
 use crate::error::{Error, Result};
 
-/// All of it.
+/// All of it. What a feature that is left out would need is as if no flag of its were given.
 #[derive(Debug)]
 pub struct Config {
     /// `--kernel`
@@ -22,33 +22,47 @@ pub struct Config {
     /// `--memory`
     pub memory: MemoryConfig,
     /// virtio devices
-    #[cfg(feature = "mmio")]
     pub devices: crate::virtio::Configs,
     /// `--transport`
-    #[cfg(feature = "pci")]
     pub transport: Transport,
     /// `--serial`
-    #[cfg(feature = "serial")]
     pub serial: Output,
     /// `--boot-log`
-    #[cfg(feature = "boot-timer")]
     pub boot_log: Option<String>,
     /// `--timeline`
-    #[cfg(feature = "boot-timer")]
     pub timeline: bool,
     /// `--stats`
-    #[cfg(feature = "exit-stats")]
     pub stats: Option<String>,
     /// `--seccomp`
-    #[cfg(feature = "seccomp")]
     pub seccomp: Seccomp,
     /// `--trace`
-    #[cfg(feature = "trace")]
     pub trace: Option<String>,
 }
 
+#[cfg(test)]
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            kernel: String::new(),
+            initramfs: None,
+            cmdline: String::new(),
+            cmdline_exact: false,
+            protocol: None,
+            cpus: 1,
+            memory: MemoryConfig::default(),
+            devices: Default::default(),
+            transport: Transport::Mmio,
+            serial: Output::Off,
+            boot_log: None,
+            timeline: false,
+            stats: None,
+            seccomp: Seccomp::default(),
+            trace: None,
+        }
+    }
+}
+
 /// How the guest reaches its virtio devices.
-#[cfg(feature = "pci")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     /// Windows of registers that ACPI announces.
@@ -59,7 +73,6 @@ pub enum Transport {
     PciPorts,
 }
 
-#[cfg(feature = "pci")]
 impl Transport {
     /// Parses `mmio|pci|pci-ports`.
     ///
@@ -76,7 +89,6 @@ impl Transport {
 }
 
 /// What becomes of system calls that brisk does not need while the guest runs.
-#[cfg(feature = "seccomp")]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Seccomp {
     /// They end the VM.
@@ -88,7 +100,6 @@ pub enum Seccomp {
     Off,
 }
 
-#[cfg(feature = "seccomp")]
 impl Seccomp {
     /// Parses `true|false|log`.
     ///

@@ -29,7 +29,6 @@ impl Bus {
             (COM1..=COM1_END, &[byte]) if let Some(serial) = &mut self.serial => {
                 serial.write((port - COM1) as u8, byte);
                 let end = self.serial_interrupt();
-                #[cfg(feature = "coalesced-serial")]
                 self.coalesce(port);
                 end
             }

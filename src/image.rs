@@ -37,6 +37,7 @@ pub struct Image {
     /// Bytes.
     pub len: u64,
     /// Bytes that the host reads and writes at least: a device's logical sector.
+    #[cfg_attr(not(feature = "block"), allow(dead_code, reason = "pmem has none"))]
     pub sector: u32,
     /// Which file it is.
     pub id: Option<Id>,

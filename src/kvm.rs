@@ -221,10 +221,10 @@ impl Vm {
         self.fd.check_extension(cap)
     }
 
+    /// KVM's counters of the VM; `None` where this KVM has none.
     #[cfg(feature = "exit-stats")]
-    pub(crate) fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        use std::os::fd::AsRawFd;
-        self.fd.as_raw_fd()
+    pub fn counters(&self) -> Option<std::fs::File> {
+        counters(&self.fd)
     }
 }
 
@@ -326,11 +326,23 @@ impl Vcpu {
         Ok(decode(self.fd.get_kvm_run()))
     }
 
+    /// KVM's counters of the vCPU; `None` where this KVM has none.
     #[cfg(feature = "exit-stats")]
-    pub(crate) fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        use std::os::fd::AsRawFd;
-        self.fd.as_raw_fd()
+    pub fn counters(&self) -> Option<std::fs::File> {
+        counters(&self.fd)
     }
+}
+
+/// The statistics file (api.rst 4.133) of a VM or vCPU.
+#[cfg(feature = "exit-stats")]
+fn counters(of: &impl std::os::fd::AsRawFd) -> Option<std::fs::File> {
+    use std::os::fd::FromRawFd;
+    /// `_IO(KVMIO, 0xce)`.
+    const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
+    // SAFETY: takes no argument, gives a new descriptor or -1.
+    let stats = unsafe { libc::ioctl(of.as_raw_fd(), KVM_GET_STATS_FD, 0) };
+    // SAFETY: the descriptor was just made and is ours alone.
+    (stats >= 0).then(|| unsafe { std::fs::File::from_raw_fd(stats) })
 }
 
 fn segment(from: &Segment) -> kvm_segment {

@@ -24,8 +24,12 @@ compile_error!(
 
 pub mod bus;
 pub mod cli;
+mod cmdline;
 #[cfg(feature = "coalesced-serial")]
-pub mod coalesced;
+mod coalesced;
+#[cfg(not(feature = "coalesced-serial"))]
+#[path = "coalesced/off.rs"]
+mod coalesced;
 pub mod config;
 pub mod cpuid;
 mod descriptors;
@@ -51,18 +55,39 @@ pub mod memory;
     feature = "console"
 ))]
 pub mod output;
+#[cfg(not(any(
+    feature = "boot-timer",
+    feature = "exit-stats",
+    feature = "trace",
+    feature = "serial",
+    feature = "console"
+)))]
+#[path = "output/off.rs"]
+mod output;
 #[cfg(feature = "seccomp")]
+mod seccomp;
+#[cfg(not(feature = "seccomp"))]
+#[path = "seccomp/off.rs"]
 mod seccomp;
 pub mod shared;
 #[cfg(any(feature = "serial", feature = "console"))]
+mod terminal;
+#[cfg(not(any(feature = "serial", feature = "console")))]
+#[path = "terminal/off.rs"]
 mod terminal;
 #[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
 mod threads;
 #[cfg(feature = "serial")]
 mod uart;
+#[cfg(not(feature = "serial"))]
+#[path = "uart/off.rs"]
+mod uart;
 pub mod vcpu;
 #[cfg(feature = "mmio")]
 pub mod virtio;
+#[cfg(not(feature = "mmio"))]
+#[path = "virtio/off.rs"]
+mod virtio;
 
 use std::io::Write;
 
@@ -75,7 +100,7 @@ pub fn main() -> ! {
         .collect();
     descriptors::close_inherited(arguments.iter().map(String::as_str));
     let result = match cli::parse(&arguments) {
-        Ok(cli::Command::Run(config)) => machine::run(config),
+        Ok(cli::Command::Run(config)) => run(config),
         Ok(cli::Command::Print(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             Ok(0)
@@ -85,20 +110,16 @@ pub fn main() -> ! {
     exit(result)
 }
 
+fn run(config: Box<config::Config>) -> error::Result<u8> {
+    machine::Machine::build(Box::leak(config))?.run()
+}
+
 /// Ends the process without taking the VM apart: the kernel does that faster, and all at once.
 pub(crate) fn exit(result: error::Result<u8>) -> ! {
-    #[cfg(any(feature = "serial", feature = "console"))]
     terminal::restore();
     let status = match result {
         Ok(status) => status,
         Err(error) => {
-            #[cfg(any(
-                feature = "boot-timer",
-                feature = "exit-stats",
-                feature = "trace",
-                feature = "serial",
-                feature = "console"
-            ))]
             output::discard();
             if !matches!(error, error::Error::Stopped) {
                 descriptors::say(&format!("brisk: {error}\n"));

@@ -123,40 +123,7 @@ impl Ram {
             }
             Ok(())
         };
-        // Threads cost 20 KB, with glibc's in a static build 40; `smp` has them anyway.
-        #[cfg(not(feature = "smp"))]
-        let result = populate(0, size);
-        #[cfg(feature = "smp")]
-        let result = {
-            let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-            let chunk = (size / threads).next_multiple_of(HUGE as u64);
-            std::thread::scope(|scope| {
-                let mut workers = Vec::new();
-                // Without a thread to be had this one does its part, and all of those behind.
-                let mut own = 0..chunk;
-                for start in (chunk..size).step_by(chunk as usize) {
-                    let work = move || populate(start, chunk);
-                    match std::thread::Builder::new().spawn_scoped(scope, work) {
-                        Ok(worker) => workers.push(worker),
-                        Err(error) => {
-                            log::info!("--memory prefault=on: with fewer threads: {error}");
-                            own = start..size;
-                            break;
-                        }
-                    }
-                }
-                let mut result = populate(0, chunk);
-                if own.start > 0 {
-                    result = result.and_then(|()| populate(own.start, size));
-                }
-                for worker in workers {
-                    result =
-                        result.and(worker.join().unwrap_or_else(|_| Err(io::Error::other("died"))));
-                }
-                result
-            })
-        };
-        result.map_err(|error| match error.kind() {
+        on_all_cpus(size, populate).map_err(|error| match error.kind() {
             io::ErrorKind::Interrupted => Error::Stopped,
             _ => Error::Failed(format!(
                 "--memory size={size},prefault=on: {error}: the host or this process's cgroup has \
@@ -216,6 +183,46 @@ impl Ram {
     pub fn size(&self) -> u64 {
         self.size
     }
+}
+
+/// Does `work` on all of `0..size`: it gets where a part starts, and how long each is.
+#[cfg(feature = "smp")]
+fn on_all_cpus(
+    size: u64,
+    work: impl Fn(u64, u64) -> io::Result<()> + Copy + Send,
+) -> io::Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let chunk = (size / threads).next_multiple_of(HUGE as u64);
+    std::thread::scope(|scope| {
+        let mut workers = Vec::new();
+        // Without a thread to be had this one does its part, and all of those behind.
+        let mut own = 0..chunk;
+        for start in (chunk..size).step_by(chunk as usize) {
+            let part = move || work(start, chunk);
+            match std::thread::Builder::new().spawn_scoped(scope, part) {
+                Ok(worker) => workers.push(worker),
+                Err(error) => {
+                    log::info!("--memory prefault=on: with fewer threads: {error}");
+                    own = start..size;
+                    break;
+                }
+            }
+        }
+        let mut result = work(0, chunk);
+        if own.start > 0 {
+            result = result.and_then(|()| work(own.start, size));
+        }
+        for worker in workers {
+            result = result.and(worker.join().unwrap_or_else(|_| Err(io::Error::other("died"))));
+        }
+        result
+    })
+}
+
+/// On one: threads cost 20 KB, with glibc's in a static build 40; `smp` has them anyway.
+#[cfg(not(feature = "smp"))]
+fn on_all_cpus(size: u64, work: impl Fn(u64, u64) -> io::Result<()>) -> io::Result<()> {
+    work(0, size)
 }
 
 /// (guest address, offset in the host mapping, length) below and above the hole.

@@ -62,7 +62,6 @@ impl Uart {
     }
 
     /// Whether the driver has any interrupt enabled.
-    #[cfg(feature = "coalesced-serial")]
     pub fn wants_interrupts(&self) -> bool {
         self.model.wants_interrupts()
     }

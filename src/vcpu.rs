@@ -25,7 +25,6 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, id: u8) -> Result<Outcome> {
     let lock = || {
         let mut bus = bus.lock();
         bus.trace.begin(id);
-        #[cfg(feature = "coalesced-serial")]
         bus.catch_up();
         bus
     };

@@ -49,15 +49,7 @@ pub fn load(config: &Config, ram: &mut Ram, pieces: &Pieces, laps: &mut Laps) ->
     let head = &head[..have];
 
     let place = match bzimage::is_bzimage(head) {
-        #[cfg(feature = "bzimage")]
         true => bzimage,
-        #[cfg(not(feature = "bzimage"))]
-        true => {
-            return Err(Error::Usage(format!(
-                "--kernel {path}: a bzImage, and this brisk was built without the feature \
-                 `bzimage`; build one with it, or give the vmlinux"
-            )));
-        }
         false => vmlinux,
     };
     let source = Arc::new(Source::new(&config.memory, "--kernel", path, file, &meta));
@@ -146,6 +138,23 @@ fn bzimage(
         initramfs: None,
         setup_header: Some(image.setup_header),
     })
+}
+
+/// A bzImage in a build that does not take it.
+#[cfg(not(feature = "bzimage"))]
+fn bzimage(
+    config: &Config,
+    _: &[u8],
+    _: u64,
+    _: Arc<Source>,
+    _: &mut Ram,
+    _: &mut Plan,
+) -> Result<Loaded> {
+    Err(Error::Usage(format!(
+        "--kernel {}: a bzImage, and this brisk was built without the feature `bzimage`; build one \
+         with it, or give the vmlinux",
+        config.kernel
+    )))
 }
 
 /// By the kernel's notes: the 64-bit protocol for Linux, which in PVH's looks for Xen at 256 CPUID

@@ -6,13 +6,12 @@
 
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::config::MemoryConfig;
+use crate::config::{MemoryConfig, PageSize};
 use crate::error::{Error, Result};
 use crate::events;
-#[cfg(feature = "hugepages")]
 use crate::load::fill;
 use crate::memory::HUGE;
 
@@ -26,34 +25,27 @@ pub struct Source {
     pub file: File,
     /// Whether whole huge pages are filled from it as such: guest memory is in pages of the pool that
     /// nobody has touched, and the file's own pages are huge.
-    #[cfg(feature = "hugepages")]
     fills: bool,
 }
 
 impl Source {
     /// The open `file` that `flag` named by `path`, and what the file system says of it.
     pub fn new(
-        _memory: &MemoryConfig,
+        memory: &MemoryConfig,
         flag: &'static str,
         path: &str,
         file: File,
-        _meta: &Metadata,
+        meta: &Metadata,
     ) -> Source {
-        #[cfg(feature = "hugepages")]
-        let fills = {
-            use crate::config::PageSize;
-            use std::os::unix::fs::MetadataExt;
-            _memory.hugepages == Some(PageSize::Size2M)
-                && !_memory.prefault
-                && _meta.blksize() >= HUGE as u64
-        };
-        Source {
-            flag,
-            path: path.into(),
-            file,
-            #[cfg(feature = "hugepages")]
-            fills,
-        }
+        let fills = memory.hugepages == Some(PageSize::Size2M)
+            && !memory.prefault
+            && meta.blksize() >= HUGE as u64;
+        Source { flag, path: path.into(), file, fills }
+    }
+
+    /// See the field; never in a build that cannot.
+    fn fills(&self) -> bool {
+        cfg!(feature = "hugepages") && self.fills
     }
 
     /// Puts the bytes from `at` on into guest memory.
@@ -61,8 +53,7 @@ impl Source {
     /// # Errors
     /// As [`Self::read`].
     fn load(&self, at: u64, to: &mut [u8]) -> Result<()> {
-        #[cfg(feature = "hugepages")]
-        if self.fills
+        if self.fills()
             && to.len().is_multiple_of(HUGE)
             && (to.as_ptr() as usize).is_multiple_of(HUGE)
             && fill::fill(&self.file, at, to)
@@ -140,13 +131,9 @@ impl Pieces {
 
     /// Bytes at the start of `to` that make a piece. Pieces end where a huge page does, so that no two
     /// threads wait for the zeroing of one, and none has to be zeroed that is filled as a whole.
-    fn first(&self, _source: &Source, to: &[u8]) -> usize {
-        #[cfg(feature = "hugepages")]
-        let whole_pages = _source.fills;
-        #[cfg(not(feature = "hugepages"))]
-        let whole_pages = false;
+    fn first(&self, source: &Source, to: &[u8]) -> usize {
         let all = to.len();
-        if all <= HUGE || !(self.cut || whole_pages) {
+        if all <= HUGE || !(self.cut || source.fills()) {
             return all;
         }
         match to.as_ptr() as usize % HUGE {

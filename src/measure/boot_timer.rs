@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use crate::config::Config;
 use crate::descriptors;
 use crate::measure::clock::{self, Micros};
 use crate::output::Output;
@@ -60,13 +61,16 @@ pub struct BootTimer {
 }
 
 impl BootTimer {
+    /// Port 0x80 is somebody's.
+    pub const LISTENS: bool = true;
+
     /// Starts the log, which [`crate::output::open`] makes.
-    pub fn start(path: Option<&'static str>, timeline: bool) -> BootTimer {
+    pub fn start(config: &'static Config) -> BootTimer {
         let start = clock::process_start();
-        let log = path.map(|path| Output::to("--boot-log", path));
+        let log = config.boot_log.as_deref().map(|path| Output::to("--boot-log", path));
         let mut points = Vec::with_capacity(32);
         points.push((Point::ProcessStart, start));
-        BootTimer { start, points, dropped: 0, log, timeline }
+        BootTimer { start, points, dropped: 0, log, timeline: config.timeline }
     }
 
     /// Notes that `point` is passed now.
@@ -163,7 +167,8 @@ mod tests {
 
     #[test]
     fn a_guest_cannot_fill_memory() {
-        let mut timer = BootTimer::start(None, true);
+        let config = Config { timeline: true, ..Config::default() };
+        let mut timer = BootTimer::start(Box::leak(Box::new(config)));
         for _ in 0..2 * MAX_POINTS {
             timer.mark(Point::Code(1));
         }

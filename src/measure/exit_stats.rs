@@ -3,9 +3,10 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 
+use crate::config::Config;
+use crate::kvm::{Vcpu, Vm};
 use crate::measure::exit_kind::ExitKind;
 use crate::output::Output;
 
@@ -13,8 +14,6 @@ use crate::output::Output;
 #[cfg(feature = "seccomp")]
 pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::call(libc::SYS_pread64)];
 
-/// `_IO(KVMIO, 0xce)`, Documentation/virt/kvm/api.rst 4.133.
-const KVM_GET_STATS_FD: libc::c_ulong = 0xaece;
 /// A guest that touches addresses at random costs no memory beyond this many rows.
 const MAX_ROWS: usize = 512;
 /// The register window of one device is one row.
@@ -40,8 +39,8 @@ pub struct ExitStats {
 
 impl ExitStats {
     /// Starts counting; [`crate::output::open`] makes the file.
-    pub fn start(path: Option<&'static str>) -> ExitStats {
-        let output = path.map(|path| Output::to("--stats", path));
+    pub fn start(config: &'static Config) -> ExitStats {
+        let output = config.stats.as_deref().map(|path| Output::to("--stats", path));
         ExitStats { rows: Vec::new(), overflow: 0, output, kvm: Vec::new() }
     }
 
@@ -68,9 +67,10 @@ impl ExitStats {
     }
 
     /// Opens KVM's counters. Later a vCPU that runs would keep us waiting for them.
-    pub fn watch(&mut self, vm: RawFd, vcpus: impl Iterator<Item = RawFd>) {
+    pub fn watch(&mut self, vm: &Vm, vcpus: &[Vcpu]) {
         if self.output.is_some() {
-            self.kvm = std::iter::once(vm).chain(vcpus).map(open_counters).collect();
+            let vcpus = vcpus.iter().map(Vcpu::counters);
+            self.kvm = std::iter::once(vm.counters()).chain(vcpus).collect();
         }
     }
 
@@ -148,14 +148,6 @@ fn kvm_counters(file: &File) -> Option<Vec<(String, u64)>> {
         counters.push((String::from_utf8(name).ok()?, u64::from_le_bytes(value)));
     }
     Some(counters)
-}
-
-/// The statistics file of a VM or vCPU; `None` where this KVM has none.
-fn open_counters(fd: RawFd) -> Option<File> {
-    // SAFETY: takes no argument, gives a new descriptor or -1.
-    let stats = unsafe { libc::ioctl(fd, KVM_GET_STATS_FD, 0) };
-    // SAFETY: the descriptor was just made and is ours alone.
-    (stats >= 0).then(|| unsafe { File::from_raw_fd(stats) })
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

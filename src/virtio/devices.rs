@@ -1,12 +1,13 @@
 //! All devices: which kinds there are, the features say; how they are reached, the transport.
 
+use brisk_boot::PciHost;
 use vm_memory::GuestMemoryMmap;
 
 use super::Host;
 use super::table::{Device, FLAGS, each};
 use super::transport::mmio;
 #[cfg(feature = "pci")]
-use super::transport::pci::Pci;
+use super::transport::pci::{HOST, Pci};
 use super::{Polled, Reply};
 use crate::config::Config;
 #[cfg(feature = "pci")]
@@ -58,9 +59,31 @@ impl Devices {
         })
     }
 
+    /// Nothing is memory that could be an exit.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(feature = "pci"))]
+    #[inline(always)]
+    pub fn make_readable(&mut self, _: &'static Vm, _: u32) -> Result<()> {
+        Ok(())
+    }
+
+    /// The bridge that the guest is to be told of.
+    #[cfg(feature = "pci")]
+    pub fn pci_host(&self) -> Option<PciHost> {
+        self.pci.as_ref().map(|_| HOST)
+    }
+
+    /// The bridge that the guest is to be told of: none.
+    #[cfg(not(feature = "pci"))]
+    pub fn pci_host(&self) -> Option<PciHost> {
+        None
+    }
+
     /// Whether the devices are PCI functions.
     #[cfg(feature = "pci")]
-    pub fn over_pci(&self) -> bool {
+    pub(super) const fn over_pci(&self) -> bool {
         self.pci.is_some()
     }
 

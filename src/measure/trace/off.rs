@@ -31,7 +31,6 @@ impl Trace {
     #[inline(always)]
     pub fn exit(&mut self, _: ExitKind, _: u64) {}
 
-    #[cfg(feature = "boot-timer")]
     #[inline(always)]
     pub fn mark(&mut self, _: u8) {}
 

@@ -12,7 +12,7 @@
 mod ecam;
 mod table;
 
-use brisk_boot::layout;
+use brisk_boot::{PciHost, layout};
 use brisk_devices::pci::{Address, ConfigPorts, HostBridge};
 use brisk_devices::virtio::pci::{self, BAR_SIZE, Effect, VirtioPci};
 use vm_memory::GuestMemoryMmap;
@@ -32,6 +32,14 @@ use table::Table;
 /// leaving comes and goes.
 #[cfg(feature = "seccomp")]
 pub(crate) const RULES: &[Rule] = &[Rule::ioctl(0x4020_ae46)];
+
+/// The bus as the guest is told of it.
+pub const HOST: PciHost = PciHost {
+    ecam_base: layout::PCI_ECAM_BASE,
+    last_bus: (crate::bus::PCI_BUSES - 1) as u8,
+    mem32: layout::PCI_MEM32,
+    mem64: None,
+};
 
 /// The bus apart from its devices.
 pub struct Pci {

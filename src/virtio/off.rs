@@ -1,0 +1,67 @@
+//! What stands for the virtio devices in a build without any: none.
+
+use brisk_boot::{PciHost, VirtioMmio};
+use vm_memory::GuestMemoryMmap;
+
+use crate::bus::{Access, End};
+use crate::config::Config;
+use crate::error::Result;
+use crate::events::Events;
+use crate::interrupts::Sink;
+use crate::kvm::Vm;
+
+/// The windows stay empty.
+pub const MAX_VIRTIO: usize = 8;
+
+/// The command line may ask for none.
+#[derive(Debug, Default)]
+pub struct Configs {}
+
+/// No device.
+pub struct Devices;
+
+/// Nothing came of it.
+pub struct Polled {
+    /// As in the module that has some.
+    pub mended: bool,
+    /// As in the module that has some.
+    pub end: Option<End>,
+}
+
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has some")]
+impl Devices {
+    #[inline(always)]
+    pub fn make_readable(&mut self, _: &'static Vm, _: u32) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub fn open(_: &Config, _: &GuestMemoryMmap, _: &Vm, _: u32, _: u64) -> Result<Devices> {
+        Ok(Devices)
+    }
+
+    #[inline(always)]
+    pub fn windows(&self) -> Vec<VirtioMmio> {
+        Vec::new()
+    }
+
+    #[inline(always)]
+    pub fn pci_host(&self) -> Option<PciHost> {
+        None
+    }
+
+    #[inline(always)]
+    pub fn read(&mut self, _: u64, _: &mut [u8]) -> Access {
+        Access::Unclaimed
+    }
+
+    #[inline(always)]
+    pub fn write(&mut self, _: u64, _: &[u8], _: &impl Sink) -> Access {
+        Access::Unclaimed
+    }
+
+    #[inline(always)]
+    pub fn poll(&mut self, _: Events, _: &impl Sink) -> Polled {
+        Polled { mended: false, end: None }
+    }
+}
