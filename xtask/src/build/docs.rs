@@ -1,11 +1,10 @@
 //! `cargo xtask docs`: features.md, from the comments in Cargo.toml, the table of scenarios and what
-//! was measured last.
+//! they weigh; and the page of measurements, from the history.
 
 use anyhow::{Context, Result, ensure};
 use argh::FromArgs;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::build::features::{self, Features};
@@ -14,17 +13,19 @@ use crate::paths;
 use comments::{Feature, Section};
 use measured::Measured;
 
+pub mod against;
 pub mod boots;
 mod comments;
 pub mod measured;
 mod platform;
+mod suite;
 mod throughput;
 
-/// Write features.md.
+/// Write features.md and xtask/measured/README.md.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "docs")]
 pub struct Args {
-    /// write nothing; fail if features.md is not what would be written
+    /// write nothing; fail if a page is not what would be written
     #[argh(switch)]
     check: bool,
 }
@@ -33,6 +34,8 @@ pub struct Args {
 const HEAD: &str = include_str!("docs/head.md");
 /// What stands after them.
 const TAIL: &str = include_str!("docs/tail.md");
+/// What stands before the measurements.
+const MEASUREMENTS: &str = include_str!("docs/measurements.md");
 /// What other VMMs' static binaries came to, built alike on one machine, in KB.
 const PEERS: &str = "kvmtool 1,145 KB, Firecracker 3,894, alioth 5,304, Cloud Hypervisor 7,236, \
                      crosvm 8,743";
@@ -50,30 +53,46 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Checks that features.md is what would be written.
+/// Checks that the pages are what would be written.
 ///
 /// # Errors
-/// It is not.
+/// One is not.
 pub fn check() -> Result<()> {
-    let path = path();
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    ensure!(text == generate()?, "features.md is out of date; run: cargo xtask docs");
+    for (name, text) in pages()? {
+        let path = paths::workspace().join(name);
+        let is = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        ensure!(is == text, "{name} is out of date; run: cargo xtask docs");
+    }
     Ok(())
 }
 
-/// Writes features.md.
+/// Writes the pages.
 ///
 /// # Errors
-/// It cannot be written, or Cargo.toml has a feature without a comment.
+/// One cannot be written, or Cargo.toml has a feature without a comment.
 pub fn write() -> Result<()> {
-    let path = path();
-    fs::write(&path, generate()?).with_context(|| path.display().to_string())?;
-    println!("{}", path.display());
+    for (name, text) in pages()? {
+        let path = paths::workspace().join(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())?;
+        println!("{}", path.display());
+    }
     Ok(())
 }
 
-fn path() -> PathBuf {
-    paths::workspace().join("features.md")
+fn pages() -> Result<[(&'static str, String); 2]> {
+    Ok([("features.md", generate()?), ("xtask/measured/README.md", measurements()?)])
+}
+
+/// The page of measurements.
+fn measurements() -> Result<String> {
+    let sections = [
+        against::section()?,
+        suite::section()?,
+        boots::section()?,
+        platform::section()?,
+        throughput::section()?,
+    ];
+    Ok(MEASUREMENTS.to_owned() + &sections.concat())
 }
 
 fn generate() -> Result<String> {
@@ -85,9 +104,6 @@ fn generate() -> Result<String> {
     for section in &sections {
         table(&mut text, section, &known, &measured)?;
     }
-    text += &boots::section()?;
-    text += &platform::section()?;
-    text += &throughput::section()?;
     trials(&mut text, &measured)?;
     Ok(text + TAIL)
 }

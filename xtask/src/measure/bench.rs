@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::cache::Cache;
 use crate::guest::{images, init, kernel, stock};
 use crate::lab::{On, boot};
+use crate::measure::metrics::history;
 use crate::{build, debian, lab};
 use scenario::{Kernel, Root, Scenario, Step};
 use script::{Besides, Place, Plan, Slot};
@@ -60,6 +61,9 @@ pub struct Args {
     /// file for the results as JSON
     #[argh(option)]
     json: Option<PathBuf>,
+    /// append the results to xtask/measured/history.jsonl, which the pages are made from
+    #[argh(switch)]
+    record: bool,
     /// another VMM, any number of times: qemu (microvm), qemu-q35, or NAME='COMMAND' with {{kernel}}
     /// {{bzimage}} {{initramfs}} {{disk}} {{serial}} {{memory}} {{cmdline}} {{args}} in it
     #[argh(option)]
@@ -113,6 +117,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let report = fio::measure()?;
         print!("{}", fio::render(&report));
         save(args.json.as_deref(), &report)?;
+        if args.record {
+            record(fio::lines(&report)?)?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let guest = Guest { kernel: args.kernel.as_deref(), append: &args.append };
@@ -149,6 +156,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
     );
     save(args.json.as_deref(), &report.0)?;
+    if args.record {
+        let suite = match &args.ab {
+            Some(name) => format!("ab-{name}"),
+            None => args.scenario.clone(),
+        };
+        record(history::of_report(&suite, &report.0)?)?;
+    }
     for failure in &report.1 {
         eprintln!("xtask: bench: {failure}");
     }
@@ -162,6 +176,11 @@ fn program(scenario: &Scenario, more: &[&str]) -> Result<PathBuf> {
         Some(patch) => patch.build(&features),
         None => build::program(Some(&features)),
     }
+}
+
+/// Appends lines to the history.
+fn record(lines: Vec<history::Line>) -> Result<()> {
+    lines.iter().try_for_each(|line| history::append(&history::path(), line))
 }
 
 /// Writes a report to the file of `--json`, if there is one.

@@ -8,11 +8,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;
 
-use crate::build::docs::{boots, thousands};
+use crate::build::docs::{against, thousands};
 use crate::cache::Cache;
 use crate::guest::kernel;
 use crate::lab::boot;
-use crate::measure::bench::{self, Report, Row};
+use crate::measure::bench;
+use crate::measure::metrics::history::{self, Entry, Line, METRICS, Metric};
 use crate::{build, debian, lab, paths};
 
 /// Measure, and write README.md's tables and timeline.
@@ -23,6 +24,9 @@ pub struct Args {
     /// brisk --help
     #[argh(switch)]
     check: bool,
+    /// write the tables from what was recorded, and measure nothing
+    #[argh(switch)]
+    recorded: bool,
     /// boots of each VMM, of which the first is not counted (default 5)
     #[argh(option, default = "5")]
     runs: u32,
@@ -32,18 +36,8 @@ pub struct Args {
 /// whole.
 const BLOCKS: [(&str, &str); 3] = [
     ("timeline", "userspace"),
-    ("bench serial", "| QEMU microvm |"),
+    ("bench serial", "| QEMU microvm "),
     ("bench talk", "| hugepages |"),
-];
-
-/// Cloud Hypervisor in the steps of the scenario `talk`, in the same lab with the same kernel and
-/// image: total in virtual ms, exits where they were counted.
-const CLOUD_HYPERVISOR: [(&str, u32, Option<&str>); 5] = [
-    ("serial", 233, None),
-    ("virtio-console", 113, None),
-    ("quiet", 110, None),
-    ("pmem", 109, None),
-    ("hugepages", 106, Some("3,474")),
 ];
 
 /// Runs the task.
@@ -55,14 +49,22 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         check()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let serial =
-        bench::measure_all("serial", args.runs, &["qemu".parse().map_err(anyhow::Error::msg)?])?;
-    let talk = bench::measure_all("talk", args.runs, &[])?;
-    boots::save("serial", &serial)?;
-    boots::save("talk", &talk)?;
-    let blocks = [timeline()?, serial_table(&serial), talk_table(&talk)?];
+    let peers = ["qemu".parse().map_err(anyhow::Error::msg)?];
+    let measured = [("serial", &peers[..]), ("talk", &[])];
+    for (name, peers) in measured.iter().filter(|_| !args.recorded) {
+        let report = bench::measure_all(name, args.runs, peers)?;
+        for line in history::of_report(name, &report)? {
+            history::append(&history::path(), &line)?;
+        }
+    }
+    let lines = history::read(&history::path())?;
+    let mut blocks =
+        vec![("bench serial", serial_table(&lines)?), ("bench talk", talk_table(&lines)?)];
+    if !args.recorded {
+        blocks.push(("timeline", timeline()?));
+    }
     let mut text = read()?;
-    for ((name, _), content) in BLOCKS.iter().zip(&blocks) {
+    for (name, content) in &blocks {
         text = with_block(&text, name, content)?;
     }
     let path = paths::workspace().join("README.md");
@@ -80,6 +82,16 @@ pub fn check() -> Result<()> {
     for (name, word) in BLOCKS {
         let (_, block, _) = split(&text, name)?;
         ensure!(block.contains(word), "README.md: {name} is not filled; run: cargo xtask readme");
+    }
+    let lines = history::read(&history::path())?;
+    for (name, table) in
+        [("bench serial", serial_table(&lines)?), ("bench talk", talk_table(&lines)?)]
+    {
+        let (_, block, _) = split(&text, name)?;
+        ensure!(
+            block.trim_end() == table.trim_end(),
+            "README.md: {name} is not what the history says; run: cargo xtask readme --recorded"
+        );
     }
     let help = cmd!("cargo", "run", "--quiet", "--package=brisk", "--", "--help")
         .dir(paths::workspace())
@@ -148,45 +160,75 @@ fn timeline() -> Result<String> {
     Ok(format!("```\n{}\n```", text.trim_end()))
 }
 
-fn serial_table(report: &Report) -> String {
-    let mut text = caption(report);
-    text += "| VMM | setup | guest mode | host mode | total | exits |\n|---|--:|--:|--:|--:|--:|\n";
-    for row in &report.rows {
-        let spreads = [&row.setup_ms, &row.guest_ms, &row.host_ms, &row.total_ms];
-        let [setup, guest, host, total] = spreads.map(|spread| format!("{:.2}", spread.median));
-        let exits = thousands(row.all_exits());
-        let _ = writeln!(text, "| {} | {setup} | {guest} | {host} | {total} | {exits} |", row.vmm);
+/// The serial boot, of brisk and QEMU as measured last, beside what was recorded of others: with brisk's
+/// words on the kernel's command line, and with their own.
+fn serial_table(lines: &[Line]) -> Result<String> {
+    let serial = history::newest(lines, "serial")?;
+    let mut text = caption(&serial);
+    let (own, equal) = (history::newest(lines, METRICS)?, history::newest(lines, against::EQUAL)?);
+    text +=
+        "| VMM | words | set-up | guest mode | host mode | total |\n|---|---|--:|--:|--:|--:|\n";
+    let boot = |entries: &[Entry]| -> Vec<Entry> {
+        let others = entries.iter().filter(|e| e.vmm != "brisk" && e.name == "boot_time_ms");
+        others.filter(|e| !serial.iter().any(|s| s.vmm == e.vmm)).cloned().collect()
+    };
+    let here = |brisk: bool| serial.iter().filter(move |e| (e.vmm == "brisk") == brisk).cloned();
+    let without = equal.iter().filter(|entry| entry.name == against::WITHOUT).cloned();
+    let groups: [(&str, Vec<Entry>); 4] = [
+        ("brisk's", here(true).chain(boot(&equal)).collect()),
+        ("none", without.collect()),
+        ("its own", boot(&own)),
+        ("its own", here(false).collect()),
+    ];
+    for (words, entries) in groups {
+        for entry in entries {
+            text += &against::line(&entry, words)?;
+        }
     }
-    text
-}
-
-fn talk_table(report: &Report) -> Result<String> {
-    let mut text = caption(report);
-    text += "| step | brisk, total | exits | Cloud Hypervisor, total* | exits |\n\
-             |---|--:|--:|--:|--:|\n";
-    for row in &report.rows {
-        let step = row.step.as_deref().unwrap_or_default();
-        let (_, total, exits) = CLOUD_HYPERVISOR
-            .iter()
-            .find(|(name, ..)| *name == step)
-            .with_context(|| format!("the talk has no step {step}"))?;
-        let exits = exits.unwrap_or("");
-        let (ours, count) = (row.total_ms.median, thousands(row.all_exits()));
-        let _ = writeln!(text, "| {step} | {ours:.2} | {count} | {total} | {exits} |");
-    }
-    text += "\n\\* Cloud Hypervisor's figures were measured once in the same lab, with the same kernel \
-             and the same commands.\n";
     Ok(text)
 }
 
+/// The talk's steps: brisk's as measured last, and Cloud Hypervisor's as recorded.
+fn talk_table(lines: &[Line]) -> Result<String> {
+    let talk = history::newest(lines, "talk")?;
+    let peer: Vec<Entry> = history::newest(lines, METRICS)?;
+    let peer: Vec<&Entry> = peer.iter().filter(|entry| entry.vmm == "Cloud Hypervisor").collect();
+    let version = peer.first().map(|entry| &*entry.version).unwrap_or_default();
+    let mut text = caption(&talk);
+    let _ = writeln!(
+        text,
+        "| step | brisk, total | exits | Cloud Hypervisor {version}, total | exits |\n\
+         |---|--:|--:|--:|--:|"
+    );
+    for entry in talk.iter().filter(|entry| entry.vmm == "brisk") {
+        let (ours, count) = (entry.metric.value().context("no samples")?, entry.metric.count());
+        let metric = TALK.iter().find(|(_, step)| *step == entry.name);
+        let (metric, _) = metric.with_context(|| format!("the talk has no step {}", entry.name))?;
+        let theirs = peer.iter().find(|entry| entry.name == *metric).map(|entry| &entry.metric);
+        let total =
+            theirs.and_then(Metric::value).map_or("–".to_owned(), |ms| format!("{ms:.2}"));
+        let exits = theirs.map(Metric::count).filter(|count| *count > 0);
+        let exits = exits.map_or(String::new(), thousands);
+        let (step, count) = (&entry.name, thousands(count));
+        let _ = writeln!(text, "| {step} | {ours:.2} | {count} | {total} | {exits} |");
+    }
+    Ok(text)
+}
+
+/// The metric that each step of the scenario `talk` is.
+const TALK: [(&str, &str); 5] = [
+    ("boot_time_talk_serial_ms", "serial"),
+    ("boot_time_talk_console_ms", "virtio-console"),
+    ("boot_time_talk_quiet_ms", "quiet"),
+    ("boot_time_pmem_ms", "pmem"),
+    ("boot_time_pmem_hugepages_ms", "hugepages"),
+];
+
 /// What was measured, of which source, by which clock.
-fn caption(report: &Report) -> String {
-    let boots = report.rows.iter().map(|row: &Row| row.runs).min().unwrap_or(0);
-    let revision =
-        cmd!("git", "rev-parse", "--short", "HEAD").dir(paths::workspace()).stderr_null();
-    let revision =
-        revision.read().map_or(String::new(), |text| format!(", brisk of {}", text.trim()));
-    format!("Virtual milliseconds of the lab's stopwatch, medians of {boots} boots{revision}:\n\n")
+fn caption(entries: &[Entry]) -> String {
+    let version = entries.iter().find(|entry| entry.vmm == "brisk");
+    let version = version.and_then(|entry| entry.version.get(..7)).unwrap_or_default();
+    format!("Virtual milliseconds of the lab's stopwatch, medians; brisk of {version}:\n\n")
 }
 
 #[cfg(test)]

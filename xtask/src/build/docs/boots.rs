@@ -1,17 +1,13 @@
-//! Boot times for features.md, from `xtask/measured/`: `NAME.json` of a scenario, which `cargo xtask
-//! readme` or `cargo xtask bench --scenario NAME --json FILE` writes, and `ab-NAME.json` of a
-//! technique, by `cargo xtask bench --ab NAME --json FILE`.
+//! Boot times for the page of measurements, from the history: of a scenario, which `cargo xtask readme`
+//! or `cargo xtask bench --scenario NAME --record` adds, and of a technique, by `cargo xtask bench --ab
+//! NAME --record`.
 
 use anyhow::{Context, Result};
-use serde::Serialize;
-use serde_json::Value;
 use std::fmt::Write as _;
-use std::fs;
-use std::path::PathBuf;
 
 use super::thousands;
 use crate::measure::bench::pci::GROUPS;
-use crate::paths;
+use crate::measure::metrics::history::{self, Entry};
 
 /// The scenarios, in the order of the table.
 const SCENARIOS: [&str; 4] = ["serial", "talk", "loading", "micro"];
@@ -24,10 +20,10 @@ const TECHNIQUES: [&str; 5] =
 /// # Errors
 /// A measurement is missing or not what `bench` writes.
 pub fn section() -> Result<String> {
-    let mut text = "\n## What they gain\n\nVirtual milliseconds of the lab's stopwatch, in which each \
+    let mut text = "\n## What the features gain\n\nVirtual milliseconds of the lab's stopwatch, in which each \
                     instruction of host and guest takes 1 ns; medians; brisk linked statically. \
                     Measured by `cargo xtask readme`, and techniques by `cargo xtask bench --ab NAME \
-                    --json xtask/measured/ab-NAME.json`; then `cargo xtask docs`.\n\n"
+                    --record`; then `cargo xtask docs`.\n\n"
         .to_owned();
     text += "The boot from an initramfs with 256 MiB, then the talk's ladder with 512 MiB, where each \
              step keeps what the one before has: serial and block, virtio-console in place of the UART, \
@@ -48,9 +44,8 @@ pub fn section() -> Result<String> {
              EROFS partition, 512 MiB; QEMU with the same files (`cargo xtask bench --scenario \
              debian-cloud --peer qemu --peer qemu-q35`):\n\n\
              | VMM | step | set-up | guest | host | total | exits |\n|---|---|--:|--:|--:|--:|--:|\n";
-    for row in rows(&read("debian-cloud")?)? {
-        let vmm = row["vmm"].as_str().context("no vmm")?;
-        boot(&mut text, vmm, row)?;
+    for row in &read("debian-cloud")? {
+        boot(&mut text, &row.vmm, row)?;
     }
     text += "\nWhat PCI costs until userspace, in exits to brisk, and why each group is left: a console \
              and a pmem, found by the enhanced configuration space, which the guest reads as memory, and \
@@ -59,128 +54,112 @@ pub fn section() -> Result<String> {
     Ok(text)
 }
 
-/// Keeps what `cargo xtask readme` measured, so that both texts have the same figures.
+/// What was measured last as `name`.
 ///
 /// # Errors
-/// The file cannot be written.
-pub fn save(name: &str, report: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(report)? + "\n";
-    fs::write(path(name), text).with_context(|| path(name).display().to_string())
+/// Nothing was, or the history cannot be read.
+pub(super) fn read(name: &str) -> Result<Vec<Entry>> {
+    history::newest(&history::read(&history::path())?, name)
 }
 
-fn path(name: &str) -> PathBuf {
-    paths::workspace().join(format!("xtask/measured/{name}.json"))
+pub(super) fn step(row: &Entry) -> &str {
+    if row.name == "boot" { "–" } else { &row.name }
 }
 
-/// What was measured as `name`.
-///
-/// # Errors
-/// The file is missing or no JSON.
-pub(super) fn read(name: &str) -> Result<Value> {
-    let path = path(name);
-    let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-    serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+/// Set-up, guest, host and total, in ms.
+pub(super) fn times(row: &Entry) -> Result<[f64; 4]> {
+    let [setup, guest, host] =
+        row.metric.parts.with_context(|| format!("no parts of {}", row.name))?;
+    Ok([setup, guest, host, total(row)?])
 }
 
-pub(super) fn rows(report: &Value) -> Result<&Vec<Value>> {
-    report["rows"].as_array().context("no rows")
+pub(super) fn total(row: &Entry) -> Result<f64> {
+    row.metric.value().with_context(|| format!("no samples of {}", row.name))
 }
 
-pub(super) fn step(row: &Value) -> &str {
-    row["step"].as_str().unwrap_or("–")
+fn exits(row: &Entry) -> String {
+    thousands(row.metric.count())
 }
-
-pub(super) fn median(row: &Value, key: &str) -> Result<f64> {
-    row[key]["median"].as_f64().with_context(|| format!("no {key}"))
-}
-
-/// Exits of all reasons.
-pub(super) fn count(row: &Value) -> Result<u64> {
-    let reasons = row["exits"].as_object().context("no exits")?;
-    Ok(reasons.values().filter_map(|reason| reason["count"].as_u64()).sum())
-}
-
-fn exits(row: &Value) -> Result<String> {
-    Ok(thousands(count(row)?))
-}
-
 /// A line for each step of brisk's; peers are the README's.
-fn boots(text: &mut String, name: &str, report: &Value) -> Result<()> {
-    for row in rows(report)?.iter().filter(|row| row["vmm"] == "brisk") {
+fn boots(text: &mut String, name: &str, rows: &[Entry]) -> Result<()> {
+    for row in rows.iter().filter(|row| row.vmm == "brisk") {
         boot(text, name, row)?;
     }
     Ok(())
 }
 
-fn boot(text: &mut String, name: &str, row: &Value) -> Result<()> {
+fn boot(text: &mut String, name: &str, row: &Entry) -> Result<()> {
     write!(text, "| {name} | {} |", step(row))?;
-    for key in ["setup_ms", "guest_ms", "host_ms", "total_ms"] {
-        write!(text, " {:.2} |", median(row, key)?)?;
+    for time in times(row)? {
+        write!(text, " {time:.2} |")?;
     }
-    writeln!(text, " {} |", exits(row)?)?;
+    writeln!(text, " {} |", exits(row))?;
     Ok(())
 }
 
 /// A line for each group of exits, a column for each step.
-fn pci(text: &mut String, report: &Value) -> Result<()> {
-    let rows = rows(report)?;
-    let line = |text: &mut String, name: &str, of: &dyn Fn(&Value) -> String, why: &str| {
+fn pci(text: &mut String, rows: &[Entry]) -> Result<()> {
+    let line = |text: &mut String, name: &str, of: &dyn Fn(&Entry) -> String, why: &str| {
         let counts: String = rows.iter().map(|row| format!(" {} |", of(row))).collect();
         writeln!(text, "| {name} |{counts} {why} |")
     };
     line(text, "accesses", &|row| step(row).to_owned(), "why they are left")?;
     writeln!(text, "|---|{}---|", "--:|".repeat(rows.len()))?;
     for (name, why) in GROUPS {
-        let count = |row: &Value| row["pci"][name].as_u64().map_or("–".to_owned(), thousands);
+        let count =
+            |row: &Entry| row.metric.pci.get(name).map_or("–".to_owned(), |n| thousands(*n));
         line(text, name, &count, why)?;
     }
-    let all = |row: &Value| {
-        let groups = row["pci"].as_object().into_iter().flatten();
-        thousands(groups.filter_map(|(_, count)| count.as_u64()).sum())
-    };
+    let all = |row: &Entry| thousands(row.metric.pci.values().sum());
     line(text, "all", &all, "")?;
     Ok(())
 }
 
 /// A line for each boot: two rows of it, the first without.
-fn technique(text: &mut String, name: &str, report: &Value) -> Result<()> {
-    let rows = rows(report)?;
+fn technique(text: &mut String, name: &str, rows: &[Entry]) -> Result<()> {
     for (index, without) in rows.iter().enumerate() {
         let later = rows[index + 1..].iter().find(|row| step(row) == step(without));
         let Some(with) = later else { continue };
-        let (boot, before, after) =
-            (step(without), median(without, "total_ms")?, median(with, "total_ms")?);
-        let (many, few) = (exits(without)?, exits(with)?);
+        let (boot, before, after) = (step(without), total(without)?, total(with)?);
+        let (many, few) = (exits(without), exits(with));
         writeln!(text, "| {name} | {boot} | {before:.2} | {after:.2} | {many} | {few} |")?;
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::measure::metrics::history::Metric;
 
-    fn row(step: &str, total: f64, npf: u64) -> Value {
-        let ms = json!({ "median": total });
-        json!({ "vmm": "brisk", "step": step, "setup_ms": ms, "guest_ms": ms, "host_ms": ms,
-                "total_ms": ms, "exits": { "npf": { "count": npf }, "io": { "count": 1000 } } })
+    /// A row whose times are all the same.
+    pub(in super::super) fn row(vmm: &str, step: &str, total: f64, npf: u64) -> Entry {
+        let metric = Metric {
+            s: vec![total],
+            parts: Some([total; 3]),
+            exits: [("npf", npf), ("io", 1000)].map(|(r, n)| (r.to_owned(), (n, 0.1))).into(),
+            ..Metric::default()
+        };
+        Entry { vmm: vmm.into(), name: step.into(), metric, ..Entry::default() }
     }
 
     #[test]
     fn a_line_for_each_step() {
         let mut text = String::new();
-        boots(&mut text, "s", &json!({ "rows": [row("a", 1.234, 5)] })).unwrap();
+        boots(&mut text, "s", &[row("brisk", "a", 1.234, 5), row("QEMU", "a", 1.0, 5)]).unwrap();
         assert_eq!(text, "| s | a | 1.23 | 1.23 | 1.23 | 1.23 | 1,005 |\n");
-        assert!(boots(&mut text, "s", &json!({})).is_err());
+        assert!(
+            boots(&mut text, "s", &[Entry { vmm: "brisk".into(), ..Entry::default() }]).is_err()
+        );
     }
 
     #[test]
     fn a_line_for_each_group_of_exits() {
         let mut text = String::new();
         let [(first, why), ..] = GROUPS;
-        let rows = [json!({ "step": "a", "pci": { first: 1200 } }), json!({ "step": "b" })];
-        pci(&mut text, &json!({ "rows": rows })).unwrap();
+        let mut rows = [row("brisk", "a", 1.0, 1), row("brisk", "b", 1.0, 1)];
+        rows[0].metric.pci.insert(first.to_owned(), 1200);
+        pci(&mut text, &rows).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[..3],
@@ -199,8 +178,13 @@ mod tests {
     #[test]
     fn before_and_after_of_the_same_boot() {
         let mut text = String::new();
-        let rows = [row("a", 2.0, 9), row("b", 4.0, 8), row("a", 1.0, 0), row("b", 3.0, 1)];
-        technique(&mut text, "t", &json!({ "rows": rows })).unwrap();
+        let rows = [
+            row("before", "a", 2.0, 9),
+            row("before", "b", 4.0, 8),
+            row("after", "a", 1.0, 0),
+            row("after", "b", 3.0, 1),
+        ];
+        technique(&mut text, "t", &rows).unwrap();
         let lines =
             ["| t | a | 2.00 | 1.00 | 1,009 | 1,000 |", "| t | b | 4.00 | 3.00 | 1,008 | 1,001 |"];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);

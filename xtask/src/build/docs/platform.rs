@@ -1,12 +1,11 @@
-//! What each choice of the platform is worth, for features.md: from `xtask/measured/platform.json`, by
-//! `cargo xtask bench --scenario platform --json FILE`.
+//! What each choice of the platform is worth, by `cargo xtask bench --scenario platform --record`.
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 use std::fmt::Write as _;
 
-use super::boots::{count, median, read, rows, step};
+use super::boots::{read, step, times};
 use super::thousands;
+use crate::measure::metrics::history::Entry;
 
 /// The section.
 ///
@@ -17,7 +16,7 @@ pub fn section() -> Result<String> {
                     what brisk shows it. The boot from pmem with 2 MiB pages, 512 MiB, 1 vCPU and no \
                     UART, with one thing otherwise in each row; 0.1 ms more or less is the length of \
                     the command line, or chance. Measured by `cargo xtask bench --scenario platform \
-                    --json xtask/measured/platform.json`; then `cargo xtask docs`. Each word on the \
+                    --record`; then `cargo xtask docs`. Each word on the \
                     command line is compared with the names of all parameters, so one that does nothing \
                     is left out. `noreplace-smp` is no default though it makes the boot shorter: a single CPU \
                     would keep its lock prefixes for as long as the guest lives.\n\n"
@@ -29,19 +28,17 @@ pub fn section() -> Result<String> {
 }
 
 /// A line for each step, with its difference to the first.
-fn table(text: &mut String, report: &Value) -> Result<()> {
-    let rows = rows(report)?;
+fn table(text: &mut String, rows: &[Entry]) -> Result<()> {
     let first = rows.first().context("no rows")?;
-    let (least, fewest) = (median(first, "total_ms")?, count(first)?);
+    let ([.., least], fewest) = (times(first)?, first.metric.count());
     for (index, row) in rows.iter().enumerate() {
-        let (total, exits) = (median(row, "total_ms")?, count(row)?);
+        let ([_, guest, host, total], exits) = (times(row)?, row.metric.count());
         let (more, further) = match index {
             0 => (String::new(), String::new()),
             _ => {
                 (signed(total - least), format!("{:+}", exits.cast_signed() - fewest.cast_signed()))
             }
         };
-        let (guest, host) = (median(row, "guest_ms")?, median(row, "host_ms")?);
         let (name, exits) = (step(row), thousands(exits));
         let further = further.replace('-', "−");
         writeln!(
@@ -58,25 +55,21 @@ fn signed(milliseconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::boots::tests::row;
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn each_row_against_the_first() {
-        let row = |step: &str, total: f64, npf: u64| {
-            let ms = json!({ "median": total });
-            json!({ "step": step, "guest_ms": ms, "host_ms": ms, "total_ms": ms,
-                    "exits": { "npf": { "count": npf } } })
-        };
-        let rows = [row("as it is", 2.0, 1_500), row("a", 2.5, 1_400), row("b", 1.75, 1_501)];
+        let row = |step: &str, total: f64, npf: u64| row("brisk", step, total, npf);
+        let rows = [row("as it is", 2.0, 500), row("a", 2.5, 400), row("b", 1.75, 501)];
         let mut text = String::new();
-        table(&mut text, &json!({ "rows": rows })).unwrap();
+        table(&mut text, &rows).unwrap();
         let lines = [
             "| as it is | 2.00 | 2.00 | 2.00 |  | 1,500 |  |",
             "| a | 2.50 | 2.50 | 2.50 | +0.50 | 1,400 | −100 |",
             "| b | 1.75 | 1.75 | 1.75 | −0.25 | 1,501 | +1 |",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);
-        assert!(table(&mut text, &json!({ "rows": [] })).is_err());
+        assert!(table(&mut text, &[]).is_err());
     }
 }

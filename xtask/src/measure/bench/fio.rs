@@ -14,6 +14,7 @@ use super::{table, vmm};
 use crate::cache::Cache;
 use crate::guest::kernel;
 use crate::lab::{self, path_in_l1, quote};
+use crate::measure::metrics::history::{Better, Line, Metric};
 use crate::{build, debian};
 
 mod image;
@@ -221,6 +222,29 @@ fn parse(console: &str, subject: &Subject) -> Result<Vec<Row>> {
     let whole = console.contains(image::DONE) && rows.len() == JOBS.len() * DEPTHS.len();
     ensure!(whole, "{} of {} jobs ran", rows.len(), JOBS.len() * DEPTHS.len());
     Ok(rows)
+}
+
+/// The report as lines of the history, one for each VMM, each row called `JOB, DEPTH, ENGINE`.
+///
+/// # Errors
+/// A program that tells its version cannot be run.
+pub fn lines(report: &Report) -> Result<Vec<Line>> {
+    let mut lines: Vec<Line> = Vec::new();
+    for row in &report.rows {
+        if !lines.iter().any(|line| line.vmm == row.vmm) {
+            let mut line = Line::here("fio", report.clock)?;
+            row.vmm.clone_into(&mut line.vmm);
+            if row.vmm != "brisk" {
+                (line.version, line.subject) = (line.qemu.clone(), String::new());
+            }
+            lines.push(line);
+        }
+        if let Some(line) = lines.iter_mut().find(|line| line.vmm == row.vmm) {
+            let name = format!("{}, {}, {}", row.job, row.depth, row.engine);
+            line.metrics.insert(name, Metric::single("1/ms", Better::More, row.per_ms, ""));
+        }
+    }
+    Ok(lines)
 }
 
 /// The table.

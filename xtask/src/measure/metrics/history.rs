@@ -7,13 +7,14 @@
 
 use anyhow::{Context, Result, ensure};
 use duct::cmd;
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use crate::measure::bench::stats::Row;
+use crate::measure::bench::stats::{Report, Row};
 use crate::measure::bench::trace::Boot;
 use crate::paths;
 
@@ -62,8 +63,8 @@ pub struct Line {
     /// QEMU's version, which the lab runs on.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub qemu: String,
-    /// What was measured, by name.
-    pub metrics: BTreeMap<String, Metric>,
+    /// What was measured, by name, in the order of a table.
+    pub metrics: IndexMap<String, Metric>,
 }
 
 /// Which values are better.
@@ -226,7 +227,7 @@ impl Line {
             kernels: BTreeMap::new(),
             rustc: cmd!("rustc", "-V").dir(paths::workspace()).read().context("rustc -V")?,
             qemu: version(&qemu),
-            metrics: BTreeMap::new(),
+            metrics: IndexMap::new(),
         })
     }
 
@@ -300,6 +301,70 @@ pub fn append(path: &Path, line: &Line) -> Result<()> {
         .with_context(|| path.display().to_string())
 }
 
+/// A VMM in one boot of what was measured last of a suite.
+#[derive(Clone, Debug, Default)]
+pub struct Entry {
+    /// `brisk`, a peer, or `before` and `after`.
+    pub vmm: String,
+    /// Its commit or version.
+    pub version: String,
+    /// The step, or the metric.
+    pub name: String,
+    /// What was measured.
+    pub metric: Metric,
+}
+
+/// What was measured last of a suite: all VMMs in the order in which they first came, each with its
+/// newest line.
+///
+/// # Errors
+/// Nothing was measured of it.
+pub fn newest(lines: &[Line], suite: &str) -> Result<Vec<Entry>> {
+    let mut of: IndexMap<&str, &Line> = IndexMap::new();
+    for line in lines.iter().filter(|line| line.suite == suite && line.clock == "lab") {
+        of.insert(&line.vmm, line);
+    }
+    let entry = |line: &&Line| {
+        let (vmm, version) = (line.vmm.clone(), line.version.clone());
+        let of = line.metrics.iter();
+        let of = of.map(move |(name, metric)| (name.clone(), metric.clone()));
+        of.map(move |(name, metric)| Entry {
+            vmm: vmm.clone(),
+            version: version.clone(),
+            name,
+            metric,
+        })
+        .collect::<Vec<_>>()
+    };
+    let all: Vec<Entry> = of.values().flat_map(entry).collect();
+    ensure!(!all.is_empty(), "{}: nothing of {suite}", path().display());
+    Ok(all)
+}
+
+/// A report of `bench` as lines, one for each VMM.
+///
+/// # Errors
+/// A program that tells its version cannot be run.
+pub fn of_report(suite: &str, report: &Report) -> Result<Vec<Line>> {
+    let mut of: IndexMap<&str, Line> = IndexMap::new();
+    for row in &report.rows {
+        let line = match of.get_mut(row.vmm.as_str()) {
+            Some(line) => line,
+            None => {
+                let mut line = Line::here(suite, report.clock)?;
+                line.vmm.clone_from(&row.vmm);
+                if row.vmm.starts_with("QEMU") {
+                    (line.version, line.subject) = (line.qemu.clone(), String::new());
+                }
+                of.entry(&row.vmm).or_insert(line)
+            }
+        };
+        line.metrics
+            .insert(row.step.clone().unwrap_or_else(|| "boot".to_owned()), Metric::of_row(row));
+    }
+    Ok(of.into_values().collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,6 +413,25 @@ mod tests {
             line.metrics.insert(format!("metric_{index}"), Metric::default());
         }
         assert!(line.text().unwrap_err().to_string().contains("8192 is the limit"));
+    }
+
+    #[test]
+    fn the_newest_of_each_vmm_in_the_order_of_a_table() {
+        let line = |vmm: &str, names: [&str; 2], value: f64| Line {
+            suite: "talk".into(),
+            vmm: vmm.into(),
+            clock: "lab".into(),
+            metrics: names
+                .map(|name| (name.to_owned(), Metric { s: vec![value], ..Metric::default() }))
+                .into(),
+            ..Line::default()
+        };
+        let lines =
+            [line("b", ["z", "a"], 1.0), line("a", ["z", "a"], 2.0), line("b", ["z", "a"], 3.0)];
+        let found = newest(&lines, "talk").unwrap();
+        let found: Vec<_> = found.iter().map(|e| (&*e.vmm, &*e.name, e.metric.s[0])).collect();
+        assert_eq!(found, [("b", "z", 3.0), ("b", "a", 3.0), ("a", "z", 2.0), ("a", "a", 2.0)]);
+        assert!(newest(&lines, "micro").unwrap_err().to_string().contains("nothing of micro"));
     }
 
     #[test]

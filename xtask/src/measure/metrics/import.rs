@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use argh::FromArgs;
 use duct::cmd;
+use indexmap::IndexMap;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,8 +95,8 @@ fn points(text: &str) -> Result<BTreeMap<String, f64>> {
 }
 
 /// A metric for each point that all boots have.
-fn metrics(name: &str, logs: &[BTreeMap<String, f64>]) -> Result<BTreeMap<String, Metric>> {
-    let mut found = BTreeMap::new();
+fn metrics(name: &str, logs: &[BTreeMap<String, f64>]) -> Result<IndexMap<String, Metric>> {
+    let mut found = IndexMap::new();
     for point in logs.first().into_iter().flat_map(BTreeMap::keys) {
         let samples: Vec<f64> = logs.iter().filter_map(|log| log.get(point).copied()).collect();
         if samples.len() == logs.len() {

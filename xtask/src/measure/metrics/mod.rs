@@ -12,7 +12,7 @@ use collect::Extent;
 mod backfill;
 pub mod blame;
 pub mod check;
-mod collect;
+pub mod collect;
 mod edivisive;
 pub mod history;
 mod idle;
@@ -22,7 +22,7 @@ pub mod page;
 pub mod proof;
 mod revision;
 
-mod suite;
+pub mod suite;
 
 /// Watch performance: measure, record, compare, find the commit, draw the page.
 #[derive(FromArgs)]
