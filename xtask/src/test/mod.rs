@@ -14,7 +14,7 @@ use crate::build::{docs, matrix, size};
 use crate::cache::Cache;
 use crate::guest::{images, init, kernel, stock};
 use crate::lab::{self, Job, quote};
-use crate::measure::metrics::{check, page, proof};
+use crate::measure::metrics::{check, proof};
 use crate::measure::{bench, readme};
 use crate::{build, paths, setup};
 use count::Count;
@@ -143,19 +143,10 @@ const SHIPPED: &[(&str, Work)] = &[
     ("exits and system calls not more than recorded", check::counts),
 ];
 
-/// What is proven of `cargo xtask metrics`, with `--full` only.
-const PROOFS: &[(&str, Work)] = &[
-    ("metrics: E-divisive is Apache Otava's", proof::otava),
-    ("metrics: the page in a browser", page::proof),
-    ("metrics: A against A, and half a per cent", proof::noise),
-    ("metrics: two commits of brisk are blamed", proof::brisk),
-    ("metrics: a commit of the kernel is blamed", proof::kernel),
-];
-
 /// What is not in `--quick`, and whether it is in `--full` only.
 fn works() -> impl Iterator<Item = (&'static str, Work, bool)> {
-    let of = |full| move |(name, work): &(&'static str, Work)| (*name, *work, full);
-    SHIPPED.iter().map(of(false)).chain(PROOFS.iter().map(of(true)))
+    let shipped = SHIPPED.iter().map(|(name, work)| (*name, *work, false));
+    shipped.chain(proof::ALL.iter().map(|(_, name, work)| (*name, *work, true)))
 }
 
 /// All tests that run on this machine.

@@ -18,7 +18,7 @@ pub mod history;
 mod idle;
 mod import;
 mod noise;
-pub mod page;
+mod page;
 pub mod proof;
 mod revision;
 
@@ -42,6 +42,7 @@ enum Task {
     Blame(blame::Args),
     Page(page::Args),
     Import(import::Args),
+    Prove(proof::Args),
     Backfill(backfill::Args),
 }
 
@@ -102,6 +103,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
         Task::Check(args) => check::run(args),
         Task::Noise(args) => noise::run(args),
+        Task::Prove(args) => proof::run(args),
         Task::Import(args) => import::run(args),
         Task::Page(args) => page::run(args),
         Task::Blame(args) => blame::run(args),

@@ -1,22 +1,60 @@
 //! Proofs that take long: `cargo xtask test --full` has them.
 
 use anyhow::{Context, Result, ensure};
+use argh::FromArgs;
 use duct::cmd;
 use std::fs;
 use std::path::Path;
+use std::process::ExitCode;
 
 use super::blame::{self, Side};
 use super::check::{self, Verdict};
 use super::edivisive;
 use super::history::{self, Line, METRICS, Metric, median};
 use super::revision::{Checkout, git};
-use super::{collect, noise, suite};
+use super::{collect, noise, page, suite};
 use crate::build::source;
 use crate::cache::Cache;
 use crate::guest::kernel;
 use crate::lab::On;
 use crate::measure::bench::cases::{Case, Vmm};
 use crate::{debian, paths};
+
+/// Prove one of: otava (change points are Apache Otava's), page (in a browser), noise (A against A), brisk
+/// and kernel (a planted commit is blamed).
+#[derive(FromArgs)]
+#[argh(subcommand, name = "prove")]
+pub struct Args {
+    /// which
+    #[argh(positional)]
+    what: String,
+}
+
+/// A proof, which returns how much was proven.
+pub type Proof = fn() -> Result<u32>;
+
+/// All, with what `cargo xtask test --full` calls them.
+pub const ALL: &[(&str, &str, Proof)] = &[
+    ("otava", "metrics: change points are Apache Otava's", otava),
+    ("page", "metrics: the page in a browser", page::proof),
+    ("noise", "metrics: A against A, and half a per cent", alarms),
+    ("brisk", "metrics: two commits of brisk are blamed", brisk),
+    ("kernel", "metrics: a commit of the kernel is blamed", kernel),
+];
+
+/// Runs the task.
+///
+/// # Errors
+/// There is no such proof, or it fails.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let found = ALL.iter().find(|(name, ..)| *name == args.what);
+    let names = || ALL.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
+    let (_, about, proof) =
+        found.with_context(|| format!("{}: there are {}", args.what, names()))?;
+    let count = proof()?;
+    println!("{about}: {count} proven");
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Commits to a repository as nobody, at a time that is always the same.
 fn commit(dir: &Path, subject: &str) -> Result<String> {
@@ -193,7 +231,7 @@ fn planted_kernel(cache: &Cache, dir: &Path) -> Result<(String, [String; 2])> {
 ///
 /// # Errors
 /// They do, or it does not.
-pub fn noise() -> Result<u32> {
+pub fn alarms() -> Result<u32> {
     let name = "boot_time_pmem_ms";
     let metric = suite::find(name)?;
     let kernels = collect::kernels(collect::Extent::Exact)?;
@@ -282,7 +320,7 @@ pub fn otava() -> Result<u32> {
     let series = series();
     let script = "import json, sys\n\
                   from otava.analysis import compute_change_points\n\
-                  print(json.dumps([[c.index for c in compute_change_points(s, max_pvalue=0.001)[0]] \
+                  print(json.dumps([[int(c.index) for c in compute_change_points(s, max_pvalue=0.001)[0]] \
                   for s in json.load(sys.stdin)]))\n";
     let said = cmd!(&python, "-W", "ignore", "-c", script)
         .stdin_bytes(serde_json::to_vec(&series)?)
