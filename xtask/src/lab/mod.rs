@@ -148,6 +148,7 @@ pub fn run(job: &Job) -> Result<Output> {
         fs::create_dir_all(to.parent().unwrap_or(dir))?;
         fs::copy(from, &to).with_context(|| format!("{}: cannot copy", from.display()))?;
     }
+    let _turn = turn()?;
     let end = qemu::run(job, &l1, dir)?;
     let Ok(status) = fs::read_to_string(dir.join(".lab/status")) else {
         let why = if end.timed_out { "was still running after" } else { "died within" };
@@ -160,6 +161,16 @@ pub fn run(job: &Job) -> Result<Output> {
     };
     let status = status.trim().parse().context("lab: exit status of the script")?;
     Ok(Output { dir: dir.to_path_buf(), console: end.console, status, _guard: guard })
+}
+
+/// On a machine that several use, labs can take turns: `BRISK_LAB_LOCK` names a file for `flock`, and
+/// waiting for it is not in a job's timeout.
+fn turn() -> Result<Option<fs::File>> {
+    let Some(path) = env::var_os("BRISK_LAB_LOCK") else { return Ok(None) };
+    let cannot = || format!("BRISK_LAB_LOCK={}", Path::new(&path).display());
+    let file = fs::OpenOptions::new().create(true).append(true).open(&path).with_context(cannot)?;
+    file.lock().with_context(cannot)?;
+    Ok(Some(file))
 }
 
 /// `cargo xtask lab`: ends with the command's exit status.

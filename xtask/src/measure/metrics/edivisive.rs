@@ -8,7 +8,7 @@ use statrs::function::beta::checked_beta_reg;
 /// Values that are looked at together.
 const WINDOW: usize = 50;
 /// Chance that a change is none.
-pub const MAX_P: f64 = 0.001;
+const MAX_P: f64 = 0.001;
 
 /// A change.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,20 +23,18 @@ pub struct Change {
     pub p: f64,
 }
 
-/// All changes in a series, in its order.
+/// All changes in a series, in its order: of the weak points the weakest are taken out until all hold.
 pub fn changes(series: &[f64]) -> Vec<Change> {
-    changes_below(series, MAX_P)
+    merge(series, weak(series), MAX_P)
 }
 
-/// The changes whose chance is below `max_p`: points that are likely by a weaker test in any window, of
-/// which the weakest are taken out until all hold.
-pub fn changes_below(series: &[f64], max_p: f64) -> Vec<Change> {
-    let weak = if max_p < 0.05 { max_p * 10.0 } else { max_p };
+/// The points that are likely by a weaker test in any window.
+pub fn weak(series: &[f64]) -> Vec<usize> {
     let mut points: Vec<usize> = Vec::new();
     let mut start = 0;
     while start < series.len() {
         let end = (start + WINDOW).min(series.len());
-        let found = split(&series[start..end], weak);
+        let found = split(&series[start..end], MAX_P * 10.0);
         for point in &found {
             if !points.contains(&(start + point)) {
                 points.push(start + point);
@@ -46,7 +44,7 @@ pub fn changes_below(series: &[f64], max_p: f64) -> Vec<Change> {
         start = last.max(start + WINDOW / 2);
     }
     points.sort_unstable();
-    merge(series, points, max_p)
+    points
 }
 
 /// Splits a window where it differs most, again and again.

@@ -109,7 +109,6 @@ impl Checkout {
             .with("rustc", rustc);
         let target = cache.root().join("metrics/target");
         let dir = cache.artifact("metrics-brisk", &inputs, |_, out| {
-            let _lock = cache.lock("metrics-checkout")?;
             self.take(commit)?;
             let step = Step::start(&format!("building brisk of {}", short(commit)));
             let built = build_brisk(&self.dir, &target, wanted);
@@ -136,7 +135,6 @@ impl Checkout {
         let gcc = cmd!("gcc", "-dumpfullversion").read().context("cannot run gcc")?;
         let inputs = Inputs::new().with("tree", tree).with("config", config).with("gcc", gcc);
         let dir = cache.artifact("metrics-kernel", &inputs, |_, out| {
-            let _lock = cache.lock("metrics-checkout")?;
             self.take(commit)?;
             let step = Step::start(&format!("building the kernel of {}", short(commit)));
             let built = build_kernel(&self.dir, config, &out.join("vmlinux"));

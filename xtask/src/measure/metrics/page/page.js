@@ -111,10 +111,13 @@
     plot.setAttribute("aria-label", `${metric.name}, ${metric.points.length} commits, newest ${digits(metric.points[last].value)} ${unit}`);
     const xs = metric.points.map((_, index) => index);
     const log = by("scale").value === "log" && metric.points.every((p) => p.low > 0);
+    // Others that are far off would flatten all else: they are told, not drawn.
+    const far = 1.9 * Math.max(...metric.points.map((p) => p.high));
+    const drawn = metric.peers.filter((peer) => peer.value <= far);
     const series = [{}, {
       label: metric.name, stroke: color("--main"), width: 2, points: { show: true, size: 7, fill: color("--ground") },
     }, { stroke: "transparent", points: { show: false } }, { stroke: "transparent", points: { show: false } }];
-    metric.peers.forEach((peer, index) => series.push({
+    drawn.forEach((peer, index) => series.push({
       label: peer.name, stroke: color("--soft"), width: 1.5, dash: dashes[index % dashes.length], points: { show: false },
     }));
     const names = (u) => {
@@ -123,11 +126,11 @@
       ctx.save();
       ctx.fillStyle = color("--soft");
       ctx.font = `${12 * ratio}px system-ui, sans-serif`;
-      ctx.textAlign = "right";
-      for (const peer of metric.peers) {
+      ctx.textAlign = "left";
+      for (const peer of drawn) {
         const y = u.valToPos(peer.value, "y", true);
         if (y < u.bbox.top + 12 || y > u.bbox.top + u.bbox.height) continue;
-        ctx.fillText(`${peer.name} ${peer.version} ${digits(peer.value)}`, u.bbox.left + u.bbox.width - 4, y - 4 * ratio);
+        ctx.fillText(`${peer.name} ${peer.version} ${digits(peer.value)}`, u.bbox.left + 8 * ratio, y - 4 * ratio);
       }
       ctx.restore();
     };
@@ -148,7 +151,7 @@
         setCursor: [(u) => { if (u.cursor.idx !== null && u.cursor.idx !== undefined) under.textContent = told(metric, u.cursor.idx); }],
       },
     }, [xs, metric.points.map((p) => p.value), metric.points.map((p) => p.low), metric.points.map((p) => p.high),
-      ...metric.peers.map((peer) => xs.map(() => peer.value))], plot);
+      ...drawn.map((peer) => xs.map(() => peer.value))], plot);
     plots.push([u, plot]);
     under.textContent = told(metric, last);
     let at = last;
@@ -173,6 +176,10 @@
         event.preventDefault();
       }
     };
+    if (metric.peers.length > 0) {
+      const others = metric.peers.map((peer) => `${peer.name} ${peer.version} ${digits(peer.value)}`);
+      box.append(make("p", { className: "about", textContent: `Others, with their own words on the command line: ${others.join("; ")}` }));
+    }
     if (metric.changes.length > 0) {
       box.append(make("ul", {}, ...metric.changes.map((change) => {
         const p = metric.points[change.at];
@@ -212,16 +219,14 @@
     }, [xs, metric.points.map((p) => p.value)], spark), null]);
   };
 
-  const bars = (values, label, log) => {
-    const box = make("div");
-    by("talk").append(box);
+  const bars = (box, values, label, log) => {
     const xs = values.map((_, index) => index);
     const u = new uPlot({
       width: box.clientWidth || 400, height: 260, title: label, cursor: { show: false }, legend: { show: false },
-      scales: { x: { time: false, range: [-0.6, values.length - 0.4] }, y: log ? { distr: 3 } : { range: (_, from, to) => [0, to * 1.15] } },
+      scales: { x: { time: false, range: [-0.6, values.length - 0.4] }, y: log ? { distr: 3, range: (_, from, to) => [100, to * 3] } : { range: (_, from, to) => [0, to * 1.15] } },
       axes: [
         axis({ splits: () => xs, values: () => data.talk.map((bar) => bar.step), rotate: -25, size: 62, grid: { show: false } }),
-        axis({ size: 60 }),
+        axis({ size: 70, values: (_, ticks) => ticks.map((t) => (t === null || (log && !/^10*$/.test(String(t))) ? "" : t.toLocaleString("en"))) }),
       ],
       series: [{}, { stroke: color("--main"), fill: color("--band"), width: 2, points: { show: false }, paths: uPlot.paths.bars({ size: [0.6, 80] }) }],
       hooks: {
@@ -248,8 +253,10 @@
     const shown = data.metrics.filter((metric) => metric.clock === by("clock").value);
     shown.forEach(row);
     if (data.talk.length > 0) {
-      bars(data.talk.map((bar) => bar.ms), "virtual ms", false);
-      bars(data.talk.map((bar) => bar.exits), "exits", true);
+      const boxes = [make("div"), make("div")];
+      by("talk").append(...boxes);
+      bars(boxes[0], data.talk.map((bar) => bar.ms), "virtual ms", false);
+      bars(boxes[1], data.talk.map((bar) => bar.exits), "exits", true);
       data.talk.forEach((bar) => by("talk-table").tBodies[0].append(make("tr", {},
         make("td", { textContent: bar.step }), make("td", { className: "number", textContent: digits(bar.ms) }),
         make("td", { className: "number", textContent: bar.exits.toLocaleString("en") }))));

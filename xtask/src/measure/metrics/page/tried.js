@@ -3,7 +3,7 @@ addEventListener("load", () => setTimeout(() => {
   const lines = [];
   const check = (what, holds) => lines.push(`${holds ? "ok" : "not ok"} ${what}`);
   const data = JSON.parse(document.getElementById("data").textContent);
-  const metric = data.metrics.find((m) => m.changes.length > 0 && m.points.length > 2);
+  const metric = data.metrics.find((m) => m.changes.length > 0);
   check("a metric has changes", metric);
   const box = document.getElementById(metric.name);
   const plot = box.querySelector(".plot"), over = box.querySelector(".u-over"), under = box.querySelector(".under");
