@@ -180,7 +180,11 @@ impl Line {
     /// # Errors
     /// A program that tells its version cannot be run.
     pub fn here(suite: &str, clock: &str) -> Result<Self> {
-        let mut line = Self::of_commit(paths::workspace(), "HEAD", suite, clock)?;
+        // A source archive has no commits: it comes after all.
+        let mut line = match Self::of_commit(paths::workspace(), "HEAD", suite, clock) {
+            Ok(line) => line,
+            Err(_) => Self { n: u64::MAX, ..Self::of_nothing(suite, clock)? },
+        };
         let status = cmd!(
             "git",
             "status",
@@ -209,6 +213,13 @@ impl Line {
         let mut words = text.lines().map(str::to_owned);
         let mut next = || words.next().unwrap_or_default();
         let n = git(&["rev-list", "--count", revision, "--"])?;
+        let (version, date, subject) = (next(), next(), next());
+        let n = n.trim().parse().context("git rev-list --count")?;
+        Ok(Self { version, date, subject, n, ..Self::of_nothing(suite, clock)? })
+    }
+
+    /// Of brisk, by the programs that are here.
+    fn of_nothing(suite: &str, clock: &str) -> Result<Self> {
         let qemu = cmd!("qemu-system-x86_64", "--version").stderr_null().read().unwrap_or_default();
         let version = |text: &str| {
             let word = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
@@ -218,11 +229,11 @@ impl Line {
             v: VERSION,
             suite: suite.to_owned(),
             vmm: "brisk".to_owned(),
-            version: next(),
+            version: "unknown".to_owned(),
             changed: false,
-            date: next(),
-            subject: next(),
-            n: n.trim().parse().context("git rev-list --count")?,
+            date: String::new(),
+            subject: String::new(),
+            n: 0,
             clock: clock.to_owned(),
             kernels: BTreeMap::new(),
             rustc: cmd!("rustc", "-V").dir(paths::workspace()).read().context("rustc -V")?,
