@@ -273,11 +273,6 @@ impl Bus {
         self.count(ExitKind::Interrupted, 0, true);
     }
 
-    /// Counts an exit that has no address.
-    pub fn count_other(&mut self) {
-        self.count(ExitKind::Other, 0, true);
-    }
-
     /// Gives the guest the input that waits, now that it may have made room, and raises the
     /// serial port's interrupt where its line has risen.
     pub(crate) fn serial_interrupt(&mut self) -> Option<End> {

@@ -1,9 +1,10 @@
 //! Why KVM_RUN returned, as plain values.
 
+use std::fmt;
+
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_OUT, KVM_EXIT_IOAPIC_EOI, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
-    kvm_run,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
+    KVM_EXIT_IOAPIC_EOI, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_run,
 };
 
 /// Why the guest stopped running. Data slices are KVM's own exit page.
@@ -23,8 +24,13 @@ pub enum Exit<'a> {
     Interrupted,
     /// The guest touched memory that the host cannot give: a mapped file is shorter than it was.
     MemoryGone,
-    /// `hlt` with no interrupt controller in the kernel to wait for an interrupt.
-    Halt,
+    /// The guest cannot go on.
+    Crash(Crash),
+}
+
+/// Why a guest cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
     /// Triple fault.
     Shutdown,
     /// KVM's KVM_SYSTEM_EVENT_* of this type.
@@ -33,8 +39,26 @@ pub enum Exit<'a> {
     InternalError(u32),
     /// The hardware refused to enter the guest; its reason.
     FailEntry(u64),
-    /// An exit that nothing here asks for.
+    /// An exit that nothing here asks for: to enter the guest again would be to come back for ever.
     Unexpected(u32),
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Crash::Shutdown => f.write_str("triple fault"),
+            Crash::SystemEvent(kind) => write!(f, "KVM_EXIT_SYSTEM_EVENT {kind}"),
+            Crash::InternalError(kind) => {
+                write!(f, "KVM internal error {kind}: the guest executed what this KVM cannot run")
+            }
+            Crash::FailEntry(reason) => {
+                write!(f, "the CPU refused to enter the guest: {reason:#x}")
+            }
+            Crash::Unexpected(reason) => {
+                write!(f, "KVM exit reason {reason}, which brisk does not know")
+            }
+        }
+    }
 }
 
 /// Reads the exit from the page that KVM filled; kvm-ioctls' own enum lacks the width of a port
@@ -74,21 +98,46 @@ pub fn decode(run: &mut kvm_run) -> Exit<'_> {
         // SAFETY: KVM sets `eoi` for this exit reason.
         KVM_EXIT_IOAPIC_EOI => Exit::Eoi(unsafe { run.__bindgen_anon_1.eoi.vector }),
         KVM_EXIT_INTR => Exit::Interrupted,
-        KVM_EXIT_HLT => Exit::Halt,
-        KVM_EXIT_SHUTDOWN => Exit::Shutdown,
+        _ => Exit::Crash(crash(run)),
+    }
+}
+
+fn crash(run: &kvm_run) -> Crash {
+    match run.exit_reason {
+        KVM_EXIT_SHUTDOWN => Crash::Shutdown,
         KVM_EXIT_SYSTEM_EVENT => {
             // SAFETY: KVM sets `system_event` for this exit reason.
-            Exit::SystemEvent(unsafe { run.__bindgen_anon_1.system_event.type_ })
+            Crash::SystemEvent(unsafe { run.__bindgen_anon_1.system_event.type_ })
         }
         KVM_EXIT_INTERNAL_ERROR => {
             // SAFETY: KVM sets `internal` for this exit reason.
-            Exit::InternalError(unsafe { run.__bindgen_anon_1.internal.suberror })
+            Crash::InternalError(unsafe { run.__bindgen_anon_1.internal.suberror })
         }
         KVM_EXIT_FAIL_ENTRY => {
             // SAFETY: KVM sets `fail_entry` for this exit reason.
             let entry = unsafe { run.__bindgen_anon_1.fail_entry };
-            Exit::FailEntry(entry.hardware_entry_failure_reason)
+            Crash::FailEntry(entry.hardware_entry_failure_reason)
         }
-        other => Exit::Unexpected(other),
+        other => Crash::Unexpected(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_that_nobody_asked_for_is_named_by_its_number() {
+        // SAFETY: all of it is numbers.
+        let mut run: kvm_run = unsafe { std::mem::zeroed() };
+        // HLT, which only a KVM without an interrupt controller gives; and one that Linux may yet get.
+        for reason in [kvm_bindings::KVM_EXIT_HLT, 999] {
+            run.exit_reason = reason;
+            let Exit::Crash(crash) = decode(&mut run) else { panic!("{reason}") };
+            assert_eq!(crash, Crash::Unexpected(reason));
+            assert!(crash.to_string().starts_with(&format!("KVM exit reason {reason},")));
+        }
+        run.exit_reason = KVM_EXIT_SHUTDOWN;
+        assert!(matches!(decode(&mut run), Exit::Crash(Crash::Shutdown)));
     }
 }

@@ -3,16 +3,14 @@
 //! Each access is a single one of the usual width; whatever is not is the bus's, which gives the same
 //! bytes for these too.
 
-#[cfg(feature = "boot-timer")]
 use brisk_boot::layout;
 
 #[cfg(feature = "pci")]
 use crate::bus::Access;
-use crate::bus::{Bus, End};
-#[cfg(feature = "serial")]
-use crate::bus::{COM1, COM1_END};
+use crate::bus::{Bus, COM1, COM1_END, End};
 #[cfg(feature = "pci")]
 use crate::bus::{PCI_PORTS, PCI_PORTS_END};
+use crate::measure::boot_timer::BootTimer;
 use crate::measure::exit_kind::ExitKind;
 
 impl Bus {
@@ -20,12 +18,10 @@ impl Bus {
     #[inline(always)]
     pub(crate) fn fast_out(&mut self, port: u16, width: u8, data: &[u8]) -> Option<End> {
         let end = match (port, data) {
-            #[cfg(feature = "boot-timer")]
-            (layout::BOOT_TIMER_PORT, &[code]) => {
+            (layout::BOOT_TIMER_PORT, &[code]) if BootTimer::LISTENS => {
                 self.mark(code);
                 None
             }
-            #[cfg(feature = "serial")]
             (COM1..=COM1_END, &[byte]) if let Some(serial) = &mut self.serial => {
                 serial.write((port - COM1) as u8, byte);
                 let end = self.serial_interrupt();
@@ -53,7 +49,6 @@ impl Bus {
             return self.pio_in(port, width, data);
         }
         let end = match (port, data) {
-            #[cfg(feature = "serial")]
             (COM1..=COM1_END, [byte]) if let Some(serial) = &mut self.serial => {
                 *byte = serial.read((port - COM1) as u8);
                 self.serial_interrupt()

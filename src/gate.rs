@@ -6,13 +6,17 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use crate::events;
 
 /// Open, or closed to all vCPUs but the first.
-#[derive(Default)]
 pub struct Gate {
     closed: Mutex<bool>,
     opened: Condvar,
 }
 
 impl Gate {
+    /// An open one.
+    pub const fn new() -> Gate {
+        Gate { closed: Mutex::new(false), opened: Condvar::new() }
+    }
+
     /// Closes it, and brings all of `count` vCPUs but the first out of the guest. One that looks from here
     /// on does not enter; one that looked before is where a kick reaches it, as it told which thread it is
     /// on before it looked.

@@ -38,6 +38,14 @@ pub mod events;
 pub mod exit;
 #[cfg(feature = "pio-fast-path")]
 mod fast_path;
+#[cfg(not(feature = "pio-fast-path"))]
+#[path = "fast_path/off.rs"]
+mod fast_path;
+#[cfg(feature = "smp")]
+mod gate;
+#[cfg(not(feature = "smp"))]
+#[path = "gate/off.rs"]
+mod gate;
 #[cfg(any(feature = "block", feature = "pmem"))]
 mod image;
 mod inputs;
@@ -91,6 +99,8 @@ mod virtio;
 
 use std::io::Write;
 
+use machine::Machine;
+
 /// Runs the command and ends the process with DESIGN's exit status.
 pub fn main() -> ! {
     descriptors::fill_standard();
@@ -111,7 +121,7 @@ pub fn main() -> ! {
 }
 
 fn run(config: Box<config::Config>) -> error::Result<u8> {
-    machine::Machine::build(Box::leak(config))?.run()
+    Machine::build(Box::leak(config))?.run()
 }
 
 /// Ends the process without taking the VM apart: the kernel does that faster, and all at once.

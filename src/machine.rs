@@ -1,7 +1,5 @@
 //! Builds the machine, in the order in which its parts need one another, and runs it.
 
-use std::mem::ManuallyDrop;
-
 use brisk_boot::{VirtioMmio, layout};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -13,6 +11,7 @@ use crate::cpuid;
 use crate::descriptors;
 use crate::error::{Error, Result};
 use crate::events;
+use crate::gate::Gate;
 use crate::interrupts::{Interrupts, MAX_PINS};
 use crate::kvm::{System, Vcpu, Vm};
 use crate::load::{Loaded, Loading};
@@ -22,7 +21,7 @@ use crate::measure::trace::Trace;
 use crate::memory::Ram;
 use crate::output;
 use crate::seccomp;
-use crate::shared::Shared;
+use crate::shared::{Guard, Shared};
 use crate::terminal;
 use crate::uart::Uart;
 use crate::vcpu::{self, Outcome};
@@ -35,16 +34,13 @@ const WARM: u16 = 0x1234;
 
 /// A virtual machine. It ends with the process and not before.
 pub struct Machine {
-    vcpus: ManuallyDrop<Vec<Vcpu>>,
-    running: &'static Running,
-    seccomp: Seccomp,
-}
-
-/// What all vCPUs' threads have.
-struct Running {
     bus: Shared<Bus>,
+    /// Each belongs to the thread that runs it, until that waits at the gate.
+    vcpus: Vec<Shared<Vcpu>>,
+    gate: Gate,
     memory: GuestMemoryMmap,
     panic_is_warm: bool,
+    seccomp: Seccomp,
 }
 
 impl Machine {
@@ -52,7 +48,7 @@ impl Machine {
     ///
     /// # Errors
     /// Whatever keeps it from running.
-    pub fn build(config: &'static Config) -> Result<Machine> {
+    pub fn build(config: &'static Config) -> Result<&'static Machine> {
         let mut timer = BootTimer::start(config);
         let mut stats = ExitStats::start(config);
         let mut trace = Trace::start(config);
@@ -76,8 +72,7 @@ impl Machine {
         let mut virtio = Devices::open(config, &memory, vm, free_slot, ram_end)?;
         virtio.make_readable(vm, free_slot + MAX_VIRTIO as u32)?;
         trace.step("devices");
-        // Kept to the end even where that is an error: events and the bus know the first one's page.
-        let mut vcpus = ManuallyDrop::new(create_vcpus(&system, vm, config)?);
+        let mut vcpus = create_vcpus(&system, vm, config)?;
         // Nothing is asked of KVM itself any more, and nobody who gets hold of our descriptors makes
         // another VM.
         drop(system);
@@ -123,34 +118,71 @@ impl Machine {
             // SAFETY: kvm-ioctls mapped it, and vCPUs are kept until the process ends.
             ring: unsafe { Ring::new(vcpus[0].run_page()) },
         };
-        let running = Running { bus: Shared::new(bus), memory, panic_is_warm };
-        let running = Box::leak(Box::new(running));
-        Ok(Machine { vcpus, running, seccomp: config.seccomp })
+        Ok(Box::leak(Box::new(Machine {
+            bus: Shared::new(bus),
+            vcpus: vcpus.into_iter().map(Shared::new).collect(),
+            gate: Gate::new(),
+            memory,
+            panic_is_warm,
+            seccomp: config.seccomp,
+        })))
     }
 
-    /// Runs it to its end; answers the exit status.
+    /// Runs it to its end on the calling thread, the process's first; answers the exit status.
     ///
     /// # Errors
-    /// KVM failed, or there is no room for a thread.
-    pub fn run(mut self) -> Result<u8> {
+    /// As [`Self::start`] and [`Self::enter`].
+    pub fn run(&'static self) -> Result<u8> {
+        self.start()?;
+        let outcome = self.enter()?;
+        Ok(self.finish(outcome))
+    }
+
+    /// Starts all vCPUs but the first, which wait in KVM for the guest's INIT and SIPI.
+    ///
+    /// # Errors
+    /// An output cannot be opened, or there is no room for a thread.
+    pub fn start(&'static self) -> Result<()> {
         {
-            let mut bus = self.running.bus.lock();
+            let mut bus = self.bus.lock();
             bus.timer.mark(Point::FirstEntry);
             bus.trace.step("boot data");
             bus.trace.enter(0);
         }
         output::open()?;
-        start_others(&mut self.vcpus, self.running)?;
-        seccomp::install(self.seccomp)?;
-        let outcome = vcpu::run(&mut self.vcpus[0], &self.running.bus, 0)?;
-        Ok(self.running.finish(outcome))
+        start_others(self)?;
+        seccomp::install(self.seccomp)
     }
-}
 
-impl Running {
+    /// Runs the first vCPU until the guest or the user ends the VM.
+    ///
+    /// # Errors
+    /// KVM failed.
+    pub fn enter(&self) -> Result<Outcome> {
+        loop {
+            if let Some(outcome) = self.enter_as(0)? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Runs vCPU `id` until the VM ends or is paused.
+    fn enter_as(&self, id: u8) -> Result<Option<Outcome>> {
+        let mut vcpu = self.vcpus[usize::from(id)].lock();
+        vcpu::run(&mut vcpu, &self.bus, &self.gate, id)
+    }
+
+    /// Stops all vCPUs. Those but the first are brought out of the guest, with what they asked for last
+    /// done. To be called by the first vCPU's thread, outside of [`Self::enter`].
+    pub fn pause(&self) -> Paused<'_> {
+        self.gate.close(self.vcpus.len());
+        let vcpus = self.vcpus.iter().map(Shared::lock).collect();
+        Paused { machine: self, vcpus }
+    }
+
     /// Hands on what waits, writes the reports, and answers the exit status. The bus stays locked:
     /// no other vCPU does anything from here on.
-    fn finish(&self, outcome: Outcome) -> u8 {
+    pub fn finish(&self, outcome: Outcome) -> u8 {
         let mut bus = self.bus.lock();
         bus.finish();
         terminal::restore();
@@ -171,6 +203,36 @@ impl Running {
 
     fn panicked(&self) -> bool {
         self.panic_is_warm && self.memory.read_obj::<u16>(RESET_FLAG).is_ok_and(|flag| flag == WARM)
+    }
+}
+
+/// A machine of which nothing moves: no vCPU runs, and the devices are done with what they had begun. It
+/// goes on when this is dropped.
+pub struct Paused<'a> {
+    machine: &'a Machine,
+    /// All, the first one's first.
+    pub vcpus: Vec<Guard<'a, Vcpu>>,
+}
+
+impl Paused<'_> {
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.machine.memory
+    }
+
+    /// The devices.
+    pub fn bus(&self) -> Guard<'_, Bus> {
+        self.machine.bus.lock()
+    }
+
+    /// Lets all go on; those but the first at once, the first by [`Machine::enter`].
+    pub fn resume(self) {}
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.vcpus.clear();
+        self.machine.gate.open();
     }
 }
 
@@ -228,29 +290,32 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config) -> Result<Vec<Vcpu>> 
         .collect()
 }
 
-/// Starts all vCPUs but the first, each on a thread; they wait in KVM for the guest's INIT and SIPI.
+/// Starts all vCPUs but the first, each on a thread.
 #[cfg(feature = "smp")]
-fn start_others(vcpus: &mut Vec<Vcpu>, running: &'static Running) -> Result<()> {
-    if vcpus.len() > 1 {
+fn start_others(machine: &'static Machine) -> Result<()> {
+    if machine.vcpus.len() > 1 {
         events::install_kick();
     }
-    for (id, mut vcpu) in vcpus.drain(1..).enumerate() {
-        vcpu.set_waiting()?;
+    for (id, vcpu) in (0..).zip(&machine.vcpus).skip(1) {
+        vcpu.lock().set_waiting()?;
         let run = move || {
-            let id = id as u8 + 1;
-            running.bus.lock().trace.enter(id);
-            let result = vcpu::run(&mut vcpu, &running.bus, id);
-            crate::exit(result.map(|outcome| running.finish(outcome)))
+            machine.bus.lock().trace.enter(id);
+            loop {
+                match machine.enter_as(id) {
+                    Ok(None) => machine.gate.wait(),
+                    Ok(Some(outcome)) => crate::exit(Ok(machine.finish(outcome))),
+                    Err(error) => crate::exit(Err(error)),
+                }
+            }
         };
-        crate::threads::start(events::block_for_vcpu, format!("vcpu{}", id + 1), run).map_err(
-            |error| Error::Failed(format!("--cpus: a thread for vCPU {}: {error}", id + 1)),
-        )?;
+        crate::threads::start(events::block_for_vcpu, format!("vcpu{id}"), run)
+            .map_err(|error| Error::Failed(format!("--cpus: a thread for vCPU {id}: {error}")))?;
     }
     Ok(())
 }
 
 /// The first vCPU is the only one.
 #[cfg(not(feature = "smp"))]
-fn start_others(_: &mut Vec<Vcpu>, _: &'static Running) -> Result<()> {
+fn start_others(_: &Machine) -> Result<()> {
     Ok(())
 }

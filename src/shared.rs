@@ -3,6 +3,13 @@
 #[cfg(feature = "smp")]
 use std::sync::{Mutex, MutexGuard};
 
+/// Who has the value.
+#[cfg(feature = "smp")]
+pub type Guard<'a, T> = MutexGuard<'a, T>;
+/// Who has the value.
+#[cfg(not(feature = "smp"))]
+pub type Guard<'a, T> = std::cell::RefMut<'a, T>;
+
 /// One value for all vCPUs.
 #[cfg(feature = "smp")]
 pub struct Shared<T>(Mutex<T>);
@@ -15,7 +22,7 @@ impl<T> Shared<T> {
     }
 
     /// Waits for the other vCPUs to be done with it.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
+    pub fn lock(&self) -> Guard<'_, T> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -32,7 +39,7 @@ impl<T> Shared<T> {
     }
 
     /// The value; nothing that holds it asks again.
-    pub fn lock(&self) -> std::cell::RefMut<'_, T> {
+    pub fn lock(&self) -> Guard<'_, T> {
         self.0.borrow_mut()
     }
 }

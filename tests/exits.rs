@@ -12,6 +12,9 @@ mod calls;
 mod common;
 #[path = "exits/guests.rs"]
 mod guests;
+#[cfg(feature = "smp")]
+#[path = "exits/pause.rs"]
+mod pause;
 #[cfg(all(feature = "console", feature = "pci", feature = "smp"))]
 #[path = "exits/pci.rs"]
 mod pci;

@@ -2,11 +2,15 @@
 //! only one.
 
 /// Always open.
-#[derive(Default)]
 pub struct Gate;
 
 #[allow(missing_docs, reason = "as in the module that closes")]
 impl Gate {
+    #[inline(always)]
+    pub const fn new() -> Gate {
+        Gate
+    }
+
     #[inline(always)]
     pub fn close(&self, _: usize) {}
 

@@ -13,8 +13,6 @@ pub enum ExitKind {
     MmioWrite,
     /// A signal
     Interrupted,
-    /// Anything else
-    Other,
 }
 
 #[cfg(any(feature = "exit-stats", feature = "trace"))]
@@ -27,7 +25,6 @@ impl ExitKind {
             ExitKind::MmioRead => "mmio_read",
             ExitKind::MmioWrite => "mmio_write",
             ExitKind::Interrupted => "interrupted",
-            ExitKind::Other => "other",
         }
     }
 }

@@ -187,7 +187,7 @@ impl Event {
         match self.name {
             Name::Step(name) => text.push_str(name),
             Name::Code(code) => Point::Code(code).name(text),
-            Name::Exit(kind @ (ExitKind::Interrupted | ExitKind::Other), _) => {
+            Name::Exit(kind @ ExitKind::Interrupted, _) => {
                 text.push_str(kind.name());
             }
             Name::Exit(kind, address) => {

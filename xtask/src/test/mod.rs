@@ -58,7 +58,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     report.step("combinations of features", |count| {
         let (built, refused) = matrix::check(args.quick)?;
         count.passed += u64::from(built + refused);
-        cargo(NO_FEATURES, count)
+        cargo(NO_FEATURES, count)?;
+        cargo(FAST_PATH, count)
     });
     report.step("patches for comparisons", |count| {
         count.passed += u64::from(bench::patch::check()?);
@@ -131,6 +132,9 @@ impl Report {
 /// What a build without features says to each flag that needs one.
 const NO_FEATURES: &str =
     "test --quiet -p brisk --no-default-features --test usage flags_of_features_that_are_off";
+
+/// What is only in builds with a feature that `full` has not.
+const FAST_PATH: &str = "test --quiet -p brisk --features pio-fast-path --lib fast_path";
 
 /// Tests something, and returns how many of it there were.
 type Work = fn() -> Result<u32>;
