@@ -1,9 +1,9 @@
 //! Every interrupt on its way to the guest: the IOAPIC, and KVM, which takes messages.
 
+#[cfg(feature = "pci")]
+use brisk_devices::Msi;
 use brisk_devices::ioapic::{self, IoApic};
 
-#[cfg(feature = "pci")]
-use crate::kvm::Msi;
 use crate::kvm::Vm;
 use crate::shared::Shared;
 

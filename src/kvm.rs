@@ -5,19 +5,16 @@
 //! that it has just the pins that are used. There is no PIC and no PIT at all.
 
 use brisk_boot::{Entry, Segment};
+use brisk_devices::Msi;
 use kvm_bindings::{
-    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES,
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, Msrs, kvm_enable_cap,
+    CpuId, KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap,
     kvm_msi, kvm_msr_entry, kvm_regs, kvm_run, kvm_segment, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::error::{Error, Result};
 use crate::events;
 use crate::exit::{Exit, decode};
-
-/// An MSI message: address and data as a PCI function would write them.
-pub use brisk_devices::ioapic::Msi;
 
 /// The local APIC's reset base, enabled, in x2APIC mode (Intel SDM 3A, 11.12.1).
 const APIC_BASE_X2APIC: u64 = 1 << 11 | 1 << 10;
@@ -164,17 +161,6 @@ impl Vm {
         self.fd.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))
     }
 
-    /// Lets APIC ids past 254 be addressed and stops 0xff being a broadcast in x2APIC mode.
-    ///
-    /// # Errors
-    /// The call that failed.
-    pub fn use_wide_apic_ids(&self) -> Result<()> {
-        let mut cap = kvm_enable_cap { cap: KVM_CAP_X2APIC_API, ..Default::default() };
-        cap.args[0] =
-            u64::from(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK);
-        self.fd.enable_cap(&cap).map_err(Error::kvm("KVM_CAP_X2APIC_API"))
-    }
-
     /// Makes vCPU `id`, whose APIC id is the same number.
     ///
     /// # Errors
@@ -214,11 +200,6 @@ impl Vm {
         let request = if on { KVM_REGISTER_COALESCED_MMIO } else { KVM_UNREGISTER_COALESCED_MMIO };
         // SAFETY: reads the one structure that it is given.
         unsafe { libc::ioctl(self.fd.as_raw_fd(), request, &zone) == 0 }
-    }
-
-    /// Whether KVM has `cap`.
-    pub fn has(&self, cap: Cap) -> bool {
-        self.fd.check_extension(cap)
     }
 
     /// KVM's counters of the VM; `None` where this KVM has none.

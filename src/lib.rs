@@ -31,11 +31,11 @@ mod coalesced;
 #[path = "coalesced/off.rs"]
 mod coalesced;
 pub mod config;
-pub mod cpuid;
+mod cpuid;
 mod descriptors;
-pub mod error;
+mod error;
 pub mod events;
-pub mod exit;
+mod exit;
 #[cfg(feature = "pio-fast-path")]
 mod fast_path;
 #[cfg(not(feature = "pio-fast-path"))]
@@ -53,8 +53,8 @@ pub mod interrupts;
 pub mod kvm;
 mod load;
 pub mod machine;
-pub mod measure;
-pub mod memory;
+mod measure;
+mod memory;
 #[cfg(any(
     feature = "boot-timer",
     feature = "exit-stats",
@@ -77,7 +77,7 @@ mod seccomp;
 #[cfg(not(feature = "seccomp"))]
 #[path = "seccomp/off.rs"]
 mod seccomp;
-pub mod shared;
+mod shared;
 #[cfg(any(feature = "serial", feature = "console"))]
 mod terminal;
 #[cfg(not(any(feature = "serial", feature = "console")))]

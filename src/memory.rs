@@ -2,7 +2,7 @@
 
 use std::io;
 
-use brisk_boot::layout;
+use brisk_boot::{Range, layout};
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MmapRegion,
@@ -50,9 +50,7 @@ impl Ram {
         let size = config.size as usize;
         let base = map_host(config)?;
         let regions = regions(config.size)
-            .into_iter()
-            .filter(|&(_, _, len)| len > 0)
-            .map(|(guest, offset, len)| region(base, guest, offset, len))
+            .map(|(range, offset)| region(base, range, offset))
             .collect::<Result<Vec<_>>>()?;
         let guest = GuestMemoryMmap::from_regions(regions)
             .map_err(|error| Error::Failed(format!("--memory: {error}")))?;
@@ -161,14 +159,13 @@ impl Ram {
     /// # Safety
     /// No byte may be lent twice, or be one of [`Self::low`]'s while that is in use.
     pub unsafe fn lend(&mut self, start: u64, len: u64) -> Option<&'static mut [u8]> {
-        let (guest, offset, _) = regions(self.size).into_iter().find(|&(guest, _, size)| {
-            start >= guest && start.checked_add(len).is_some_and(|end| end <= guest + size)
-        })?;
+        let (range, offset) =
+            regions(self.size).find(|(range, _)| range.contains(&Range { start, len }))?;
         // SAFETY: the range lies within one region of our mapping, which is never undone, and the
         // caller promised that nobody else has it.
         Some(unsafe {
             std::slice::from_raw_parts_mut(
-                self.base.add((offset + start - guest) as usize),
+                self.base.add((offset + start - range.start) as usize),
                 len as usize,
             )
         })
@@ -225,24 +222,29 @@ fn on_all_cpus(size: u64, work: impl Fn(u64, u64) -> io::Result<()>) -> io::Resu
     work(0, size)
 }
 
-/// (guest address, offset in the host mapping, length) below and above the hole.
-fn regions(size: u64) -> [(u64, u64, u64); 2] {
-    let low = size.min(layout::HOLE_START);
-    [(0, 0, low), (layout::HOLE_END, low, size - low)]
+/// RAM below and above the hole, and where each is in the host's mapping.
+fn regions(size: u64) -> impl Iterator<Item = (Range, u64)> {
+    let mut next = 0;
+    brisk_boot::ram(size).into_iter().map(move |range| {
+        let offset = next;
+        next += range.len;
+        (range, offset)
+    })
 }
 
-fn region(base: *mut u8, guest: u64, offset: u64, len: u64) -> Result<GuestRegionMmap> {
+fn region(base: *mut u8, range: Range, offset: u64) -> Result<GuestRegionMmap> {
     let broken = || Error::Failed("--memory: the layout does not fit".into());
     // SAFETY: the range is inside the mapping that `map_host` made, which is never undone.
     let mapping = unsafe {
         MmapRegion::build_raw(
             base.add(offset as usize),
-            len as usize,
+            range.len as usize,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE,
         )
     };
-    GuestRegionMmap::new(mapping.map_err(|_| broken())?, GuestAddress(guest)).ok_or_else(broken)
+    GuestRegionMmap::new(mapping.map_err(|_| broken())?, GuestAddress(range.start))
+        .ok_or_else(broken)
 }
 
 fn check_size(config: &MemoryConfig) -> Result<()> {

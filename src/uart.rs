@@ -1,6 +1,7 @@
 //! The serial port's host side: bytes to and from the pure model (feature `serial`).
 
-use brisk_devices::serial::Serial;
+pub use brisk_devices::serial::IER;
+use brisk_devices::serial::{LSR, Serial};
 
 use crate::config;
 use crate::output::Output;
@@ -8,10 +9,6 @@ use crate::terminal::{self, Input};
 
 /// Output is handed on at each end of a line, or when this many bytes wait.
 const BATCH: usize = 256;
-/// Interrupt enable register: a driver writes it when it has nothing more to send.
-pub(crate) const IER: u8 = 1;
-/// Line status register: a driver that polls reads it before each byte.
-const LSR: u8 = 5;
 
 /// A 16550A and where its bytes go.
 pub struct Uart {

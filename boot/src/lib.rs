@@ -71,7 +71,7 @@ pub fn write(
     let rsdp = acpi::write(machine, &mut tables)?;
     mp::write(machine, &mut tables)?;
     let gdt = entry::write_gdt(&mut tables, protocol)?;
-    let cmdline = pvh::write_cmdline(&mut tables, machine.cmdline)?;
+    let cmdline = tables.push_text(machine.cmdline)?;
     match protocol {
         Protocol::Pvh => pvh::write(machine, entry, rsdp, cmdline, gdt, tables),
         Protocol::Linux64 => {

@@ -39,6 +39,13 @@ impl<'a> Tables<'a> {
         Ok(at as u64)
     }
 
+    /// Writes `text` and a NUL, and returns the address of the first byte.
+    pub(crate) fn push_text(&mut self, text: &[u8]) -> Result<u64, Error> {
+        let at = self.push(text)?;
+        self.push(&[0])?;
+        Ok(at)
+    }
+
     /// What is free from the cursor on.
     pub(crate) fn rest(&mut self) -> &mut [u8] {
         self.low.get_mut(self.cursor..END).unwrap_or_default()

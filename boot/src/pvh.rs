@@ -49,13 +49,6 @@ const _: () = assert!(size_of::<MemmapEntry>() == 24);
 
 const MAGIC: u32 = 0x336e_c578;
 
-/// Writes the command line with its NUL; returns its address.
-pub(crate) fn write_cmdline(tables: &mut Tables<'_>, cmdline: &[u8]) -> Result<u64, Error> {
-    let at = tables.push(cmdline)?;
-    tables.push(&[0])?;
-    Ok(at)
-}
-
 /// Writes modules, memory map and start info; returns the first CPU's state.
 pub(crate) fn write(
     machine: &Machine<'_>,

@@ -4,6 +4,8 @@
 //! It has as few pins as the machine allows: Linux reads and writes each pin's entry several times
 //! while it boots, and each of these accesses is an exit.
 
+use crate::Msi;
+
 /// Size of the register window in bytes.
 pub const SIZE: u64 = 0x1000;
 
@@ -36,15 +38,6 @@ const READ_ONLY: u64 = DELIVERY_STATUS | REMOTE_IRR;
 /// What a write keeps: bits 0 to 16, the destination in 56 to 63, and its bits 8 to 14 in 49 to 55
 /// (the extended destination of KVM_FEATURE_MSI_EXT_DEST_ID).
 const WRITABLE: u64 = (0x1_ffff | 0xfffe << 48) & !READ_ONLY;
-
-/// An interrupt message (Intel SDM volume 3, 11.11; AMD APM volume 2, 16.11).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Msi {
-    /// Guest-physical address, 0xfee0_0000 and up.
-    pub address: u64,
-    /// Vector, delivery mode, trigger mode.
-    pub data: u32,
-}
 
 /// An I/O APIC with room for `PINS` pins (1 to 32), pin 0 being the first GSI it serves.
 pub struct IoApic<const PINS: usize> {

@@ -28,6 +28,7 @@
 extern crate std;
 
 pub mod ioapic;
+mod msi;
 #[cfg(feature = "pci")]
 pub mod pci;
 #[cfg(feature = "serial")]
@@ -36,3 +37,5 @@ pub mod serial;
 pub mod snapshot;
 #[cfg(feature = "virtio")]
 pub mod virtio;
+
+pub use msi::Msi;

@@ -25,11 +25,13 @@ pub const FIFO: usize = 16;
 // Registers by offset (PC16550D, table I). RBR/THR and IER give way to the divisor when DLAB is
 // set; IIR is read where FCR is written.
 const DATA: u8 = 0;
-const IER: u8 = 1;
+/// Interrupt enable: a driver writes it when it has nothing more to send.
+pub const IER: u8 = 1;
 const IIR_FCR: u8 = 2;
 const LCR: u8 = 3;
 const MCR: u8 = 4;
-const LSR: u8 = 5;
+/// Line status: a driver that polls reads it before each byte.
+pub const LSR: u8 = 5;
 const MSR: u8 = 6;
 const SCR: u8 = 7;
 

@@ -472,7 +472,7 @@ pub const WAKE_ALL: Code = &[
     (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
     (&[0xb0, 0x34], "mov al,0x34"),
     (&[0xee], "out dx,al"),
-    (&[0xeb, 0xfd], "jmp 0x10002b"),
+    (&[0xeb, 0xfd], "jmp 0x10002c"),
 ];
 
 /// What each of them runs in real mode: it takes a number, and counts at a place of its own.

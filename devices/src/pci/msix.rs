@@ -4,7 +4,7 @@
 //! setting up a masked entry, field by field as drivers do, costs the host nothing.
 
 use super::{read_words, write_part};
-use crate::ioapic::Msi;
+use crate::Msi;
 
 /// Length of a table entry in bytes.
 const ENTRY_LEN: u64 = 16;

@@ -13,25 +13,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use brisk_boot::layout;
 
+use super::pages::{Page, WORDS, Window};
 use crate::error::Result;
 use crate::kvm::Vm;
 
 /// Bytes of configuration space of a conventional function (PCI 3.0, 6.1); the rest of its page is
 /// all ones.
 const CONFIG_SIZE: u16 = 0x100;
-const WORDS: usize = 1024;
-
-/// The enhanced configuration space of one function.
-#[repr(C, align(4096))]
-struct Page([AtomicU32; WORDS]);
 
 /// The pages of the first functions of the bus.
 pub struct Readable {
-    vm: &'static Vm,
-    slot: u32,
     pages: &'static [Page],
-    /// False where the guest's reads are exits.
-    shown: bool,
+    window: Window,
 }
 
 impl Readable {
@@ -54,11 +47,9 @@ impl Readable {
             page
         };
         let pages: &'static [Page] = Vec::leak((0..count).map(&mut page).collect());
-        let host = pages.as_ptr() as u64;
-        // SAFETY: the pages are leaked, so they stay; nothing but the guest's CPU reads them, and we
-        // write them word by word.
-        unsafe { vm.set_readable(slot, layout::PCI_ECAM_BASE, size_of_val(pages) as u64, host)? };
-        Ok(Readable { vm, slot, pages, shown: true })
+        let mut window = Window::new(vm, slot);
+        window.open(layout::PCI_ECAM_BASE, pages, false)?;
+        Ok(Readable { pages, window })
     }
 
     /// The word at `register` of `function` has become `value`.
@@ -74,18 +65,12 @@ impl Readable {
     #[cfg(test)]
     #[cfg(feature = "console")]
     pub fn get(&self, function: usize, register: u16) -> Option<u32> {
-        let page = self.pages.get(function).filter(|_| self.shown)?;
+        let page = self.pages.get(function).filter(|_| self.window.is_open())?;
         Some(page.0.get(usize::from(register / 4))?.load(Ordering::Relaxed))
     }
 
     /// From now on each read is an exit.
     pub fn hide(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            // SAFETY: gives the guest no memory.
-            let result = unsafe { self.vm.set_readable(self.slot, layout::PCI_ECAM_BASE, 0, 0) };
-            if let Err(error) = result {
-                log::error!("--transport pci: {error}");
-            }
-        }
+        self.window.close();
     }
 }

@@ -10,6 +10,7 @@
 //! [memory](table) that is looked at when a message is sent.
 
 mod ecam;
+mod pages;
 mod table;
 
 use brisk_boot::{PciHost, layout};

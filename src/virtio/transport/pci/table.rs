@@ -12,42 +12,37 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use brisk_boot::{Range, layout};
 use brisk_devices::virtio::pci::{BAR_SIZE, Function, MSIX_TABLE};
 
+use super::pages::{Page, WORDS, Window};
 use crate::kvm::Vm;
 
-const WORDS: usize = 1024;
 const ENTRY_WORDS: usize = 4;
-
-/// The page of one function's table.
-#[repr(C, align(4096))]
-struct Page([AtomicU32; WORDS]);
 
 /// Where one function's table is.
 pub struct Table {
-    /// The VM and the memory slot of it; none where each access is to be an exit.
-    place: Option<(&'static Vm, u32)>,
+    /// None where each access is to be an exit.
+    window: Option<Window>,
     page: Option<&'static Page>,
-    shown: bool,
 }
 
 impl Table {
     /// A table that is not memory, until it has a place.
     pub const fn new() -> Table {
-        Table { place: None, page: None, shown: false }
+        Table { window: None, page: None }
     }
 
     /// It may be memory, in `slot` of `vm`.
     pub fn set_place(&mut self, vm: &'static Vm, slot: u32) {
-        self.place = Some((vm, slot));
+        self.window = Some(Window::new(vm, slot));
     }
 
     /// Lets the guest access the table as memory, where MSI-X is on, nothing is pending and the BAR is
     /// in its window.
     pub fn show(&mut self, function: &Function) {
-        let Some((vm, slot)) = self.place else { return };
+        let Some(window) = self.window.as_mut().filter(|window| !window.is_open()) else { return };
         let in_window =
             |bar: &u64| layout::PCI_MEM32.contains(&Range { start: *bar, len: BAR_SIZE });
         let Some(bar) = function.bar().filter(in_window) else { return };
-        if self.shown || !function.msix.enabled() || function.msix.has_pending() {
+        if !function.msix.enabled() || function.msix.has_pending() {
             return;
         }
         let page = *self
@@ -57,32 +52,20 @@ impl Table {
             let Some(entry) = function.msix.entry(vector) else { break };
             words.iter().zip(entry).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
         }
-        let host = std::ptr::from_ref(page) as u64;
-        // SAFETY: the page is leaked, so it stays; it holds nothing but words that are read one by one.
-        let result =
-            unsafe { vm.set_memory(slot, bar + MSIX_TABLE, size_of::<Page>() as u64, host) };
         // Where another BAR or RAM is in the way, accesses stay what they were.
-        self.shown = result.is_ok();
+        let _ = window.open(bar + MSIX_TABLE, std::slice::from_ref(page), true);
     }
 
     /// Makes each access an exit again.
     pub fn hide(&mut self, function: &mut Function) {
-        if !self.shown {
-            return;
+        if self.window.as_mut().is_some_and(Window::close) {
+            self.load_shown(function);
         }
-        self.shown = false;
-        if let Some((vm, slot)) = self.place {
-            // SAFETY: gives the guest no memory.
-            if let Err(error) = unsafe { vm.set_memory(slot, 0, 0, 0) } {
-                log::error!("--transport pci: {error}");
-            }
-        }
-        self.load_shown(function);
     }
 
     /// Tells the function what the guest has written.
     pub fn load(&self, function: &mut Function) {
-        if self.shown {
+        if self.is_shown() {
             self.load_shown(function);
         }
     }
@@ -91,7 +74,11 @@ impl Table {
     #[cfg(test)]
     #[cfg(feature = "console")]
     pub fn shown(&self) -> Option<&'static [AtomicU32]> {
-        self.page.filter(|_| self.shown).map(|page| page.0.as_slice())
+        self.page.filter(|_| self.is_shown()).map(|page| page.0.as_slice())
+    }
+
+    fn is_shown(&self) -> bool {
+        self.window.as_ref().is_some_and(Window::is_open)
     }
 
     fn load_shown(&self, function: &mut Function) {
