@@ -6,7 +6,7 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::build::matrix::guards;
+use crate::build::guards;
 use crate::paths;
 
 /// A package's features.

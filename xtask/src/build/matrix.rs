@@ -10,13 +10,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::build::features::{self, Features};
+use crate::build::guards::{self, Guard};
 use crate::build::scenario;
 use crate::paths;
 use crate::ui::Step;
-use guards::Guard;
 
 mod boot;
-pub mod guards;
 
 /// Check combinations of features: none, each alone, all pairs, all, and every scenario.
 #[derive(FromArgs)]

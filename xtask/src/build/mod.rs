@@ -17,6 +17,7 @@ use parts::Parts;
 pub mod dist;
 pub mod docs;
 pub mod features;
+mod guards;
 pub mod matrix;
 mod parts;
 pub mod scenario;

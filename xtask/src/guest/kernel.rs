@@ -50,7 +50,7 @@ pub enum Config {
 }
 
 /// A built kernel.
-pub struct Kernel {
+pub struct Built {
     /// ELF, without symbols and debug information, with a PVH note.
     pub vmlinux: PathBuf,
     /// bzImage.
@@ -73,6 +73,11 @@ impl Config {
     /// All, by the names that `--config` takes.
     pub const ALL: [(&'static str, Self); 3] =
         [("guest", Self::Guest), ("micro", Self::Micro), ("micro-smp", Self::MicroSmp)];
+
+    /// Its name in [`Self::ALL`].
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, config)| *config == self).map_or("", |(name, _)| name)
+    }
 
     fn recipe(self) -> Recipe {
         match self {
@@ -123,7 +128,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 ///
 /// # Errors
 /// The source cannot be fetched or the build failed.
-pub fn ensure(cache: &Cache, config: Config) -> Result<Kernel> {
+pub fn ensure(cache: &Cache, config: Config) -> Result<Built> {
     let Recipe { name, fragments, patches, files } = config.recipe();
     let fragment = &*fragments.concat();
     let compiler = cmd!("gcc", "-dumpfullversion").read().context("cannot run gcc")?;
@@ -159,7 +164,7 @@ pub fn ensure(cache: &Cache, config: Config) -> Result<Kernel> {
         fs::copy(tree.join("System.map"), out.join("System.map"))?;
         Ok(())
     })?;
-    Ok(Kernel { vmlinux: dir.join("vmlinux"), bzimage: dir.join("bzImage") })
+    Ok(Built { vmlinux: dir.join("vmlinux"), bzimage: dir.join("bzImage") })
 }
 
 /// Unpacks a config's patched source into a directory that is there.

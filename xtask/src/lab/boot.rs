@@ -10,12 +10,11 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::cache::Cache;
-use crate::guest::stock::{self, Stock};
-use crate::guest::{images, init, kernel};
+use crate::guest::stock::Stock;
+use crate::guest::{Console, Kernel, images, init, kernel};
 use crate::lab::{self, On};
 use crate::{build, debian};
 
@@ -39,30 +38,6 @@ pub struct Args {
     extra: Vec<String>,
 }
 
-/// The guest's kernel.
-enum Kernel {
-    Own(kernel::Config),
-    Stock(&'static Stock),
-    File(PathBuf),
-}
-
-impl FromStr for Kernel {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text.parse(), stock::find(text)) {
-            (Ok(config), _) => Ok(Self::Own(config)),
-            (_, Some(stock)) => Ok(Self::Stock(stock)),
-            _ if Path::new(text).is_file() => Ok(Self::File(text.into())),
-            _ => {
-                let own = kernel::Config::ALL.iter().map(|(name, _)| *name);
-                let names: Vec<_> = own.chain(stock::ALL.iter().map(|stock| stock.name)).collect();
-                Err(format!("{text}: neither {} nor a file", names.join(", ")))
-            }
-        }
-    }
-}
-
 /// What is booted.
 pub struct Files {
     /// The kernel: vmlinux or bzImage.
@@ -76,15 +51,6 @@ pub struct Files {
     pub console: Console,
     /// CPUs that it can use.
     pub cpus: u8,
-}
-
-/// A guest's console.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Console {
-    /// A UART, ttyS0.
-    Serial,
-    /// virtio-console, hvc0.
-    Virtio,
 }
 
 /// A line of brisk's `--boot-log`.

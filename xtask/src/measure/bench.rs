@@ -11,16 +11,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::cache::Cache;
-use crate::guest::{images, init, kernel, stock};
+use crate::guest::{Kernel, images, init, kernel};
 use crate::lab::{On, boot};
 use crate::measure::metrics::history;
 use crate::{build, debian, lab};
-use scenario::{Kernel, Root, Scenario, Step};
 use script::{Besides, Place, Plan, Slot};
 pub use stats::{Report, Row};
 pub use table::finish;
 pub use vmm::Peer;
 use vmm::{Filler, NAMES};
+use workload::{Root, Step, Workload};
 
 mod ab;
 pub mod cases;
@@ -36,6 +36,7 @@ pub mod stats;
 mod table;
 pub mod trace;
 mod vmm;
+pub mod workload;
 
 /// Compare boot times: where the time until the guest's userspace goes, by the tracepoints of the
 /// kernel below the VMMs.
@@ -170,7 +171,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// brisk as the scenario wants it, with more features.
-fn program(scenario: &Scenario, more: &[&str]) -> Result<PathBuf> {
+fn program(scenario: &Workload, more: &[&str]) -> Result<PathBuf> {
     let features = [scenario.features, more].concat();
     match scenario.patch {
         Some(patch) => patch.build(&features),
@@ -205,7 +206,7 @@ pub fn measure_all(scenario: &str, runs: u32, peers: &[Peer]) -> Result<Report> 
 /// Boots brisk and the peers in all steps. Returns what was measured, and a line for each VMM and
 /// step that did not get to its userspace.
 fn measure(
-    scenario: &'static Scenario,
+    scenario: &'static Workload,
     runs: u32,
     peers: &[Peer],
     on: On,
@@ -232,7 +233,7 @@ fn measure(
 
 /// Boots brisk in all steps. Returns the tables of what it did until the guest ran.
 fn measure_setup(
-    scenario: &'static Scenario,
+    scenario: &'static Workload,
     runs: u32,
     on: On,
     guest: Guest<'_>,
@@ -253,7 +254,7 @@ fn measure_setup(
 
 /// All that is ready to be measured.
 struct Bench {
-    scenario: &'static Scenario,
+    scenario: &'static Workload,
     plan: Plan,
     subjects: Vec<Subject>,
     mode: lab::Mode,
@@ -277,7 +278,7 @@ impl Results<'_> {
 
 impl Bench {
     fn prepare(
-        scenario: &'static Scenario,
+        scenario: &'static Workload,
         brisk: &Path,
         boots: u32,
         on: On,
@@ -316,7 +317,7 @@ impl Bench {
 }
 
 /// The files that all VMMs use.
-fn shared(scenario: &Scenario, brisk: &Path, guest: Guest<'_>) -> Result<Vec<(PathBuf, String)>> {
+fn shared(scenario: &Workload, brisk: &Path, guest: Guest<'_>) -> Result<Vec<(PathBuf, String)>> {
     let mut files = BTreeSet::from([(brisk.to_path_buf(), "brisk")]);
     for step in scenario.steps {
         files.extend(guest_files(scenario, step, guest)?);
@@ -326,28 +327,28 @@ fn shared(scenario: &Scenario, brisk: &Path, guest: Guest<'_>) -> Result<Vec<(Pa
 
 /// The files of a step's guest.
 fn guest_files(
-    scenario: &Scenario,
+    scenario: &Workload,
     step: &Step,
     guest: Guest<'_>,
 ) -> Result<Vec<(PathBuf, &'static str)>> {
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
-    let ours = |config| -> Result<_> {
-        let initramfs = init::ensure(&cache)?.initramfs;
-        if let Some(path) = guest.kernel {
-            let path =
-                path.canonicalize().with_context(|| format!("--kernel {}", path.display()))?;
-            return Ok((path.clone(), path, initramfs));
-        }
-        let kernel = kernel::ensure(&cache, config)?;
-        Ok((kernel.vmlinux, kernel.bzimage, initramfs))
+    let ours = |path: &Path| -> Result<_> {
+        let path = path.canonicalize().with_context(|| format!("--kernel {}", path.display()))?;
+        Ok((path.clone(), path, init::ensure(&cache)?.initramfs))
     };
-    let (kernel, bzimage, initramfs) = match scenario.kernel {
-        Kernel::Guest => ours(kernel::Config::Guest)?,
-        Kernel::Micro => ours(kernel::Config::Micro)?,
-        Kernel::DebianCloud => {
+    let (kernel, bzimage, initramfs) = match &scenario.kernel {
+        Kernel::Own(config) => match guest.kernel {
+            Some(path) => ours(path)?,
+            None => {
+                let built = kernel::ensure(&cache, *config)?;
+                (built.vmlinux, built.bzimage, init::ensure(&cache)?.initramfs)
+            }
+        },
+        Kernel::File(path) => ours(path)?,
+        Kernel::Stock(stock) => {
             ensure!(guest.kernel.is_none(), "--kernel: {} needs its own", scenario.name);
-            let files = stock::CLOUD.ensure(&cache)?;
+            let files = stock.ensure(&cache)?;
             (files.vmlinuz.clone(), files.vmlinuz, files.initramfs)
         }
     };
@@ -365,7 +366,7 @@ fn guest_files(
 
 /// Adds brisk and the peers to the plan, step by step, and their files to `own`.
 fn fill(
-    scenario: &'static Scenario,
+    scenario: &'static Workload,
     peers: &[Peer],
     guest: Guest<'_>,
     plan: &mut Plan,
@@ -402,8 +403,8 @@ fn fill(
 }
 
 /// Runs the plan's script. Returns L1's output where it ran there.
-fn execute(scenario: &Scenario, plan: &Plan, mode: lab::Mode) -> Result<Option<lab::Output>> {
-    execute_with(plan, mode, scenario.hugepages(), scenario.kernel.patience())
+fn execute(scenario: &Workload, plan: &Plan, mode: lab::Mode) -> Result<Option<lab::Output>> {
+    execute_with(plan, mode, scenario.hugepages(), scenario.patience())
 }
 
 /// The same, with pages of 2 MiB and at most so many seconds of the machine's own for each boot.

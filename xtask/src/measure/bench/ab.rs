@@ -5,10 +5,13 @@ use anyhow::{Result, bail};
 
 use super::paired::{self, Until};
 use super::patch::{self, Patch};
-use super::scenario::{Console, Disk, Kernel, MICRO, PCI, PORTS, Root, Scenario, Step};
+use super::scenario::{MICRO, PCI, PORTS};
 use super::vmm::Peer;
+use super::workload::{Disk, Root, Step, Workload};
 use super::{Guest, Report};
 use crate::build;
+use crate::guest::kernel::Config;
+use crate::guest::{Console, Kernel};
 use crate::lab::{self, On};
 
 /// One optimisation.
@@ -18,20 +21,20 @@ struct Ab {
     /// What its source is changed by.
     patch: Option<&'static Patch>,
     /// What both boot; its features and patch are those of the build with it.
-    scenario: Scenario,
+    scenario: Workload,
 }
 
 static ALL: [Ab; 7] = [
     Ab {
         baseline: &["serial", "console", "pmem", "pci", "hugepages"],
         patch: None,
-        scenario: Scenario {
+        scenario: Workload {
             name: "pio-fast-path",
             about: "ports served in the vCPU loop, before the bus",
             memory_mib: 512,
             features: &["serial", "console", "pmem", "pci", "hugepages", "pio-fast-path"],
             patch: None,
-            kernel: Kernel::Guest,
+            kernel: Kernel::Own(Config::Guest),
             steps: &[
                 PORTS,
                 Step {
@@ -48,27 +51,27 @@ static ALL: [Ab; 7] = [
     Ab {
         baseline: &["console", "pmem", "pci", "hugepages"],
         patch: Some(&patch::BUSES),
-        scenario: Scenario {
+        scenario: Workload {
             name: "mcfg-one-bus",
             about: "MCFG and DSDT with one PCI bus for 256",
             memory_mib: 512,
             features: &["console", "pmem", "pci", "hugepages"],
             patch: None,
-            kernel: Kernel::Guest,
+            kernel: Kernel::Own(Config::Guest),
             steps: &[PCI, PORTS],
         },
     },
     Ab {
         baseline: &["console", "block", "pmem", "pci", "hugepages"],
         patch: Some(&patch::ROUTES),
-        scenario: Scenario {
+        scenario: Workload {
             name: "msix-skip",
             about: "the MSI-X table as memory, read when a message is sent, instead of an exit and a new \
                     table of routes for each write",
             memory_mib: 512,
             features: &["console", "block", "pmem", "pci", "hugepages"],
             patch: None,
-            kernel: Kernel::Guest,
+            kernel: Kernel::Own(Config::Guest),
             steps: &[
                 PCI,
                 Step {
@@ -85,52 +88,52 @@ static ALL: [Ab; 7] = [
     Ab {
         baseline: &["console", "pmem", "hugepages"],
         patch: None,
-        scenario: Scenario {
+        scenario: Workload {
             name: "seccomp",
             about: SECCOMP,
             memory_mib: 128,
             features: &["console", "pmem", "hugepages", "seccomp"],
             patch: None,
-            kernel: Kernel::Micro,
+            kernel: Kernel::Own(Config::Micro),
             steps: &[MICRO],
         },
     },
     Ab {
         baseline: &["serial", "pmem", "hugepages"],
         patch: None,
-        scenario: Scenario {
+        scenario: Workload {
             name: "seccomp-exits",
             about: SECCOMP,
             memory_mib: 512,
             features: &["serial", "pmem", "hugepages", "seccomp"],
             patch: None,
-            kernel: Kernel::Guest,
+            kernel: Kernel::Own(Config::Guest),
             steps: &[LOUD],
         },
     },
     Ab {
         baseline: &["console", "block", "pmem", "hugepages", "smp"],
         patch: None,
-        scenario: Scenario {
+        scenario: Workload {
             name: "ioeventfd",
             about: IOEVENTFD,
             memory_mib: 512,
             features: &["console", "block", "pmem", "hugepages", "smp"],
             patch: Some(&patch::IOEVENTFD),
-            kernel: Kernel::Guest,
+            kernel: Kernel::Own(Config::Guest),
             steps: &NOTIFY,
         },
     },
     Ab {
         baseline: &["serial", "pmem", "hugepages"],
         patch: None,
-        scenario: Scenario {
+        scenario: Workload {
             name: "coalesced-serial",
             about: "bytes for the serial port kept by KVM while the driver wants no interrupts",
             memory_mib: 512,
             features: &["serial", "pmem", "hugepages", "coalesced-serial"],
             patch: None,
-            kernel: Kernel::Guest,
+            kernel: Kernel::Own(Config::Guest),
             steps: &[
                 LOUD,
                 Step {
@@ -192,13 +195,13 @@ static PAIRED: [(Until, Ab); 2] = [
         Ab {
             baseline: &["serial", "hugepages"],
             patch: None,
-            scenario: Scenario {
+            scenario: Workload {
                 name: "async-loader",
                 about: "kernel and initramfs loaded while the VM is made",
                 memory_mib: 256,
                 features: &["serial", "hugepages", "async-loader"],
                 patch: None,
-                kernel: Kernel::Guest,
+                kernel: Kernel::Own(Config::Guest),
                 steps: &[
                     LOAD,
                     Step { name: Some("2 MiB pages"), args: LOAD_HUGE, hugepages: true, ..LOAD },
@@ -211,13 +214,13 @@ static PAIRED: [(Until, Ab); 2] = [
         Ab {
             baseline: &["console", "block", "pmem", "hugepages", "smp"],
             patch: None,
-            scenario: Scenario {
+            scenario: Workload {
                 name: "ioeventfd-two-cpus",
                 about: IOEVENTFD,
                 memory_mib: 512,
                 features: &["console", "block", "pmem", "hugepages", "smp"],
                 patch: Some(&patch::IOEVENTFD),
-                kernel: Kernel::Guest,
+                kernel: Kernel::Own(Config::Guest),
                 steps: &NOTIFY,
             },
         },

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::scenario::{Scenario, Step};
 use super::script::{self, Besides, Place, Plan, Slot};
 use super::trace::{self, Boot};
 use super::vmm::{self, Filler, Peer};
+use super::workload::{Step, Workload};
 use super::{Guest, LIMIT, setup};
 use crate::lab::{self, On, boot};
 
@@ -18,7 +18,7 @@ pub struct Case {
     /// brisk, or a peer and its command.
     pub vmm: Vmm,
     /// What it is booted in.
-    pub scenario: &'static Scenario,
+    pub scenario: &'static Workload,
     /// The step of it.
     pub step: &'static Step,
     /// A kernel instead of the scenario's.
@@ -186,6 +186,6 @@ fn plan(
 fn execute(cases: &[Case], plan: &Plan) -> Result<Option<lab::Output>> {
     let hugepages = cases.iter().filter(|case| case.step.hugepages);
     let hugepages = hugepages.map(|case| case.scenario.memory_mib.div_ceil(2)).max().unwrap_or(0);
-    let patience = cases.iter().map(|case| case.scenario.kernel.patience()).max().unwrap_or(0);
+    let patience = cases.iter().map(|case| case.scenario.patience()).max().unwrap_or(0);
     super::execute_with(plan, lab::Mode::Stopwatch, hugepages, patience)
 }

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use std::fs;
 use tabled::builder::Builder;
 
-use super::scenario::Scenario;
 use super::vmm::Peer;
+use super::workload::Workload;
 use super::{Bench, Besides, Guest, script, table, trace};
 use crate::lab::{self, On};
 
@@ -29,7 +29,7 @@ pub enum Until {
 /// # Errors
 /// Something could not be built, or a boot failed.
 pub fn measure(
-    scenario: &'static Scenario,
+    scenario: &'static Workload,
     before: Peer,
     until: Until,
     pairs: u32,

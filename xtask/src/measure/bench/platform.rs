@@ -4,9 +4,11 @@
 use std::fmt::Write as _;
 use tabled::builder::Builder;
 
-use super::scenario::{Console, Disk, Kernel, Root, Scenario, Step};
 use super::stats::{Report, Row};
+use super::workload::{Disk, Root, Step, Workload};
 use super::{patch, table};
+use crate::guest::kernel::Config;
+use crate::guest::{Console, Kernel};
 
 /// brisk's arguments: the guest's memory, and what is otherwise.
 macro_rules! args {
@@ -51,13 +53,13 @@ macro_rules! otherwise {
 }
 
 /// The scenario. Its first step is the platform as it is.
-pub const SCENARIO: Scenario = Scenario {
+pub const SCENARIO: Workload = Workload {
     name: "platform",
     about: "pmem and 2 MiB pages, 512 MiB, 1 vCPU, with one thing otherwise at a time",
     memory_mib: 4096,
     features: &["serial", "console", "pmem", "pci", "hugepages"],
     patch: Some(&patch::PLATFORM),
-    kernel: Kernel::Guest,
+    kernel: Kernel::Own(Config::Guest),
     steps: &[
         otherwise!("as it is", ""),
         otherwise!("without `8250.nr_uarts=0`", "--ab without=8250"),

@@ -1,102 +1,14 @@
-//! What is measured: the one table of scenarios.
+//! The workloads that `--scenario` names.
 
 use anyhow::{Result, bail};
 
-use super::patch::Patch;
 use super::platform;
+use super::workload::{Disk, Root, Step, Workload};
+use crate::guest::kernel::Config;
+use crate::guest::{Console, Kernel, stock};
 
-/// A workload that VMMs are compared with. Words in braces in arguments and command lines are
-/// filled in, see [`super::vmm::Filler`].
-pub struct Scenario {
-    /// The name that `--scenario` takes.
-    pub name: &'static str,
-    /// One line for the head of the tables.
-    pub about: &'static str,
-    /// The guest's memory.
-    pub memory_mib: u32,
-    /// Features that brisk is built with, without the default ones.
-    pub features: &'static [&'static str],
-    /// What brisk's source is changed by before.
-    pub patch: Option<&'static Patch>,
-    /// The guest's kernel.
-    pub kernel: Kernel,
-    /// What is measured one after the other.
-    pub steps: &'static [Step],
-}
-
-/// A guest's kernel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kernel {
-    /// Our own, that of the tests.
-    Guest,
-    /// Our own, as little as boots.
-    Micro,
-    /// Debian's for clouds, with the initramfs that goes with it.
-    DebianCloud,
-}
-
-impl Kernel {
-    /// Seconds of the machine's own in which each boot is done, however busy it is.
-    pub fn patience(self) -> u64 {
-        match self {
-            Self::Guest | Self::Micro => 60,
-            Self::DebianCloud => 300,
-        }
-    }
-}
-
-/// Where the guest's userspace is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Root {
-    /// In an initial RAM file system.
-    Initramfs,
-    /// In a raw image that is an ext4 file system.
-    Ext4,
-    /// In a raw image that is an EROFS file system.
-    Erofs,
-    /// In the first partition of a raw image, in an ext4 file system.
-    Ext4Partition,
-    /// A Debian in the first partition of a raw image, in an EROFS file system.
-    Debian,
-}
-
-/// One way to start the guest.
-pub struct Step {
-    /// Name of the row, `None` in a scenario with one step.
-    pub name: Option<&'static str>,
-    /// brisk's arguments, which are those of Cloud Hypervisor too.
-    pub args: &'static str,
-    /// The guest kernel's command line.
-    pub cmdline: &'static str,
-    /// The guest's console.
-    pub console: Console,
-    /// What the guest's userspace is started from.
-    pub root: Root,
-    /// The device that the image is behind.
-    pub disk: Disk,
-    /// Whether the guest's memory is in pages of 2 MiB.
-    pub hugepages: bool,
-}
-
-/// A guest's console.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Console {
-    /// A 16550A UART on port 0x3f8.
-    Serial,
-    /// virtio-console.
-    Virtio,
-}
-
-/// The device that a guest's image is behind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Disk {
-    /// There is none.
-    None,
-    /// virtio-block.
-    Block,
-    /// virtio-pmem.
-    Pmem,
-}
+/// The kernel of most.
+const GUEST: Kernel = Kernel::Own(Config::Guest);
 
 /// A boot from pmem over PCI, the talk's last step.
 pub const PCI: Step = Step {
@@ -127,14 +39,14 @@ const LOADED: Step = Step {
 };
 
 /// All scenarios.
-pub const ALL: &[Scenario] = &[
-    Scenario {
+pub const ALL: &[Workload] = &[
+    Workload {
         name: "serial",
         about: "an initramfs and a serial console, 256 MiB, 1 vCPU",
         memory_mib: 256,
         features: &["serial", "coalesced-serial"],
         patch: None,
-        kernel: Kernel::Guest,
+        kernel: GUEST,
         steps: &[Step {
             name: None,
             args: "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' \
@@ -148,13 +60,13 @@ pub const ALL: &[Scenario] = &[
     },
     // The five commands of Rob Bradford's talk "How Fast Can We Go? Booting a Linux VM to Userspace
     // in 100ms and Beyond", with {disk} for jammy.raw.
-    Scenario {
+    Workload {
         name: "talk",
         about: "the five commands of the talk, a partitioned ext4 image, 512 MiB, 1 vCPU",
         memory_mib: 512,
         features: &["serial", "coalesced-serial", "console", "block", "pmem", "hugepages"],
         patch: None,
-        kernel: Kernel::Guest,
+        kernel: GUEST,
         steps: &[
             Step {
                 name: Some("serial"),
@@ -210,13 +122,13 @@ pub const ALL: &[Scenario] = &[
     },
     // The talk's last step with all that can be left out left out: the features of the scenario
     // `pmem-hugepages`, a kernel that is tuned for it, an image without partitions.
-    Scenario {
+    Workload {
         name: "micro",
         about: "the tuned kernel, pmem and pages of 2 MiB, 128 MiB, 1 vCPU",
         memory_mib: 128,
         features: &["console", "pmem", "hugepages"],
         patch: None,
-        kernel: Kernel::Micro,
+        kernel: Kernel::Own(Config::Micro),
         steps: &[
             MICRO,
             Step {
@@ -235,13 +147,13 @@ pub const ALL: &[Scenario] = &[
             },
         ],
     },
-    Scenario {
+    Workload {
         name: "loading",
         about: "the talk's last command, with the kernel's file in pages of 4 KiB and of 2 MiB",
         memory_mib: 512,
         features: &["console", "pmem", "hugepages"],
         patch: None,
-        kernel: Kernel::Guest,
+        kernel: GUEST,
         steps: &[
             LOADED,
             Step {
@@ -258,23 +170,23 @@ pub const ALL: &[Scenario] = &[
             },
         ],
     },
-    Scenario {
+    Workload {
         name: "pci",
         about: "a partitioned ext4 image as pmem over PCI, pages of 2 MiB, 512 MiB, 1 vCPU",
         memory_mib: 512,
         features: &["serial", "console", "pmem", "pci", "hugepages"],
         patch: None,
-        kernel: Kernel::Guest,
+        kernel: GUEST,
         steps: &[PCI, PORTS],
     },
-    Scenario {
+    Workload {
         name: "debian-cloud",
         about: "Debian's 6.12 for clouds and its modules, to a Debian on an EROFS partition, 512 MiB, \
                 1 vCPU",
         memory_mib: 512,
         features: &["serial", "coalesced-serial", "bzimage", "block", "pmem", "pci"],
         patch: None,
-        kernel: Kernel::DebianCloud,
+        kernel: Kernel::Stock(&stock::CLOUD),
         steps: &[
             Step {
                 name: Some("PCI, block"),
@@ -312,12 +224,12 @@ pub const ALL: &[Scenario] = &[
         ],
     },
     // "What about THP?", a question to the talk.
-    Scenario {
+    Workload {
         name: "pages",
         about: "the talk's last command, with guest memory in pages of 4 KiB, by THP and of 2 MiB",
         memory_mib: 512,
         features: &["console", "pmem", "hugepages", "thp"],
-        kernel: Kernel::Guest,
+        kernel: GUEST,
         patch: None,
         steps: &[
             Step { name: Some("4 KiB"), args: PAGES_4K, hugepages: false, ..LOADED },
@@ -326,12 +238,12 @@ pub const ALL: &[Scenario] = &[
         ],
     },
     // The stopwatch has one CPU, on which the vCPUs take turns.
-    Scenario {
+    Workload {
         name: "vcpus",
         about: "an initramfs and a serial console, and a pmem with 2 MiB pages, 512 MiB, 4 vCPUs",
         memory_mib: 512,
         features: &["serial", "coalesced-serial", "console", "pmem", "hugepages", "smp"],
-        kernel: Kernel::Guest,
+        kernel: GUEST,
         patch: None,
         steps: &[
             Step {
@@ -375,49 +287,12 @@ pub const MICRO: Step = Step {
 ///
 /// # Errors
 /// There is none; the error lists those there are.
-pub fn find(name: &str) -> Result<&'static Scenario> {
+pub fn find(name: &str) -> Result<&'static Workload> {
     if let Some(scenario) = ALL.iter().find(|s| s.name == name) {
         return Ok(scenario);
     }
     let list: String = ALL.iter().map(|s| format!("\n  {}: {}", s.name, s.about)).collect();
     bail!("--scenario {name}: there is no such scenario; there are:{list}")
-}
-
-/// Pages of 2 MiB that a kernel needs on a hugetlbfs, and some to spare.
-const PLACED_PAGES: u32 = 16;
-
-impl Root {
-    /// Name of the image among the files that all VMMs share.
-    pub fn image(self) -> Option<&'static str> {
-        match self {
-            Self::Initramfs => None,
-            Self::Ext4 => Some("ext4.new"),
-            Self::Erofs => Some("erofs.new"),
-            Self::Ext4Partition => Some("ext4-partition.new"),
-            Self::Debian => Some("debian.new"),
-        }
-    }
-}
-
-impl Scenario {
-    /// Pages of 2 MiB that the host needs free for any step.
-    pub fn hugepages(&self) -> u32 {
-        let guest =
-            if self.steps.iter().any(|s| s.hugepages) { self.memory_mib.div_ceil(2) } else { 0 };
-        guest + if self.places_kernel() { PLACED_PAGES } else { 0 }
-    }
-
-    /// Whether a step wants its kernel in a file of huge pages.
-    pub fn places_kernel(&self) -> bool {
-        self.steps.iter().any(Step::places_kernel)
-    }
-}
-
-impl Step {
-    /// Whether it wants its kernel in a file of huge pages.
-    pub fn places_kernel(&self) -> bool {
-        self.args.contains("{hugetlbfs}") || self.args.contains("{huge-tmpfs}")
-    }
 }
 
 #[cfg(test)]
@@ -445,7 +320,7 @@ mod tests {
                 assert_eq!(step.args.contains("--disk"), step.disk == Disk::Block);
                 assert_eq!(step.args.contains("--pmem"), step.disk == Disk::Pmem);
                 let initramfs =
-                    step.root == Root::Initramfs || scenario.kernel == Kernel::DebianCloud;
+                    step.root == Root::Initramfs || matches!(scenario.kernel, Kernel::Stock(_));
                 assert_eq!(step.root == Root::Initramfs, step.disk == Disk::None);
                 assert_eq!(step.args.contains("{initramfs}"), initramfs);
                 assert_eq!(scenario.steps.len() > 1, step.name.is_some());

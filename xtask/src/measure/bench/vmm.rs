@@ -7,8 +7,9 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::scenario::{Console, Disk, Kernel, Root, Scenario, Step};
 use super::script::DISK;
+use super::workload::{Disk, Root, Step, Workload};
+use crate::guest::{Console, Kernel};
 use crate::lab::quote;
 
 /// A VMM to compare with, from `--peer`.
@@ -48,7 +49,7 @@ impl Peer {
     }
 
     /// The peer's command for a step, not filled in; `None` where it cannot do what the step needs.
-    pub fn command(&self, scenario: &Scenario, step: &Step) -> Option<String> {
+    pub fn command(&self, scenario: &Workload, step: &Step) -> Option<String> {
         match self {
             Self::Qemu => qemu(scenario, step),
             Self::QemuQ35 => q35(scenario, step),
@@ -58,8 +59,8 @@ impl Peer {
 }
 
 /// Where the scenario has an initramfs.
-fn initrd(scenario: &Scenario, step: &Step) -> &'static str {
-    let has = step.root == Root::Initramfs || scenario.kernel == Kernel::DebianCloud;
+fn initrd(scenario: &Workload, step: &Step) -> &'static str {
+    let has = step.root == Root::Initramfs || matches!(scenario.kernel, Kernel::Stock(_));
     if has { " -initrd {initramfs}" } else { "" }
 }
 
@@ -71,7 +72,7 @@ const QEMU: &str = "-accel kvm -cpu host -m {memory}M -nodefaults -no-user-confi
 /// advises for fast boots. Our own kernel needs neither ACPI nor the option ROM that loads a
 /// bzImage: the devices are announced on the command line. Its virtio-pmem needs PCI, and that ACPI.
 /// Huge pages are in no step that it can do.
-fn qemu(scenario: &Scenario, step: &Step) -> Option<String> {
+fn qemu(scenario: &Workload, step: &Step) -> Option<String> {
     if step.hugepages {
         return None;
     }
@@ -91,8 +92,8 @@ fn qemu(scenario: &Scenario, step: &Step) -> Option<String> {
         ),
     };
     let lean = match scenario.kernel {
-        Kernel::Guest | Kernel::Micro => "acpi=off,x-option-roms=off,",
-        Kernel::DebianCloud => "",
+        Kernel::Own(_) | Kernel::File(_) => "acpi=off,x-option-roms=off,",
+        Kernel::Stock(_) => "",
     };
     let initrd = initrd(scenario, step);
     Some(format!(
@@ -104,7 +105,7 @@ fn qemu(scenario: &Scenario, step: &Step) -> Option<String> {
 /// QEMU's q35 with nothing but what the step needs. Its VAPIC makes it write the guest's task register
 /// back, with the type "busy", as it was read; the lab's CPU, QEMU's own, then refuses the guest's
 /// userspace the boot timer's port.
-fn q35(scenario: &Scenario, step: &Step) -> Option<String> {
+fn q35(scenario: &Workload, step: &Step) -> Option<String> {
     if step.hugepages || step.console != Console::Serial {
         return None;
     }
@@ -129,7 +130,7 @@ pub struct Filler<'a> {
     /// Directory of the files that all VMMs share.
     pub files: &'a str,
     /// The scenario.
-    pub scenario: &'a Scenario,
+    pub scenario: &'a Workload,
     /// The step.
     pub step: &'a Step,
     /// More words for the command line.

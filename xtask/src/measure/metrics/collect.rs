@@ -10,11 +10,11 @@ use super::idle;
 use super::suite::{BOOTS, BootMetric};
 use crate::build::{self, scenario as shipped};
 use crate::cache::Cache;
+use crate::guest::Kernel;
 use crate::guest::kernel;
 
 use crate::lab::On;
 use crate::measure::bench::cases::{self, Case, Vmm};
-use crate::measure::bench::scenario::Kernel;
 use crate::measure::bench::{self, Peer};
 use crate::paths;
 
@@ -307,9 +307,8 @@ pub fn number(value: f64) -> String {
 /// A kernel of Debian's cannot be replaced.
 pub fn config_of(metric: &BootMetric) -> Result<kernel::Config> {
     let (scenario, _) = metric.find()?;
-    Ok(match scenario.kernel {
-        Kernel::Guest => kernel::Config::Guest,
-        Kernel::Micro => kernel::Config::Micro,
-        Kernel::DebianCloud => bail!("{}: its kernel is Debian's, as packed", metric.name),
-    })
+    match scenario.kernel {
+        Kernel::Own(config) => Ok(config),
+        _ => bail!("{}: its kernel is Debian's, as packed", metric.name),
+    }
 }

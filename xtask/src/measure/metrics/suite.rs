@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result};
 
-use crate::measure::bench::scenario::{self, Disk, Kernel, Root, Scenario, Step};
+use crate::measure::bench::scenario;
+use crate::measure::bench::workload::{Disk, Root, Step, Workload};
 
 /// A boot to userspace.
 #[derive(Debug)]
@@ -116,19 +117,15 @@ impl BootMetric {
     ///
     /// # Errors
     /// The table is wrong, which a test sees.
-    pub fn find(&self) -> Result<(&'static Scenario, &'static Step)> {
+    pub fn find(&self) -> Result<(&'static Workload, &'static Step)> {
         let scenario = scenario::find(self.scenario)?;
         let step = scenario.steps.iter().find(|step| step.name == self.step);
         Ok((scenario, step.with_context(|| format!("{} has no such step", self.scenario))?))
     }
 
     /// Memory, vCPUs, kernel and image, in words.
-    pub fn control(&self, scenario: &Scenario, step: &Step) -> String {
-        let kernel = match scenario.kernel {
-            Kernel::Guest => "guest",
-            Kernel::Micro => "micro",
-            Kernel::DebianCloud => "debian-cloud",
-        };
+    pub fn control(&self, scenario: &Workload, step: &Step) -> String {
+        let kernel = scenario.kernel.name();
         let image = match step.root {
             Root::Initramfs => "initramfs",
             Root::Ext4 | Root::Ext4Partition => "ext4",
