@@ -11,7 +11,7 @@ use crate::measure::exit_kind::ExitKind;
 use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
 use crate::uart::{self, Uart};
-use crate::virtio::{Devices, MAX_VIRTIO};
+use crate::virtio::{Devices, Job, MAX_VIRTIO, Polled, Served};
 
 pub(crate) const COM1: u16 = layout::COM1_PORT;
 pub(crate) const COM1_END: u16 = COM1 + 7;
@@ -47,26 +47,27 @@ pub enum End {
 
 /// What became of an access.
 #[must_use]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// No device is there.
     Unclaimed,
     /// A device did it.
     Done,
+    /// A device took it, and this is left to be done, without the bus.
+    Notified(Job),
     /// A device did it, and the VM ends by it.
     End(End),
 }
 
 impl Access {
     /// Whether a device is there.
-    pub fn claimed(self) -> bool {
-        self != Access::Unclaimed
+    pub fn claimed(&self) -> bool {
+        !matches!(self, Access::Unclaimed)
     }
 
     /// Whether the VM ends.
-    pub fn end(self) -> Option<End> {
+    pub fn end(&self) -> Option<End> {
         match self {
-            Access::End(end) => Some(end),
+            Access::End(end) => Some(*end),
             _ => None,
         }
     }
@@ -184,8 +185,9 @@ impl Bus {
         self.count(ExitKind::MmioRead, address, access.claimed());
     }
 
-    /// A write of 1, 2, 4 or 8 bytes where no memory is.
-    pub fn mmio_write(&mut self, address: u64, data: &[u8]) -> Option<End> {
+    /// A write of 1, 2, 4 or 8 bytes where no memory is. What is left to be done is counted by
+    /// [`Self::served`].
+    pub fn mmio_write(&mut self, address: u64, data: &[u8]) -> Access {
         let access = match address {
             layout::IOAPIC_BASE..=IOAPIC_END => {
                 self.interrupts.write(address - layout::IOAPIC_BASE, data);
@@ -202,8 +204,20 @@ impl Bus {
             }
             _ => Access::Unclaimed,
         };
+        if matches!(access, Access::Notified(_)) {
+            return access;
+        }
         self.count(ExitKind::MmioWrite, address, access.claimed());
-        access.end()
+        access
+    }
+
+    /// A job is done that a write to `address` left, or an event.
+    pub fn served(&mut self, done: Served, address: Option<u64>) -> Option<End> {
+        let end = self.virtio.finish(done, &self.interrupts);
+        if let Some(address) = address {
+            self.count(ExitKind::MmioWrite, address, true);
+        }
+        end
     }
 
     /// The guest has ended a level-triggered interrupt.
@@ -212,19 +226,19 @@ impl Bus {
     }
 
     /// Hands each of `events` to the device that it is for.
-    pub fn poll(&mut self, events: Events) -> Option<End> {
+    pub fn poll(&mut self, events: Events) -> Polled {
         if events.intersects(Events::STOP) {
-            return Some(End::Quit);
+            return Polled::end(End::Quit);
         }
         if events.intersects(Events::INPUT)
             && let Some(serial) = &mut self.serial
         {
             serial.wake();
             if let Some(end) = self.serial_interrupt() {
-                return Some(end);
+                return Polled::end(end);
             }
         }
-        self.virtio.poll(events, &self.interrupts).end
+        self.virtio.poll(events, &self.interrupts)
     }
 
     /// The guest touched memory that the host could not give. False where no device can mend that.

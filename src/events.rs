@@ -266,7 +266,8 @@ mod vcpus {
     }
 }
 
-#[cfg(all(test, feature = "smp"))]
+#[cfg(test)]
+#[cfg(feature = "smp")]
 mod tests {
     use std::sync::mpsc;
     use std::time::{Duration, Instant};

@@ -32,8 +32,7 @@ impl Bus {
             (PCI_PORTS..=PCI_PORTS_END, &[_, _, _, _]) => {
                 match self.virtio.ports_out(port - PCI_PORTS, 4, data, &self.interrupts) {
                     Access::Unclaimed => return self.pio_out(port, width, data),
-                    Access::Done => None,
-                    Access::End(end) => Some(end),
+                    access => access.end(),
                 }
             }
             _ => return self.pio_out(port, width, data),

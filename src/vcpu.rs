@@ -1,12 +1,12 @@
 //! The vCPU loop: one match on exits.
 
-use crate::bus::{Bus, End};
+use crate::bus::{Access, Bus, End};
 use crate::error::{Error, Result};
-use crate::events;
+use crate::events::{self, Events};
 use crate::exit::{Crash, Exit};
 use crate::gate::Gate;
 use crate::kvm::Vcpu;
-use crate::shared::Shared;
+use crate::shared::{Guard, Shared};
 
 /// How the guest's run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
     };
     // What was typed, or who wanted the VM to end, before signals made KVM_RUN return.
     events::attach(id, vcpu.run_page());
-    if let Some(end) = bus.lock().poll(events::take()) {
+    if let Some(end) = poll(bus, events::take()) {
         return Ok(Some(Outcome::End(end)));
     }
     let has_to_wait = || id > 0 && gate.closed();
@@ -42,7 +42,7 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
         let end = match vcpu.run()? {
             Exit::PioOut { port, width, data } => lock().fast_out(port, width, data),
             Exit::PioIn { port, width, data } => lock().fast_in(port, width, data),
-            Exit::MmioWrite { address, data } => lock().mmio_write(address, data),
+            Exit::MmioWrite { address, data } => write(bus, lock(), address, data),
             Exit::MmioRead { address, data } => {
                 lock().mmio_read(address, data);
                 None
@@ -53,10 +53,8 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
             }
             Exit::Interrupted => {
                 let events = events::take();
-                let mut bus = lock();
-                bus.count_interrupted();
-                let end = bus.poll(events);
-                drop(bus);
+                lock().count_interrupted();
+                let end = poll(bus, events);
                 if end.is_none() && has_to_wait() {
                     return Ok(None);
                 }
@@ -73,5 +71,32 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
         if let Some(end) = end {
             return Ok(Some(Outcome::End(end)));
         }
+    }
+}
+
+/// Hands `events` to the devices, and does what they leave to be done.
+fn poll(bus: &Shared<Bus>, events: Events) -> Option<End> {
+    let polled = bus.lock().poll(events);
+    let mut end = polled.end;
+    for job in polled.jobs {
+        let done = job.run();
+        end = end.or(bus.lock().served(done, None));
+    }
+    end
+}
+
+/// The guest's write. A queue that it notifies is moved without the bus: where that waits for the host,
+/// the other vCPUs' exits do not.
+fn write(bus: &Shared<Bus>, mut locked: Guard<'_, Bus>, address: u64, data: &[u8]) -> Option<End> {
+    match locked.mmio_write(address, data) {
+        Access::Notified(job) => {
+            let stamp = locked.trace.stamp();
+            drop(locked);
+            let done = job.run();
+            let mut bus = bus.lock();
+            bus.trace.resume(stamp);
+            bus.served(done, Some(address))
+        }
+        access => access.end(),
     }
 }

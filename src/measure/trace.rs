@@ -47,6 +47,9 @@ pub struct Trace {
     entered: Vec<(u16, u64)>,
 }
 
+/// What has begun.
+pub struct Stamp((u16, u64));
+
 impl Trace {
     /// Starts the recording; [`crate::output::open`] makes the file.
     pub fn start(config: &'static Config) -> Trace {
@@ -109,6 +112,16 @@ impl Trace {
         if self.output.is_some() {
             self.exit = (VCPU0 + u16::from(id), clock::now());
         }
+    }
+
+    /// What began last, for whoever lets others begin something before it is done.
+    pub fn stamp(&self) -> Stamp {
+        Stamp(self.exit)
+    }
+
+    /// As if nothing had begun since.
+    pub fn resume(&mut self, stamp: Stamp) {
+        self.exit = stamp.0;
     }
 
     /// What began last was this, and is done.

@@ -9,7 +9,7 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Broken, Buffers, Taken};
-use super::{Backend, Halt, Host, Kind, Polled};
+use super::{Backend, Found, Halt, Host, Kind};
 use crate::bus::End;
 use crate::config;
 use crate::error::Result;
@@ -24,9 +24,10 @@ pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::ioctl(
 /// Bytes taken from the input at a time.
 const CHUNK: usize = 1024;
 
-/// hvc0 and where its bytes go.
+/// What stands behind one of hvc0's two queues: where its bytes go, or come from.
+#[derive(Default)]
 pub struct Console {
-    model: console::Console,
+    transmits: bool,
     output: Option<Output>,
     /// Bytes of the transmit queue's first chain that are written already.
     sent: usize,
@@ -35,17 +36,21 @@ pub struct Console {
     buffers: Buffers,
 }
 
-impl Kind<{ console::QUEUES }> for Console {
+impl Kind for Console {
     type Config = config::Output;
 
-    fn open(output: &'static config::Output, _host: &mut Host<'_>) -> Result<Console> {
-        Ok(Console::to(output))
+    fn open(
+        output: &'static config::Output,
+        _host: &mut Host<'_>,
+    ) -> Result<(console::Console, Vec<Console>)> {
+        let (model, queues) = Console::to(output);
+        Ok((model, queues.into()))
     }
 }
 
 impl Console {
-    /// A console whose output goes there.
-    pub fn to(output: &'static config::Output) -> Console {
+    /// A console whose output goes there: what its driver sees, and its receive and transmit queue.
+    pub fn to(output: &'static config::Output) -> (console::Console, [Console; console::QUEUES]) {
         let is_tty = *output == config::Output::Tty;
         let mut output = terminal::output("--console", output, |file| {
             events::watch(file, Events::OUTPUT);
@@ -60,14 +65,9 @@ impl Console {
         if size.is_some() {
             events::install_for_resize();
         }
-        Console {
-            model: console::Console::new(size),
-            output,
-            sent: 0,
-            waits: false,
-            input,
-            buffers: Buffers::default(),
-        }
+        let receives = Console { input, ..Console::default() };
+        let transmits = Console { transmits: true, output, ..Console::default() };
+        (console::Console::new(size), [receives, transmits])
     }
 
     fn receive(
@@ -153,44 +153,38 @@ fn write(output: &File, buffer: &libc::iovec) -> io::Result<usize> {
     }
 }
 
-impl Backend<{ console::QUEUES }> for Console {
+impl Backend for Console {
     type Model = console::Console;
 
     const EVENTS: Events = Events::CONSOLE;
 
-    fn model(&mut self) -> &mut console::Console {
-        &mut self.model
-    }
-
     fn process(
         &mut self,
-        index: u16,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
     ) -> std::result::Result<bool, Halt> {
-        if index == console::TX {
-            Ok(self.send(queue, memory)?)
-        } else {
-            self.receive(queue, memory)
+        match self.transmits {
+            true => Ok(self.send(queue, memory)?),
+            false => self.receive(queue, memory),
         }
     }
 
-    fn poll(&mut self, events: Events) -> Polled {
-        let mut polled = Polled::default();
+    fn poll(&mut self, events: Events, model: &mut console::Console) -> Found {
+        let mut polled = Found::default();
         if events.intersects(Events::INPUT)
             && let Some(input) = &mut self.input
         {
             input.wake();
             // A guest that takes nothing, or has no queue yet, can be quit too.
             polled.end = input.fill().then_some(End::Quit);
-            polled.queues |= 1 << console::RX;
+            polled.queue = true;
         }
         if events.intersects(Events::OUTPUT) && self.waits {
-            polled.queues |= 1 << console::TX;
+            polled.queue = true;
         }
-        if events.intersects(Events::WINDOW) {
+        if events.intersects(Events::WINDOW) && self.transmits {
             polled.config =
-                terminal::size().is_some_and(|(columns, rows)| self.model.resize(columns, rows));
+                terminal::size().is_some_and(|(columns, rows)| model.resize(columns, rows));
         }
         polled
     }

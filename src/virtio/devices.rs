@@ -3,12 +3,12 @@
 use brisk_boot::PciHost;
 use vm_memory::GuestMemoryMmap;
 
-use super::Host;
-use super::table::{Device, FLAGS, each};
+use super::table::{AnyLane, Device, FLAGS, each};
 use super::transport::mmio;
 #[cfg(feature = "pci")]
 use super::transport::pci::{HOST, Pci};
-use super::{Polled, Reply};
+use super::{Halt, Host, Reply};
+use crate::bus::{Access, End};
 use crate::config::Config;
 #[cfg(feature = "pci")]
 use crate::config::Transport;
@@ -23,7 +23,7 @@ pub const MAX_VIRTIO: usize = 8;
 /// All virtio devices, in the order of their windows or PCI device numbers.
 pub struct Devices {
     pub(super) slots: Vec<Device>,
-    pub(super) memory: GuestMemoryMmap,
+    pub(super) memory: &'static GuestMemoryMmap,
     #[cfg(feature = "pci")]
     pub(super) pci: Option<Pci>,
 }
@@ -42,8 +42,7 @@ impl Devices {
         ram_end: u64,
     ) -> Result<Devices> {
         let mut host = Host { vm, slot: free_slot, guest: ram_end, cpus: config.cpus, index: 0 };
-        #[allow(unused_mut, reason = "PCI asks each for its queues")]
-        let mut slots = config.devices.open(&mut host)?;
+        let slots = config.devices.open(&mut host)?;
         if slots.len() > MAX_VIRTIO {
             return Err(Error::Usage(format!(
                 "{FLAGS}together: {} devices, and there is room for {MAX_VIRTIO}",
@@ -53,9 +52,9 @@ impl Devices {
         Ok(Devices {
             #[cfg(feature = "pci")]
             pci: (config.transport != Transport::Mmio)
-                .then(|| Pci::new(&mut slots, config.transport == Transport::PciPorts)),
+                .then(|| Pci::new(&slots, config.transport == Transport::PciPorts)),
             slots,
-            memory: memory.clone(),
+            memory: Box::leak(Box::new(memory.clone())),
         })
     }
 
@@ -97,24 +96,100 @@ impl Devices {
     /// `sink`.
     pub fn poll(&mut self, events: Events, sink: &impl Sink) -> Polled {
         let mut all = Polled::default();
-        let Devices { slots, memory, .. } = self;
-        for (index, slot) in slots.iter_mut().enumerate() {
-            #[cfg(feature = "pci")]
-            let mut function = self.pci.as_mut().and_then(|pci| pci.function_mut(index));
-            let polled = each!(slot, device => {
-                device.poll(events, Events::device(index), memory, |_device, reply| {
-                    #[cfg(feature = "pci")]
-                    if let Some(function) = &mut function {
-                        return _device.tell(function, reply, sink);
-                    }
-                    if reply != Reply::Nothing {
-                        sink.signal(Signal::Gsi(mmio::gsi(index)));
-                    }
-                })
-            });
+        for index in 0..self.slots.len() {
+            let (queues, polled) =
+                each!(&mut self.slots[index], device => device.poll(events, Events::device(index)));
             all.mended |= polled.mended;
             all.end = all.end.or(polled.end);
+            if polled.config {
+                self.tell(index, Reply::Config, sink);
+            }
+            let queues = (0..32).filter(|queue| queues & 1 << queue != 0);
+            all.jobs.extend(queues.filter_map(|queue| self.job(index, queue)));
         }
         all
+    }
+
+    /// What is to be done when queue `queue` of device `index` was notified.
+    pub(super) fn job(&self, index: usize, queue: u16) -> Option<Job> {
+        let lane = self.slots.get(index)?.lane(queue)?;
+        Some(Job { device: index, queue, lane, memory: self.memory })
+    }
+
+    /// An access that device `index` answered by `reply`.
+    pub(super) fn answer(&mut self, index: usize, reply: Reply, sink: &impl Sink) -> Access {
+        match reply {
+            Reply::Notified(queue) => self.job(index, queue).map_or(Access::Done, Access::Notified),
+            Reply::End(end) => Access::End(end),
+            reply => {
+                self.tell(index, reply, sink);
+                Access::Done
+            }
+        }
+    }
+
+    /// Brings device `index`'s answer to its driver.
+    fn tell(&mut self, index: usize, reply: Reply, sink: &impl Sink) {
+        #[cfg(feature = "pci")]
+        if let (Some(pci), Some(slot)) = (&mut self.pci, self.slots.get_mut(index)) {
+            return pci.tell(index, slot, reply, sink);
+        }
+        if reply != Reply::Nothing {
+            sink.signal(Signal::Gsi(mmio::gsi(index)));
+        }
+    }
+
+    /// A job is done.
+    pub fn finish(&mut self, done: Served, sink: &impl Sink) -> Option<End> {
+        let Served { device: index, queue, result } = done;
+        let slot = self.slots.get_mut(index)?;
+        match each!(slot, device => device.finish(queue, result)) {
+            Reply::End(end) => Some(end),
+            reply => {
+                self.tell(index, reply, sink);
+                None
+            }
+        }
+    }
+}
+
+/// What an event came to, all devices together.
+#[derive(Default)]
+pub struct Polled {
+    /// What is to be done about it, without the bus.
+    pub jobs: Vec<Job>,
+    /// Memory that the guest could not have is there again.
+    pub mended: bool,
+    /// The VM ends.
+    pub end: Option<End>,
+}
+
+impl Polled {
+    /// The VM ends, whatever there is to be done.
+    pub fn end(end: End) -> Polled {
+        Polled { end: Some(end), ..Polled::default() }
+    }
+}
+
+/// A queue that is to be moved, by whoever has not the bus.
+pub struct Job {
+    device: usize,
+    queue: u16,
+    lane: AnyLane,
+    memory: &'static GuestMemoryMmap,
+}
+
+/// A job that is done: [`Devices::finish`] takes it.
+pub struct Served {
+    device: usize,
+    queue: u16,
+    result: std::result::Result<bool, Halt>,
+}
+
+impl Job {
+    /// Does it, however long that takes.
+    pub fn run(self) -> Served {
+        let Job { device, queue, lane, memory } = self;
+        Served { device, queue, result: lane.serve(memory) }
     }
 }

@@ -20,8 +20,25 @@ pub struct Configs {}
 /// No device.
 pub struct Devices;
 
+/// Nothing that is to be done.
+pub struct Job;
+
+/// Nothing that is done.
+pub struct Served;
+
+#[allow(missing_docs, reason = "as in the module that has some")]
+impl Job {
+    #[inline(always)]
+    pub fn run(self) -> Served {
+        Served
+    }
+}
+
 /// Nothing came of it.
+#[derive(Default)]
 pub struct Polled {
+    /// As in the module that has some.
+    pub jobs: [Job; 0],
     /// As in the module that has some.
     pub mended: bool,
     /// As in the module that has some.
@@ -62,6 +79,19 @@ impl Devices {
 
     #[inline(always)]
     pub fn poll(&mut self, _: Events, _: &impl Sink) -> Polled {
-        Polled { mended: false, end: None }
+        Polled::default()
+    }
+
+    #[inline(always)]
+    pub fn finish(&mut self, _: Served, _: &impl Sink) -> Option<End> {
+        None
+    }
+}
+
+#[allow(missing_docs, reason = "as in the module that has some")]
+impl Polled {
+    #[inline(always)]
+    pub fn end(end: End) -> Polled {
+        Polled { end: Some(end), ..Polled::default() }
     }
 }

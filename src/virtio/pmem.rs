@@ -9,7 +9,7 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Buffers, Taken};
-use super::{Backend, Halt, Host, Kind, Polled};
+use super::{Backend, Found, Halt, Host, Kind};
 use crate::config::{on_off, pairs, unknown, usage};
 use crate::error::{Error, Result};
 use crate::events::{self, Events};
@@ -68,7 +68,6 @@ impl PmemConfig {
 pub struct Pmem {
     /// Which file the image is.
     file_id: Option<Id>,
-    model: pmem::Pmem,
     file: File,
     discard_writes: bool,
     host: u64,
@@ -82,30 +81,31 @@ pub struct Pmem {
     buffers: Buffers,
 }
 
-impl Kind<{ pmem::QUEUES }> for Pmem {
+impl Kind for Pmem {
     type Config = PmemConfig;
 
     /// Maps the image and gives it to the guest at the next free address.
-    fn open(config: &'static PmemConfig, host: &mut Host<'_>) -> Result<Pmem> {
+    fn open(config: &'static PmemConfig, host: &mut Host<'_>) -> Result<(pmem::Pmem, Vec<Pmem>)> {
         let guest = host.guest.next_multiple_of(ALIGN);
-        let (mut pmem, size) = Pmem::map(config, guest)?;
+        let (model, mut pmem, size) = Pmem::map(config, guest)?;
         inputs::claim("--pmem", &config.path, pmem.file_id, !config.discard_writes)?;
         pmem.watch = watch(&config.path, host.event());
         // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
         unsafe { host.vm.set_memory(host.slot, guest, size, pmem.host)? };
         host.slot += 1;
         host.guest = guest + size;
-        Ok(pmem)
+        Ok((model, vec![pmem]))
     }
 }
 
 impl Pmem {
     /// Maps the image for a guest that is to see it at the guest-physical address `guest`, a
-    /// multiple of 2 MiB; also its length there in bytes, a multiple of 2 MiB.
+    /// multiple of 2 MiB; also what its driver sees, and its length there in bytes, a multiple of
+    /// 2 MiB.
     ///
     /// # Errors
     /// The image cannot be used.
-    pub fn map(config: &PmemConfig, guest: u64) -> Result<(Pmem, u64)> {
+    pub fn map(config: &PmemConfig, guest: u64) -> Result<(pmem::Pmem, Pmem, u64)> {
         let path = &config.path;
         let wish = Wish {
             flag: "--pmem",
@@ -127,7 +127,6 @@ impl Pmem {
             map(&file, size, mapped, config.discard_writes).map_err(Error::file("--pmem", path))?;
         let pmem = Pmem {
             file_id,
-            model: pmem::Pmem::new(guest, size),
             file,
             discard_writes: config.discard_writes,
             host,
@@ -136,7 +135,7 @@ impl Pmem {
             watch: None,
             buffers: Buffers::default(),
         };
-        Ok((pmem, size))
+        Ok((pmem::Pmem::new(guest, size), pmem, size))
     }
 
     /// Replaces what the file no longer has by memory of its own, so that the guest can go on; true
@@ -225,18 +224,13 @@ fn map(file: &File, size: u64, mapped: u64, private: bool) -> io::Result<u64> {
     call(host, mapped, sharing | libc::MAP_FIXED, file.as_raw_fd())
 }
 
-impl Backend<{ pmem::QUEUES }> for Pmem {
+impl Backend for Pmem {
     type Model = pmem::Pmem;
 
     const EVENTS: Events = Events::MEMORY;
 
-    fn model(&mut self) -> &mut pmem::Pmem {
-        &mut self.model
-    }
-
     fn process(
         &mut self,
-        _index: u16,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
     ) -> std::result::Result<bool, Halt> {
@@ -257,7 +251,7 @@ impl Backend<{ pmem::QUEUES }> for Pmem {
         Ok(result?)
     }
 
-    fn poll(&mut self, _events: Events) -> Polled {
-        Polled { mended: self.mend(), ..Polled::default() }
+    fn poll(&mut self, _events: Events, _model: &mut pmem::Pmem) -> Found {
+        Found { mended: self.mend(), ..Found::default() }
     }
 }

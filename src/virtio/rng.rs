@@ -10,7 +10,7 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Buffers, Taken};
-use super::{Backend, Halt, Host, Kind, Polled};
+use super::{Backend, Found, Halt, Host, Kind};
 use crate::config::{pairs, unknown, usage};
 use crate::error::{Error, Result};
 use crate::events::{self, Events};
@@ -48,16 +48,15 @@ impl RngConfig {
 
 /// A source of random bytes.
 pub struct Rng {
-    model: rng::Rng,
     source: File,
     buffers: Buffers,
 }
 
-impl Kind<{ rng::QUEUES }> for Rng {
+impl Kind for Rng {
     type Config = RngConfig;
 
-    fn open(config: &'static RngConfig, host: &mut Host<'_>) -> Result<Rng> {
-        Rng::open_source(config, host.event())
+    fn open(config: &'static RngConfig, host: &mut Host<'_>) -> Result<(rng::Rng, Vec<Rng>)> {
+        Ok((rng::Rng, vec![Rng::open_source(config, host.event())?]))
     }
 }
 
@@ -86,7 +85,7 @@ impl Rng {
         unsafe {
             libc::fcntl(source.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK | libc::O_ASYNC);
         }
-        Ok(Rng { model: rng::Rng, source, buffers: Buffers::default() })
+        Ok(Rng { source, buffers: Buffers::default() })
     }
 
     /// Fills `buffers` in order, as far as one read goes that does not wait.
@@ -98,16 +97,11 @@ impl Rng {
     }
 }
 
-impl Backend<{ rng::QUEUES }> for Rng {
+impl Backend for Rng {
     type Model = rng::Rng;
-
-    fn model(&mut self) -> &mut rng::Rng {
-        &mut self.model
-    }
 
     fn process(
         &mut self,
-        _index: u16,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
     ) -> std::result::Result<bool, Halt> {
@@ -131,7 +125,7 @@ impl Backend<{ rng::QUEUES }> for Rng {
         Ok(interrupt)
     }
 
-    fn poll(&mut self, _events: Events) -> Polled {
-        Polled { queues: 1 << rng::REQUESTS, ..Polled::default() }
+    fn poll(&mut self, _events: Events, _model: &mut rng::Rng) -> Found {
+        Found { queue: true, ..Found::default() }
     }
 }

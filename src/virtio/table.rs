@@ -4,21 +4,23 @@
 //! A device that is new is its model in `brisk-devices`, its host side in a file here, a row, a flag and
 //! a feature.
 
-use super::{Backend, Host, VirtioDevice};
+use vm_memory::GuestMemoryMmap;
+
+use super::{Backend, Halt, Host, Lane, VirtioDevice};
 use crate::error::Result;
 
 /// What a device is made of, as its own file says.
-pub trait Kind<const Q: usize>: Backend<Q> {
+pub trait Kind: Backend + Sized {
     /// What its flag asks for.
     type Config: std::fmt::Debug;
 
-    /// Makes the device that `config` asks for, with what it needs of `host`.
+    /// Makes the device that `config` asks for, with what it needs of `host`: what its driver sees, and
+    /// what stands behind each queue.
     ///
     /// # Errors
     /// Says what cannot be used, by its flag.
-    fn open(config: &'static Self::Config, host: &mut Host<'_>) -> Result<Self>
-    where
-        Self: Sized;
+    fn open(config: &'static Self::Config, host: &mut Host<'_>)
+    -> Result<(Self::Model, Vec<Self>)>;
 }
 
 macro_rules! table {
@@ -33,12 +35,38 @@ macro_rules! table {
             $variant(Box<VirtioDevice<$backend, { $queues }>>),)+
         }
 
+        /// A queue of a device by its kind.
+        pub(super) enum AnyLane {
+            $(#[cfg(feature = $feature)]
+            $variant(Lane<$backend>),)+
+        }
+
+        impl Device {
+            /// The way to queue `index`.
+            pub(super) fn lane(&self, index: u16) -> Option<AnyLane> {
+                match self {
+                    $(#[cfg(feature = $feature)]
+                    Device::$variant(device) => device.lane(index).map(AnyLane::$variant),)+
+                }
+            }
+        }
+
+        impl AnyLane {
+            /// Moves the queue, if the driver has started it.
+            pub(super) fn serve(&self, memory: &GuestMemoryMmap) -> std::result::Result<bool, Halt> {
+                match self {
+                    $(#[cfg(feature = $feature)]
+                    AnyLane::$variant(lane) => lane.serve(memory),)+
+                }
+            }
+        }
+
         /// The devices that the command line asks for, each kind in the order given.
         #[derive(Debug, Default)]
         pub struct Configs {
             $(#[doc = concat!("`", $flag, "`")]
             #[cfg(feature = $feature)]
-            pub $list: Vec<<$backend as Kind<{ $queues }>>::Config>,)+
+            pub $list: Vec<<$backend as Kind>::Config>,)+
         }
 
         impl Configs {
@@ -48,8 +76,8 @@ macro_rules! table {
                 $(#[cfg(feature = $feature)]
                 for config in &self.$list {
                     host.index = devices.len();
-                    let backend = <$backend>::open(config, host)?;
-                    devices.push(Device::$variant(Box::new(VirtioDevice::new(backend))));
+                    let (model, backends) = <$backend>::open(config, host)?;
+                    devices.push(Device::$variant(Box::new(VirtioDevice::new(model, backends))));
                 })+
                 Ok(devices)
             }

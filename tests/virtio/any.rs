@@ -1,7 +1,6 @@
 //! Any order of registers, rings and memory; after each a reset brings the device back.
 
 use brisk::virtio::Backend;
-use brisk::virtio::pmem::Pmem;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -47,12 +46,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn take<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>, step: &Step) {
+fn take<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>, step: &Step) {
     match *step {
         Step::Start(features) => driver.start(features | 1 << 32),
         Step::Register(offset, value) => drop(driver.set(offset, value)),
         Step::Write(offset, value, len) => {
-            let _ = driver.function.write(offset, &value.to_le_bytes()[..len], &driver.memory);
+            driver.write(offset, &value.to_le_bytes()[..len]);
         }
         Step::Describe(queue, index, address, len, flags, next) => {
             driver.describe(areas(queue)[0], index, address, len, flags, next);
@@ -65,7 +64,7 @@ fn take<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>, step: &Step) {
     }
 }
 
-fn survives<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>, steps: &[Step])
+fn survives<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>, steps: &[Step])
 where
     Driver<B, Q>: Works,
 {
@@ -97,7 +96,7 @@ proptest! {
     #[test]
     fn a_pmem_survives_any_driver(steps in prop::collection::vec(step(), 0..80)) {
         let (_file, config, _dir) = pmem::image(2 << 20);
-        survives(&mut Flusher::new(Pmem::map(&config, pmem::WINDOW).unwrap().0), &steps);
+        survives(&mut Flusher::new(pmem::parts(&config)), &steps);
     }
 
     #[test]

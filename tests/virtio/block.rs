@@ -49,8 +49,9 @@ fn open_in(
     let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
     file.set_len(len).unwrap();
     let path = path.to_str().unwrap().to_owned();
-    let block = Block::open_image(&DiskConfig { path, ..config }, 1, Events::device(0)).unwrap();
-    (Disk::started(block), file, dir)
+    let config = DiskConfig { path, ..config };
+    let (model, queues, _) = Block::open_image(&config, 1, Events::device(0)).unwrap();
+    (Disk::started((model, queues)), file, dir)
 }
 
 impl Disk {

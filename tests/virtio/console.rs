@@ -17,9 +17,9 @@ pub const TX: u16 = 1;
 
 pub fn console(path: &Path) -> Terminal {
     let output = Box::leak(Box::new(Output::File(path.to_str().unwrap().to_owned())));
-    let console = Console::to(output);
+    let (model, queues) = Console::to(output);
     brisk::output::open().unwrap();
-    Terminal::started(console)
+    Terminal::started((model, queues.into()))
 }
 
 #[test]

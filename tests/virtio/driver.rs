@@ -23,10 +23,13 @@ pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
 
 /// A device and the guest around it.
-pub struct Driver<B: Backend<Q>, const Q: usize> {
+pub struct Driver<B: Backend, const Q: usize> {
     pub function: VirtioDevice<B, Q>,
     pub memory: GuestMemoryMmap,
 }
+
+/// What its driver sees of a device, and what stands behind each of its queues.
+pub type Parts<B> = (<B as Backend>::Model, Vec<B>);
 
 /// A buffer: address, length, whether the device may write.
 pub type Buffer = (u64, u32, bool);
@@ -37,16 +40,16 @@ pub fn areas(queue: u16) -> [u64; 3] {
     [base, base + 0x1000, base + 0x2000]
 }
 
-impl<B: Backend<Q>, const Q: usize> Driver<B, Q> {
+impl<B: Backend, const Q: usize> Driver<B, Q> {
     /// A device after reset.
-    pub fn new(backend: B) -> Self {
+    pub fn new((model, backends): Parts<B>) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
-        Driver { function: VirtioDevice::new(backend), memory }
+        Driver { function: VirtioDevice::new(model, backends), memory }
     }
 
     /// A device that runs, with all of its features.
-    pub fn started(backend: B) -> Self {
-        let mut driver = Self::new(backend);
+    pub fn started(parts: Parts<B>) -> Self {
+        let mut driver = Self::new(parts);
         driver.start(u64::MAX);
         driver
     }
@@ -59,7 +62,16 @@ impl<B: Backend<Q>, const Q: usize> Driver<B, Q> {
 
     /// True where the device raised its interrupt.
     pub fn set(&mut self, offset: u64, value: u32) -> bool {
-        self.function.write(offset, &value.to_le_bytes(), &self.memory) != Reply::Nothing
+        self.write(offset, &value.to_le_bytes())
+    }
+
+    /// The same with any data.
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> bool {
+        let reply = match self.function.write(offset, data, &self.memory) {
+            Reply::Notified(queue) => self.function.process(queue, &self.memory),
+            reply => reply,
+        };
+        reply != Reply::Nothing
     }
 
     pub fn status(&mut self) -> u32 {

@@ -6,8 +6,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 use crate::block::{FLUSH, IN, IOERR, OK, OUT, disk};
 use crate::driver::DATA;
-use crate::pmem::{Flusher, WINDOW, image};
-use brisk::virtio::pmem::Pmem;
+use crate::pmem::{Flusher, image, parts};
 
 /// What `body` gives on a thread on which each of `calls` fails with EIO.
 fn with_failing<T: Send>(calls: &[libc::c_long], body: impl FnOnce() -> T + Send) -> T {
@@ -52,7 +51,7 @@ fn a_write_that_did_not_become_durable_failed() {
 #[test]
 fn a_flush_of_pmem_that_fails_says_so() {
     let (_file, config, _dir) = image(2 << 20);
-    let mut driver = Flusher::started(Pmem::map(&config, WINDOW).unwrap().0);
+    let mut driver = Flusher::started(parts(&config));
     let failed = with_failing(&[libc::SYS_fdatasync], || driver.flush(0));
     assert_eq!((failed, driver.flush(0)), (-1, 0));
 }

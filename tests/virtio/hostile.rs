@@ -1,7 +1,6 @@
 //! Drivers that break the rules, each in its own way. The device says NEEDS_RESET where no request
 //! can be answered, and after a reset works as if nothing had been.
 
-use brisk::virtio::pmem::Pmem;
 use brisk::virtio::{Backend, Reply};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -62,7 +61,7 @@ macro_rules! devices {
             rules::$name(&mut disk);
             disk.works();
             let (_file, config, _dir) = pmem::image(2 << 20);
-            let mut flusher = Flusher::new(Pmem::map(&config, pmem::WINDOW).unwrap().0);
+            let mut flusher = Flusher::new(pmem::parts(&config));
             flusher.works();
             rules::$name(&mut flusher);
             flusher.works();
@@ -108,7 +107,7 @@ mod rules {
     use super::*;
 
     /// A device that is broken says so once, and does nothing more.
-    fn broken<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>, why: &str) {
+    fn broken<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>, why: &str) {
         assert_eq!(driver.status(), RUNNING | NEEDS_RESET, "{why}");
         assert_eq!(driver.get(0x60) & 2, 2, "{why}: no reason for the interrupt");
         for queue in 0..Q as u16 {
@@ -116,7 +115,7 @@ mod rules {
         }
     }
 
-    pub fn descriptors_in_a_loop<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>)
+    pub fn descriptors_in_a_loop<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>)
     where
         Driver<B, Q>: Works,
     {
@@ -136,9 +135,8 @@ mod rules {
         }
     }
 
-    pub fn lengths_of_nothing_and_everything<B: Backend<Q>, const Q: usize>(
-        driver: &mut Driver<B, Q>,
-    ) where
+    pub fn lengths_of_nothing_and_everything<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>)
+    where
         Driver<B, Q>: Works,
     {
         let queue = <Driver<B, Q>>::REQUESTS;
@@ -156,7 +154,7 @@ mod rules {
         }
     }
 
-    pub fn addresses_where_no_ram_is<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>)
+    pub fn addresses_where_no_ram_is<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>)
     where
         Driver<B, Q>: Works,
     {
@@ -172,7 +170,7 @@ mod rules {
         }
     }
 
-    pub fn bad_indirect_tables<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>)
+    pub fn bad_indirect_tables<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>)
     where
         Driver<B, Q>: Works,
     {
@@ -200,7 +198,7 @@ mod rules {
         }
     }
 
-    pub fn heads_and_chains_that_are_not_there<B: Backend<Q>, const Q: usize>(
+    pub fn heads_and_chains_that_are_not_there<B: Backend, const Q: usize>(
         driver: &mut Driver<B, Q>,
     ) where
         Driver<B, Q>: Works,
@@ -224,7 +222,7 @@ mod rules {
         broken(driver, "a buffer to read after one to write");
     }
 
-    pub fn an_index_that_ran_ahead<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>)
+    pub fn an_index_that_ran_ahead<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>)
     where
         Driver<B, Q>: Works,
     {
@@ -237,7 +235,7 @@ mod rules {
         }
     }
 
-    pub fn rings_where_no_ram_is<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>) {
+    pub fn rings_where_no_ram_is<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>) {
         for area in 0..3 {
             for address in [RAM - 16, RAM, 0xd000_0000, pmem::WINDOW, 1 << 62] {
                 driver.negotiate(u64::MAX);
@@ -256,7 +254,7 @@ mod rules {
         }
     }
 
-    pub fn rings_on_one_another<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>) {
+    pub fn rings_on_one_another<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>) {
         let base = DATA;
         for features in [u64::MAX, 1 << 32] {
             for (avail, used) in (0..64).flat_map(|a| (0..32).map(move |u| (a * 2, u * 4))) {
@@ -280,7 +278,7 @@ mod rules {
     }
 
     /// Another CPU of the guest's writes to the rings and to a request all the while.
-    pub fn memory_that_changes_while_it_is_read<B: Backend<Q>, const Q: usize>(
+    pub fn memory_that_changes_while_it_is_read<B: Backend, const Q: usize>(
         driver: &mut Driver<B, Q>,
     ) where
         Driver<B, Q>: Works,
@@ -311,7 +309,7 @@ mod rules {
         });
     }
 
-    pub fn a_queue_that_is_not_ready<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>)
+    pub fn a_queue_that_is_not_ready<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>)
     where
         Driver<B, Q>: Works,
     {
@@ -342,7 +340,7 @@ mod rules {
     }
 
     /// Goes part of the way from a reset to a broken device.
-    fn advance<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>, steps: u32) {
+    fn advance<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>, steps: u32) {
         driver.set(STATUS, 0);
         for step in 0..steps {
             match step {
@@ -361,7 +359,7 @@ mod rules {
     }
     const STATES: u32 = 11;
 
-    pub fn a_reset_in_every_state<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>)
+    pub fn a_reset_in_every_state<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>)
     where
         Driver<B, Q>: Works,
     {
@@ -374,7 +372,7 @@ mod rules {
         }
     }
 
-    pub fn every_register_in_every_state<B: Backend<Q>, const Q: usize>(driver: &mut Driver<B, Q>)
+    pub fn every_register_in_every_state<B: Backend, const Q: usize>(driver: &mut Driver<B, Q>)
     where
         Driver<B, Q>: Works,
     {
@@ -383,8 +381,7 @@ mod rules {
             for offset in (0..0x140).chain([0xffc, 0xfff]) {
                 advance(driver, state);
                 for (value, len) in values.iter().flat_map(|v| [1, 2, 4, 8].map(|l| (v, l))) {
-                    let _ =
-                        driver.function.write(offset, &value.to_le_bytes()[..len], &driver.memory);
+                    driver.write(offset, &value.to_le_bytes()[..len]);
                     driver.function.read(offset, &mut [0; 8][..len]);
                 }
                 assert_eq!(driver.get(0), u32::from_le_bytes(*b"virt"));

@@ -6,7 +6,7 @@ use brisk::events::Events;
 use brisk::virtio::Backend;
 use brisk::virtio::pmem::{Pmem, PmemConfig};
 
-use crate::driver::{DATA, Driver};
+use crate::driver::{DATA, Driver, Parts};
 
 pub type Flusher = Driver<Pmem, 1>;
 
@@ -20,6 +20,13 @@ pub fn image(len: u64) -> (File, PmemConfig, tempfile::TempDir) {
     file.set_len(len).unwrap();
     let path = path.to_str().unwrap().to_owned();
     (file, PmemConfig { path, discard_writes: false }, dir)
+}
+
+/// The device on this image.
+pub fn parts(config: &PmemConfig) -> Parts<Pmem> {
+    let (model, pmem, size) = Pmem::map(config, WINDOW).unwrap();
+    assert_eq!(size, 2 << 20);
+    (model, vec![pmem])
 }
 
 impl Flusher {
@@ -36,9 +43,7 @@ impl Flusher {
 fn a_flush_says_how_it_went() {
     let (_file, mut config, _dir) = image(2 << 20);
     config.discard_writes = false;
-    let (pmem, size) = Pmem::map(&config, WINDOW).unwrap();
-    assert_eq!(size, 2 << 20);
-    let mut driver = Flusher::started(pmem);
+    let mut driver = Flusher::started(parts(&config));
     let place = [0x100, 0x104, 0x108, 0x10c].map(|register| driver.get(register));
     assert_eq!(place, [0, 1, 2 << 20, 0]);
     assert_eq!(driver.flush(0), 0);
@@ -55,11 +60,12 @@ fn a_flush_says_how_it_went() {
 #[test]
 fn a_flush_of_an_image_that_shrank_fails() {
     let (file, config, _dir) = image(2 << 20);
-    let (mut pmem, _) = Pmem::map(&config, WINDOW).unwrap();
-    assert!(!pmem.poll(Events::MEMORY).mended, "nothing to mend");
+    let (mut model, mut pmem, _) = Pmem::map(&config, WINDOW).unwrap();
+    let mut mends = |pmem: &mut Pmem| pmem.poll(Events::MEMORY, &mut model).mended;
+    assert!(!mends(&mut pmem), "nothing to mend");
     file.set_len(4096).unwrap();
-    assert!(pmem.poll(Events::MEMORY).mended);
-    assert!(!pmem.poll(Events::MEMORY).mended, "mended twice");
-    let mut driver = Flusher::started(pmem);
+    assert!(mends(&mut pmem));
+    assert!(!mends(&mut pmem), "mended twice");
+    let mut driver = Flusher::started((model, vec![pmem]));
     assert_eq!(driver.flush(0), -1);
 }

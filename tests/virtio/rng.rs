@@ -7,14 +7,15 @@ use std::os::fd::FromRawFd;
 use brisk::events::Events;
 use brisk::virtio::Backend;
 use brisk::virtio::rng::{Rng, RngConfig};
+use brisk_devices::virtio::rng;
 
-use crate::driver::{DATA, Driver};
+use crate::driver::{DATA, Driver, Parts};
 
 pub type Entropy = Driver<Rng, 1>;
 
-pub fn rng(src: &str) -> Rng {
+pub fn rng(src: &str) -> Parts<Rng> {
     let config = RngConfig { src: src.to_owned() };
-    Rng::open_source(&config, Events::device(0)).unwrap()
+    (rng::Rng, vec![Rng::open_source(&config, Events::device(0)).unwrap()])
 }
 
 impl Entropy {
@@ -79,7 +80,8 @@ fn a_source_that_has_nothing_keeps_nobody_waiting() {
     assert!(!driver.notify(0));
     assert_eq!(driver.used(0), 0);
     host.write_all(b"0123").unwrap();
-    assert_eq!(rng(&path).poll(Events::device(0)).queues, 1, "the queue is to be looked at");
+    let (mut model, mut queues) = rng(&path);
+    assert!(queues[0].poll(Events::device(0), &mut model).queue, "it is to be looked at");
     let _ = driver.function.process(0, &driver.memory);
     assert_eq!((driver.used(0), driver.used_element(0, 0)), (1, [0, 4]));
     assert_eq!(driver.take(DATA, 5), b"0123\0");

@@ -93,7 +93,7 @@ const MAX_SEGMENT_SECTORS: u32 = 1 << 21;
 const MAX_SEGMENTS: u64 = 16;
 
 /// Configuration space (virtio 1.3, 5.2.4) up to the write-zeroes fields.
-#[derive(IntoBytes, Immutable)]
+#[derive(Clone, IntoBytes, Immutable)]
 #[repr(C)]
 struct Config {
     capacity: U64,
@@ -118,6 +118,7 @@ struct Config {
 }
 
 /// A disk.
+#[derive(Clone)]
 pub struct Block {
     config: Config,
     features: u64,

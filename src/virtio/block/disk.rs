@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use brisk_devices::virtio::block::Segment;
 
+use crate::shared::Handle;
 use crate::virtio::queue;
 
 /// Zeroes for what the file system cannot make by itself, as a disk past the page cache wants them.
@@ -16,10 +17,11 @@ struct Zeroes([u8; 4096]);
 /// Bytes of zeroes that are written at once. Not a constant of so many, which would be in the binary.
 const ZEROES: u64 = 64 << 10;
 
-/// The image.
+/// The image, as one queue has it.
+#[derive(Clone)]
 pub struct Disk {
     /// Open, locked, and of a length that does not change with a disk.
-    pub file: File,
+    pub file: Handle<File>,
     /// Past the page cache.
     pub direct: bool,
     /// The driver will never flush: each write is durable before it is done.

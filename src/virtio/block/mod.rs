@@ -17,7 +17,7 @@ pub(crate) use self::uring::RULES as RING_RULES;
 #[cfg(feature = "io-uring")]
 use self::uring::{Engine, Flight, Operation};
 #[cfg(feature = "io-uring")]
-use super::Polled;
+use super::Found;
 use super::queue::{self, Broken, Buffers, Taken};
 use super::{Backend, Halt, Host, Kind};
 use crate::config::{need, on_off, pairs, unknown, usage};
@@ -29,9 +29,9 @@ use crate::image::{self, Image, Wish};
 use crate::inputs::{self, Id};
 #[cfg(feature = "seccomp")]
 use crate::seccomp::Rule;
+use crate::shared::Handle;
 
-/// The most queues that a disk can have. All are moved under the devices' one lock: they spare the
-/// guest's CPUs from waiting for one another, not ours.
+/// The most queues that a disk can have. Each is served by whoever notified it, beside the others.
 pub const MAX_QUEUES: usize = if cfg!(feature = "smp") { 8 } else { 1 };
 
 /// What a disk asks of the kernel while the guest runs. By F_SETFL it goes on without O_DIRECT.
@@ -88,34 +88,39 @@ impl DiskConfig {
     }
 }
 
-/// A raw image as a disk.
+/// What stands behind one queue of a disk: a raw image.
 pub struct Block {
-    /// Which file the image is.
-    file_id: Option<Id>,
     model: block::Block,
     disk: Disk,
     buffers: Buffers,
     #[cfg(feature = "io-uring")]
-    engines: Vec<Engine>,
+    engine: Option<Engine>,
 }
 
-impl Kind<MAX_QUEUES> for Block {
+impl Kind for Block {
     type Config = DiskConfig;
 
-    fn open(config: &'static DiskConfig, host: &mut Host<'_>) -> Result<Block> {
-        let block = Block::open_image(config, host.cpus, host.event())?;
-        inputs::claim("--disk", &config.path, block.file_id, !config.readonly)?;
-        Ok(block)
+    fn open(
+        config: &'static DiskConfig,
+        host: &mut Host<'_>,
+    ) -> Result<(block::Block, Vec<Block>)> {
+        let (model, blocks, id) = Block::open_image(config, host.cpus, host.event())?;
+        inputs::claim("--disk", &config.path, id, !config.readonly)?;
+        Ok((model, blocks))
     }
 }
 
 impl Block {
-    /// Opens and locks the image; the disk has a queue for each of `cpus`, as far as there are, and
-    /// `_event` says that requests are done.
+    /// Opens and locks the image, which is file `Id`; the disk has a queue for each of `cpus`, as far as
+    /// there are, and `_event` says that requests are done.
     ///
     /// # Errors
     /// The image cannot be used.
-    pub fn open_image(config: &DiskConfig, cpus: u8, _event: Events) -> Result<Block> {
+    pub fn open_image(
+        config: &DiskConfig,
+        cpus: u8,
+        _event: Events,
+    ) -> Result<(block::Block, Vec<Block>, Option<Id>)> {
         let path = &config.path;
         let wish = Wish {
             flag: "--disk",
@@ -124,7 +129,7 @@ impl Block {
             direct: config.direct,
             readonly: "readonly=on",
         };
-        let Image { file, len, sector, id: file_id } = wish.open()?;
+        let Image { file, len, sector, id } = wish.open()?;
         wish.check_units(len, block::SECTOR, "512", "")?;
         let options = Options {
             capacity: len / block::SECTOR,
@@ -137,26 +142,32 @@ impl Block {
             id: image::id(path),
             ..Options::default()
         };
-        let disk = Disk { file, direct: config.direct, write_through: false };
-        Ok(Block {
-            file_id,
-            model: block::Block::new(&options),
-            #[cfg(feature = "io-uring")]
-            engines: open_engines(config, &options, &disk, _event)?,
-            disk,
-            buffers: Buffers::default(),
-        })
+        let disk = Disk { file: Handle::new(file), direct: config.direct, write_through: false };
+        let model = block::Block::new(&options);
+        let blocks = (0..options.queues).map(|_| {
+            Ok(Block {
+                model: model.clone(),
+                disk: disk.clone(),
+                buffers: Buffers::default(),
+                #[cfg(feature = "io-uring")]
+                engine: open_engine(config, &options, &disk, _event)?,
+            })
+        });
+        let blocks = blocks.collect::<Result<_>>()?;
+        Ok((model, blocks, id))
     }
 }
 
 #[cfg(feature = "io-uring")]
-fn open_engines(
+fn open_engine(
     config: &DiskConfig,
     options: &Options,
     disk: &Disk,
     event: Events,
-) -> Result<Vec<Engine>> {
-    let count = if config.io_uring { options.queues } else { 0 };
+) -> Result<Option<Engine>> {
+    if !config.io_uring {
+        return Ok(None);
+    }
     let failed = |error| {
         Error::Failed(format!(
             "--disk {}: io_uring: {error}; use engine=sync, or allow it: sysctl \
@@ -164,15 +175,11 @@ fn open_engines(
             config.path
         ))
     };
-    (0..count).map(|_| Engine::new(options.queue_size, disk, event).map_err(failed)).collect()
+    Engine::new(options.queue_size, disk, event).map(Some).map_err(failed)
 }
 
-impl Backend<MAX_QUEUES> for Block {
+impl Backend for Block {
     type Model = block::Block;
-
-    fn model(&mut self) -> &mut block::Block {
-        &mut self.model
-    }
 
     fn activate(&mut self, features: u64) {
         self.disk.write_through = block::Block::write_through(features);
@@ -180,16 +187,13 @@ impl Backend<MAX_QUEUES> for Block {
 
     fn process(
         &mut self,
-        _index: u16,
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
     ) -> std::result::Result<bool, Halt> {
         #[cfg(feature = "io-uring")]
-        let Self { model, disk, buffers, engines, .. } = self;
-        #[cfg(feature = "io-uring")]
-        let mut engine = engines.get_mut(usize::from(_index));
+        let Self { model, disk, buffers, engine } = self;
         #[cfg(not(feature = "io-uring"))]
-        let Self { model, disk, buffers, .. } = self;
+        let Self { model, disk, buffers } = self;
         let interrupt = queue::drain(queue, memory, |chain| {
             #[cfg(feature = "io-uring")]
             let head = chain.head_index();
@@ -205,7 +209,7 @@ impl Backend<MAX_QUEUES> for Block {
             let result = match parse(model, buffers) {
                 #[cfg(feature = "io-uring")]
                 Ok(request)
-                    if let Some(engine) = &mut engine
+                    if let Some(engine) = engine
                         && let Some((operation, offset, list)) = for_ring(request, buffers) =>
                 {
                     let offset = offset + engine.at_once(disk, operation, list, offset);
@@ -233,15 +237,13 @@ impl Backend<MAX_QUEUES> for Block {
     }
 
     #[cfg(feature = "io-uring")]
-    fn poll(&mut self, _events: Events) -> Polled {
-        let done = |(index, engine): (usize, &Engine)| u32::from(engine.done()) << index;
-        let queues = self.engines.iter().enumerate().map(done).sum();
-        Polled { queues, ..Polled::default() }
+    fn poll(&mut self, _events: Events, _model: &mut block::Block) -> Found {
+        Found { queue: self.engine.as_ref().is_some_and(Engine::done), ..Found::default() }
     }
 
     #[cfg(feature = "io-uring")]
     fn stop(&mut self) {
-        for engine in &mut self.engines {
+        if let Some(engine) = &mut self.engine {
             engine.stop(&self.disk);
         }
     }

@@ -5,19 +5,19 @@ use brisk_devices::virtio::mmio;
 use vm_memory::GuestMemoryMmap;
 
 use crate::bus::Access;
-use crate::interrupts::{Signal, Sink};
+use crate::interrupts::Sink;
 use crate::virtio::table::each;
 use crate::virtio::{Backend, Devices, Reply, VirtioDevice};
 
-impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
+impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
     /// A read of `data.len()` bytes at `offset` into the device's window.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
-        mmio::read(&self.common, self.backend.model(), offset, data);
+        mmio::read(&self.common, &self.model, offset, data);
     }
 
     /// A write of `data` at `offset` into the device's window.
     pub fn write(&mut self, offset: u64, data: &[u8], memory: &GuestMemoryMmap) -> Reply {
-        let effect = mmio::write(&mut self.common, self.backend.model(), offset, data);
+        let effect = mmio::write(&mut self.common, &mut self.model, offset, data);
         self.apply(effect, memory)
     }
 }
@@ -55,12 +55,8 @@ impl Devices {
             return Access::Unclaimed;
         }
         let Some(slot) = self.slots.get_mut(index) else { return Access::Unclaimed };
-        match each!(slot, device => device.write(offset, data, &self.memory)) {
-            Reply::Nothing => {}
-            Reply::Config | Reply::Queue(_) => sink.signal(Signal::Gsi(gsi(index))),
-            Reply::End(end) => return Access::End(end),
-        }
-        Access::Done
+        let reply = each!(slot, device => device.write(offset, data, self.memory));
+        self.answer(index, reply, sink)
     }
 }
 

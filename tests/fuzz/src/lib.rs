@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use arbitrary::Arbitrary;
-use brisk::virtio::{Backend, VirtioDevice};
+use brisk::virtio::{Backend, Reply, VirtioDevice};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Bytes in each of the two pieces of RAM.
@@ -88,7 +88,7 @@ const REGISTERS: [u16; 16] = [
 ];
 
 /// Lets a driver loose on `function`, which is first reset.
-pub fn run<B: Backend<Q>, const Q: usize>(
+pub fn run<B: Backend, const Q: usize>(
     function: &mut VirtioDevice<B, Q>,
     memory: &GuestMemoryMmap,
     steps: &[Step],
@@ -103,7 +103,7 @@ pub fn run<B: Backend<Q>, const Q: usize>(
     }
 }
 
-fn take<B: Backend<Q>, const Q: usize>(
+fn take<B: Backend, const Q: usize>(
     function: &mut VirtioDevice<B, Q>,
     memory: &GuestMemoryMmap,
     step: &Step,
@@ -115,7 +115,7 @@ fn take<B: Backend<Q>, const Q: usize>(
         }
         Step::Write { offset, width, value } => {
             let value = &value.to_le_bytes()[..1 << (width & 3)];
-            let _ = function.write((offset & 0xfff).into(), value, memory);
+            write(function, memory, (offset & 0xfff).into(), value);
         }
         Step::Register { register, value } => {
             set(function, memory, REGISTERS[usize::from(register) % REGISTERS.len()], value);
@@ -174,7 +174,7 @@ pub fn change(memory: &GuestMemoryMmap, step: &Step) {
     }
 }
 
-fn start<B: Backend<Q>, const Q: usize>(
+fn start<B: Backend, const Q: usize>(
     function: &mut VirtioDevice<B, Q>,
     memory: &GuestMemoryMmap,
     size: u8,
@@ -200,16 +200,16 @@ fn start<B: Backend<Q>, const Q: usize>(
     set(function, memory, 0x70, 15);
 }
 
-fn set<B: Backend<Q>, const Q: usize>(
+fn set<B: Backend, const Q: usize>(
     function: &mut VirtioDevice<B, Q>,
     memory: &GuestMemoryMmap,
     offset: u16,
     value: u32,
 ) {
-    let _ = function.write(offset.into(), &value.to_le_bytes(), memory);
+    write(function, memory, offset.into(), &value.to_le_bytes());
 }
 
-fn get<B: Backend<Q>, const Q: usize>(function: &mut VirtioDevice<B, Q>, offset: u16) -> u32 {
+fn get<B: Backend, const Q: usize>(function: &mut VirtioDevice<B, Q>, offset: u16) -> u32 {
     let mut data = [0; 4];
     function.read(offset.into(), &mut data);
     u32::from_le_bytes(data)
@@ -222,4 +222,15 @@ pub fn file(len: u64) -> (File, String) {
     file.set_len(len).expect("a file in memory");
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     (file, path)
+}
+
+fn write<B: Backend, const Q: usize>(
+    function: &mut VirtioDevice<B, Q>,
+    memory: &GuestMemoryMmap,
+    offset: u64,
+    data: &[u8],
+) {
+    if let Reply::Notified(queue) = function.write(offset, data, memory) {
+        let _ = function.process(queue, memory);
+    }
 }

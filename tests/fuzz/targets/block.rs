@@ -19,8 +19,9 @@ struct Disk {
 
 fn disk(readonly: bool) -> RefCell<Disk> {
     let (file, path) = file(LEN);
-    let block = Block::open_image(&DiskConfig { path, readonly, ..DiskConfig::default() }, 1, Events::device(0)).expect("a disk");
-    RefCell::new(Disk { file, function: VirtioDevice::new(block) })
+    let config = DiskConfig { path, readonly, ..DiskConfig::default() };
+    let (model, queues, _) = Block::open_image(&config, 1, Events::device(0)).expect("a disk");
+    RefCell::new(Disk { file, function: VirtioDevice::new(model, queues) })
 }
 
 thread_local! {

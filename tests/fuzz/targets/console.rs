@@ -12,9 +12,9 @@ use libfuzzer_sys::fuzz_target;
 thread_local! {
     static FUNCTION: RefCell<VirtioDevice<Console, 2>> = {
         let output = Box::leak(Box::new(Output::File("/dev/null".into())));
-        let console = Console::to(output);
+        let (model, queues) = Console::to(output);
         brisk::output::open().expect("/dev/null");
-        RefCell::new(VirtioDevice::new(console))
+        RefCell::new(VirtioDevice::new(model, queues))
     };
 }
 

@@ -3,13 +3,13 @@
 #![no_main]
 
 use std::cell::RefCell;
-use std::sync::{LazyLock, Mutex};
 
 use arbitrary::Arbitrary;
+use brisk::bus::Access as Answer;
 use brisk::cli::{self, Command};
-use brisk::kvm::{System, Vm};
 use brisk::events::Events;
 use brisk::interrupts::Signal;
+use brisk::kvm::{System, Vm};
 use brisk::virtio::Devices;
 use brisk_boot::layout;
 use brisk_fuzz::{Address, PMEM, Step, areas, change, file, memory};
@@ -123,8 +123,8 @@ struct Bus {
     ports: bool,
 }
 
-fn bus(vm: &'static Vm, transport: &str, slot: u32, ram_end: u64) -> Mutex<Bus> {
-    let paths = [64 << 10, 10_000].map(|len| {
+fn bus(vm: &'static Vm, transport: &str, slot: u32, ram_end: u64) -> RefCell<Bus> {
+    let paths = [64 << 10, 2 << 20].map(|len| {
         let (file, path) = file(len);
         // The path is the descriptor's, so it has to stay.
         std::mem::forget(file);
@@ -137,15 +137,19 @@ fn bus(vm: &'static Vm, transport: &str, slot: u32, ram_end: u64) -> Mutex<Bus> 
     let words: Vec<String> = line.split(' ').map(String::from).collect();
     let Ok(Command::Run(config)) = cli::parse(&words) else { panic!("{line}") };
     let memory = memory();
-    let mut slots = Devices::open(&config, &memory, vm, slot, ram_end).expect("devices");
+    let config: &'static _ = Box::leak(config);
+    let mut slots = Devices::open(config, &memory, vm, slot, ram_end).expect("devices");
     slots.make_readable(vm, slot + 1).expect("a slot");
-    Mutex::new(Bus { slots, memory, ports: transport == "pci-ports" })
+    RefCell::new(Bus { slots, memory, ports: transport == "pci-ports" })
 }
 
-static BUSES: LazyLock<[Mutex<Bus>; 2]> = LazyLock::new(|| {
-    let vm: &Vm = Box::leak(Box::new(System::open().and_then(|kvm| kvm.create_vm()).expect("KVM")));
-    [bus(vm, "pci", 0, PMEM), bus(vm, "pci-ports", 16, PMEM << 1)]
-});
+thread_local! {
+    static BUSES: [RefCell<Bus>; 2] = {
+        let vm: &Vm =
+            Box::leak(Box::new(System::open().and_then(|kvm| kvm.create_vm()).expect("KVM")));
+        [bus(vm, "pci", 0, PMEM), bus(vm, "pci-ports", 16, PMEM << 1)]
+    };
+}
 
 impl Bus {
     /// The address of `register` of a function, counted from the host bridge.
@@ -165,17 +169,21 @@ impl Bus {
     }
 
     fn set_config(&mut self, offset: u64, data: &[u8]) {
-        let sent = RefCell::default();
+        let sent: RefCell<Vec<Signal>> = RefCell::default();
         let push = |signal| RefCell::borrow_mut(&sent).push(signal);
         assert!(self.slots.ecam_write(offset, data, &push).claimed());
         check(sent);
     }
 
     fn set_bar(&mut self, address: u64, data: &[u8]) {
-        let sent = RefCell::default();
+        let sent: RefCell<Vec<Signal>> = RefCell::default();
         let there = self.decodes(address);
         let push = |signal| RefCell::borrow_mut(&sent).push(signal);
-        assert_eq!(self.slots.bar_write(address, data, &push).claimed(), there);
+        let access = self.slots.bar_write(address, data, &push);
+        assert_eq!(access.claimed(), there);
+        if let Answer::Notified(job) = access {
+            self.slots.finish(job.run(), &push);
+        }
         check(sent);
     }
 
@@ -245,7 +253,7 @@ impl Bus {
         match *access {
             Access::Port { offset, width, value } => {
                 let (offset, width) = (u16::from(offset & 7), 1 << (width % 3));
-                let sent = RefCell::default();
+                let sent: RefCell<Vec<Signal>> = RefCell::default();
                 let push = |signal| RefCell::borrow_mut(&sent).push(signal);
                 let there = match value {
                     Some(value) => self.slots.ports_out(
@@ -303,10 +311,12 @@ impl Bus {
                 self.set_bar(Self::home(function) + 0x400 + u64::from(queue & 3) * 4, &[0; 2]);
             }
             Access::Input { woken } => {
-                let sent = RefCell::default();
+                let sent: RefCell<Vec<Signal>> = RefCell::default();
                 let push = |signal| RefCell::borrow_mut(&sent).push(signal);
                 let events = if woken { Events::CONSOLE } else { Events::MEMORY };
-                self.slots.poll(events, &push);
+                for job in self.slots.poll(events, &push).jobs {
+                    self.slots.finish(job.run(), &push);
+                }
                 check(sent);
             }
             Access::Memory(ref step) => change(&self.memory, step),
@@ -348,13 +358,15 @@ fn check(sent: RefCell<Vec<Signal>>) {
 
 fuzz_target!(|input: (bool, Vec<Access>)| {
     let (ports, accesses) = input;
-    let bus = &mut *BUSES[usize::from(ports)].lock().expect("the one thread's");
-    bus.reset();
-    for access in accesses.iter().take(MAX_ACCESSES) {
-        bus.make(access);
-        for (function, id) in (0..).zip(IDS) {
-            assert_eq!(bus.config(Bus::register(function, 0)), id);
+    BUSES.with(|buses| {
+        let bus = &mut *buses[usize::from(ports)].borrow_mut();
+        bus.reset();
+        for access in accesses.iter().take(MAX_ACCESSES) {
+            bus.make(access);
+            for (function, id) in (0..).zip(IDS) {
+                assert_eq!(bus.config(Bus::register(function, 0)), id);
+            }
+            assert_eq!(bus.config(PAGE * IDS.len() as u64), u32::MAX, "one more function");
         }
-        assert_eq!(bus.config(PAGE * IDS.len() as u64), u32::MAX, "one more function");
-    }
+    });
 });

@@ -4,21 +4,21 @@
 use std::cell::RefCell;
 
 use brisk::events::Events;
-use brisk::virtio::{Backend, VirtioDevice};
 use brisk::virtio::pmem::{Pmem, PmemConfig};
+use brisk::virtio::{Backend, VirtioDevice};
 use brisk_fuzz::{PMEM, Step, file, memory, run};
 use libfuzzer_sys::fuzz_target;
 
 fn pmem(discard_writes: bool, shrunk: bool) -> RefCell<VirtioDevice<Pmem, 1>> {
     let (file, path) = file(2 << 20);
     let config = PmemConfig { path, discard_writes };
-    let (mut pmem, size) = Pmem::map(&config, PMEM).expect("an image");
+    let (mut model, mut pmem, size) = Pmem::map(&config, PMEM).expect("an image");
     assert_eq!(size, 2 << 20);
     if shrunk {
         file.set_len(10).expect("shrinks");
-        assert!(pmem.poll(Events::MEMORY).mended);
+        assert!(pmem.poll(Events::MEMORY, &mut model).mended);
     }
-    RefCell::new(VirtioDevice::new(pmem))
+    RefCell::new(VirtioDevice::new(model, [pmem]))
 }
 
 thread_local! {

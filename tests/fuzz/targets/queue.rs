@@ -33,22 +33,12 @@ impl Device for Model {
 struct Walker {
     during: Vec<During>,
     buffers: Buffers,
-    model: Model,
 }
 
-impl Backend<2> for Walker {
+impl Backend for Walker {
     type Model = Model;
 
-    fn model(&mut self) -> &mut Model {
-        &mut self.model
-    }
-
-    fn process(
-        &mut self,
-        _index: u16,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> Result<bool, Halt> {
+    fn process(&mut self, queue: &mut Queue, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
         let Self { during, buffers, .. } = self;
         let interrupt = queue::drain(queue, memory, |chain| {
             let Some((step, answer)) = during.pop() else { return Ok(Taken::Requeue) };
@@ -83,6 +73,12 @@ fn in_ram(memory: &GuestMemoryMmap, buffer: &libc::iovec) -> bool {
 
 fuzz_target!(|input: (Vec<Step>, Vec<During>)| {
     let (steps, during) = input;
-    let walker = Walker { during, buffers: Buffers::default(), model: Model };
-    run(&mut VirtioDevice::new(walker), &memory(), &steps);
+    // Each queue has every other of them.
+    let (first, second) =
+        during.into_iter().enumerate().partition::<Vec<_>, _>(|(at, _)| at % 2 == 0);
+    let walkers = [first, second].map(|during| Walker {
+        during: during.into_iter().map(|(_, during)| during).collect(),
+        buffers: Buffers::default(),
+    });
+    run::<_, 2>(&mut VirtioDevice::new(Model, walkers), &memory(), &steps);
 });

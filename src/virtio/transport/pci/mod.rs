@@ -51,29 +51,36 @@ pub struct Pci {
 }
 
 /// A function as the bus has it.
-pub(in crate::virtio) struct PciDevice {
+struct PciDevice {
     function: Box<pci::Function>,
     table: Table,
 }
 
 impl Pci {
     /// A function for each of `slots`, their BARs one after the other in the window.
-    pub(in crate::virtio) fn new(slots: &mut [Device], ports: bool) -> Pci {
+    pub(in crate::virtio) fn new(slots: &[Device], ports: bool) -> Pci {
         let bars = (layout::PCI_MEM32.start..).step_by(BAR_SIZE as usize);
-        let functions =
-            slots.iter_mut().zip(bars).map(|(slot, bar)| new_function(slot, bar)).collect();
+        let functions = slots.iter().zip(bars).map(|(slot, bar)| new_function(slot, bar)).collect();
         Pci { ports: ports.then(ConfigPorts::new), readable: None, functions }
     }
 
-    /// Device `index` as the bus has it.
-    pub(in crate::virtio) fn function_mut(&mut self, index: usize) -> Option<&mut PciDevice> {
-        self.functions.get_mut(index)
+    /// Brings the answer of device `index`, which is `slot`, to its driver.
+    pub(in crate::virtio) fn tell(
+        &mut self,
+        index: usize,
+        slot: &Device,
+        reply: Reply,
+        sink: &impl Sink,
+    ) {
+        if let Some(function) = self.functions.get_mut(index) {
+            each!(slot, device => device.tell(function, reply, sink));
+        }
     }
 }
 
 /// With one vector for the configuration and one a queue: Linux then needs to share none, and each
 /// vector more would be a masked entry more for it to mask.
-fn new_function(slot: &mut Device, bar: u64) -> PciDevice {
+fn new_function(slot: &Device, bar: u64) -> PciDevice {
     let function: Box<pci::Function> = match each!(slot, device => device.queue_count()) {
         1 => Box::new(VirtioPci::<2>::new(bar)),
         2 => Box::new(VirtioPci::<3>::new(bar)),
@@ -94,9 +101,9 @@ impl Devices {
     /// # Errors
     /// KVM did not take the slot.
     pub fn make_readable(&mut self, vm: &'static Vm, slot: u32) -> Result<()> {
-        let ports = self.pci.iter_mut().flat_map(|pci| &mut pci.functions);
-        for (port, slot) in ports.zip(slot + 1..) {
-            port.table.set_place(vm, slot);
+        let functions = self.pci.iter_mut().flat_map(|pci| &mut pci.functions);
+        for (pci, slot) in functions.zip(slot + 1..) {
+            pci.table.set_place(vm, slot);
         }
         if self.pci.as_ref().is_none_or(|pci| pci.ports.is_some()) {
             return Ok(());
@@ -175,7 +182,7 @@ impl Devices {
         };
         if let Some((slot, port, _)) = self.function(index) {
             each!(slot, device => {
-                let model = device.backend.model();
+                let model = &mut device.model;
                 port.function.config_read(&mut device.common, model, register, data);
             });
         }
@@ -187,9 +194,17 @@ impl Devices {
         let (slot, port, memory) = self.function(index)?;
         port.table.load(&mut port.function);
         let end = each!(slot, device => {
-            let model = device.backend.model();
+            let model = &mut device.model;
             let effect = port.function.config_write(&mut device.common, model, register, data);
-            device.settle(port, effect, memory, sink)
+            match device.settle(port, effect, memory, sink) {
+                // By the window into BAR 0, as no driver does: the bus waits.
+                Reply::Notified(queue) => {
+                    let reply = device.process(queue, memory);
+                    device.tell(port, reply, sink);
+                    reply.end()
+                }
+                reply => reply.end(),
+            }
         });
         let uses_window = port.function.uses_window();
         if uses_window || !port.function.msix.enabled() {
@@ -213,7 +228,7 @@ impl Devices {
         let Some((slot, port, _)) = self.function(index) else { return Access::Unclaimed };
         port.is_accessed(address);
         each!(slot, device => {
-            let model = device.backend.model();
+            let model = &mut device.model;
             port.function.bar_read(&mut device.common, model, address % BAR_SIZE, data);
         });
         Access::Done
@@ -224,13 +239,16 @@ impl Devices {
         let Some(index) = self.at(address) else { return Access::Unclaimed };
         let Some((slot, port, memory)) = self.function(index) else { return Access::Unclaimed };
         port.is_accessed(address);
-        let end = each!(slot, device => {
-            let model = device.backend.model();
+        let reply = each!(slot, device => {
+            let model = &mut device.model;
             let offset = address % BAR_SIZE;
             let effect = port.function.bar_write(&mut device.common, model, offset, data);
             device.settle(port, effect, memory, sink)
         });
-        Access::done(end)
+        match reply {
+            Reply::Notified(queue) => self.job(index, queue).map_or(Access::Done, Access::Notified),
+            reply => Access::done(reply.end()),
+        }
     }
 
     /// The device whose BAR `address` is in. A BAR that the guest moved over RAM is not seen, since
@@ -245,7 +263,7 @@ impl Devices {
     fn function(
         &mut self,
         index: usize,
-    ) -> Option<(&mut Device, &mut PciDevice, &GuestMemoryMmap)> {
+    ) -> Option<(&mut Device, &mut PciDevice, &'static GuestMemoryMmap)> {
         let Devices { slots, pci, memory } = self;
         Some((slots.get_mut(index)?, pci.as_mut()?.functions.get_mut(index)?, memory))
     }
@@ -271,26 +289,26 @@ impl PciDevice {
     }
 }
 
-impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
-    /// Does what an access came to.
+impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
+    /// Does what an access came to; what is left of it is a notification, or the end.
     fn settle(
         &mut self,
         port: &mut PciDevice,
         effect: Effect,
         memory: &GuestMemoryMmap,
         sink: &impl Sink,
-    ) -> Option<End> {
+    ) -> Reply {
         let vectors = match effect {
-            Effect::None => return None,
+            Effect::None => return Reply::Nothing,
             // Where a BAR is, each access looks up.
             Effect::BarMoved => {
                 port.table.hide(&mut port.function);
-                return None;
+                return Reply::Nothing;
             }
             Effect::Virtio(effect) => {
                 let reply = self.apply(effect, memory);
                 self.tell(port, reply, sink);
-                return if let Reply::End(end) = reply { Some(end) } else { None };
+                return reply;
             }
             Effect::Vector(vector) => vector..vector + 1,
             Effect::Vectors => 0..port.function.msix.vectors(),
@@ -298,13 +316,13 @@ impl<B: Backend<Q>, const Q: usize> VirtioDevice<B, Q> {
         for vector in vectors {
             port.send_pending(vector, sink);
         }
-        None
+        Reply::Nothing
     }
 
     /// Sends what the driver is to know as a message, or keeps it pending.
-    pub(in crate::virtio) fn tell(&self, port: &mut PciDevice, reply: Reply, sink: &impl Sink) {
+    fn tell(&self, port: &mut PciDevice, reply: Reply, sink: &impl Sink) {
         let vector = match reply {
-            Reply::Nothing | Reply::End(_) => return,
+            Reply::Nothing | Reply::Notified(_) | Reply::End(_) => return,
             Reply::Config => port.function.config_vector(),
             Reply::Queue(index) => {
                 self.common.queue(index).map_or(pci::NO_VECTOR, |queue| queue.vector())

@@ -40,7 +40,9 @@ impl Guest {
 
     fn set<const N: usize>(&mut self, address: u64, data: [u8; N]) {
         let count = |_: Signal| self.messages.set(self.messages.get() + 1);
-        assert!(self.slots.bar_write(address, &data, &count).claimed());
+        let access = self.slots.bar_write(address, &data, &count);
+        assert!(access.claimed());
+        serve(&mut self.slots, access, &count);
     }
 
     fn get<const N: usize>(&mut self, address: u64) -> [u8; N] {

@@ -1,0 +1,290 @@
+//! One device: its registers, which the bus has, and its queues, each behind a lock of its own.
+
+use brisk_devices::virtio::{Common, Device, Effect, Interrupt};
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
+
+use super::{Backend, Found, Halt, queue};
+use crate::bus::End;
+use crate::events::Events;
+use crate::shared::{Handle, Shared};
+
+/// A queue in use and what serves it.
+struct Served<B> {
+    queue: Option<Queue>,
+    backend: B,
+}
+
+/// A queue's way past its device's registers.
+pub struct Lane<B>(Handle<Shared<Served<B>>>);
+
+impl<B> Clone for Lane<B> {
+    fn clone(&self) -> Self {
+        Lane(Handle::clone(&self.0))
+    }
+}
+
+impl<B: Backend> Lane<B> {
+    fn new(backend: B) -> Self {
+        Lane(Handle::new(Shared::new(Served { queue: None, backend })))
+    }
+
+    /// Moves the queue, if the driver has started it.
+    pub fn serve(&self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
+        let Served { queue, backend } = &mut *self.0.lock();
+        queue.as_mut().map_or(Ok(false), |queue| backend.process(queue, memory))
+    }
+
+    /// Waits until nobody moves the queue any more, and takes it away.
+    fn stop(&self) {
+        let Served { queue, backend } = &mut *self.0.lock();
+        backend.stop();
+        *queue = None;
+    }
+}
+
+/// One device: what was negotiated, what its driver sees, and its queues.
+pub struct VirtioDevice<B: Backend, const Q: usize> {
+    pub(super) common: Common<Q>,
+    pub(super) model: B::Model,
+    lanes: Vec<Lane<B>>,
+}
+
+impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
+    /// A device after reset, with what stands behind each of its queues.
+    pub fn new(model: B::Model, backends: impl IntoIterator<Item = B>) -> Self {
+        let lanes = backends.into_iter().map(Lane::new).collect();
+        VirtioDevice { common: Common::new(), model, lanes }
+    }
+
+    /// How many queues the driver finds.
+    #[cfg(feature = "pci")]
+    pub(super) fn queue_count(&self) -> usize {
+        (0..Q as u16).filter(|&queue| self.model.queue_max_size(queue) > 0).count()
+    }
+
+    /// The way to queue `index`.
+    pub(super) fn lane(&self, index: u16) -> Option<Lane<B>> {
+        self.lanes.get(usize::from(index)).cloned()
+    }
+
+    /// Does what a transport's register write came to.
+    pub(super) fn apply(&mut self, effect: Effect, memory: &GuestMemoryMmap) -> Reply {
+        match effect {
+            Effect::None => Reply::Nothing,
+            Effect::Activate => self.activate(memory),
+            Effect::Reset => {
+                self.lanes.iter().for_each(Lane::stop);
+                Reply::Nothing
+            }
+            Effect::Notify(index) => Reply::Notified(index),
+            Effect::QueueStop(index) => {
+                if let Some(lane) = self.lanes.get(usize::from(index)) {
+                    lane.stop();
+                }
+                Reply::Nothing
+            }
+        }
+    }
+
+    fn activate(&mut self, memory: &GuestMemoryMmap) -> Reply {
+        let features = self.common.features();
+        let mut broken = false;
+        for (index, lane) in (0..).zip(&self.lanes) {
+            let Served { queue, backend } = &mut *lane.0.lock();
+            backend.activate(features);
+            let Some(setup) = self.common.queue(index).filter(|setup| setup.ready()) else {
+                continue;
+            };
+            *queue = queue::start(setup, features, memory);
+            broken |= queue.is_none();
+        }
+        let reset = broken && self.common.needs_reset();
+        Reply::config(reset || !self.common.interrupt_status().is_empty())
+    }
+
+    /// Some of `events` came, and `own` is the device's. A bit for each queue that is then to be moved,
+    /// and the rest of what its backends answer.
+    pub(super) fn poll(&mut self, events: Events, own: Events) -> (u32, Found) {
+        let mut all = Found::default();
+        let mut queues = 0;
+        if !events.intersects(B::EVENTS | own) {
+            return (queues, all);
+        }
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let polled = lane.0.lock().backend.poll(events, &mut self.model);
+            queues |= u32::from(polled.queue) << index;
+            all.config |= polled.config;
+            all.mended |= polled.mended;
+            all.end = all.end.or(polled.end);
+        }
+        all.config = all.config && self.common.config_changed();
+        (queues, all)
+    }
+
+    /// Moves queue `index`, if the driver has started it, while the registers wait.
+    pub fn process(&mut self, index: u16, memory: &GuestMemoryMmap) -> Reply {
+        let Some(lane) = self.lanes.get(usize::from(index)) else { return Reply::Nothing };
+        let served = lane.serve(memory);
+        self.finish(index, served)
+    }
+
+    /// What [`Lane::serve`] of queue `index` came to.
+    pub(super) fn finish(&mut self, index: u16, served: Result<bool, Halt>) -> Reply {
+        // Another vCPU may have taken the queue back since.
+        if !self.common.active() || self.common.queue(index).is_none_or(|queue| !queue.ready()) {
+            return match served {
+                Err(Halt::End(end)) => Reply::End(end),
+                _ => Reply::Nothing,
+            };
+        }
+        match served {
+            Ok(false) => Reply::Nothing,
+            Ok(true) => {
+                self.common.interrupt(Interrupt::VRING);
+                Reply::Queue(index)
+            }
+            Err(Halt::End(end)) => Reply::End(end),
+            Err(Halt::Broken) => {
+                log::debug!("virtio device {}: broken queue {index}", B::Model::ID);
+                self.lanes.iter().for_each(Lane::stop);
+                Reply::config(self.common.needs_reset())
+            }
+        }
+    }
+}
+
+/// What an access or an event came to for the driver. Over PCI each reason has a vector of its own.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// It need not know.
+    Nothing,
+    /// The driver has put something into this queue: it is to be moved.
+    Notified(u16),
+    /// The configuration changed, or the device needs a reset.
+    Config,
+    /// This queue has used buffers.
+    Queue(u16),
+    /// The VM ends.
+    End(End),
+}
+
+impl Reply {
+    /// Whether the VM ends.
+    #[cfg(feature = "pci")]
+    pub(super) fn end(self) -> Option<End> {
+        if let Reply::End(end) = self { Some(end) } else { None }
+    }
+
+    fn config(wanted: bool) -> Reply {
+        if wanted { Reply::Config } else { Reply::Nothing }
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "smp")]
+mod tests {
+    use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+    use std::time::Duration;
+
+    use vm_memory::{Bytes, GuestAddress};
+
+    use super::*;
+
+    struct Model;
+
+    impl Device for Model {
+        const ID: u32 = 42;
+        fn queue_max_size(&self, queue: u16) -> u16 {
+            if queue < 2 { 16 } else { 0 }
+        }
+        fn features(&self) -> u64 {
+            0
+        }
+        fn read_config(&self, _offset: u32, _data: &mut [u8]) {}
+    }
+
+    /// One whose host is slow: it says that it waits, and goes on when it is told to.
+    struct Slow {
+        waits: Sender<()>,
+        goes_on: Receiver<()>,
+    }
+
+    impl Backend for Slow {
+        type Model = Model;
+        fn process(&mut self, _: &mut Queue, _: &GuestMemoryMmap) -> Result<bool, Halt> {
+            self.waits.send(()).unwrap();
+            let patience = Duration::from_secs(10);
+            assert_ne!(self.goes_on.recv_timeout(patience), Err(RecvTimeoutError::Timeout));
+            Ok(true)
+        }
+    }
+
+    /// The test's ends of a [`Slow`].
+    type Host = (Receiver<()>, Sender<()>);
+
+    /// A device that runs, with both queues.
+    fn device(memory: &GuestMemoryMmap) -> (VirtioDevice<Slow, 2>, [Host; 2]) {
+        let ((waits0, waited0), (waits1, waited1)) = (channel(), channel());
+        let ((go0, goes_on0), (go1, goes_on1)) = (channel(), channel());
+        let slow = [(waits0, goes_on0), (waits1, goes_on1)]
+            .map(|(waits, goes_on)| Slow { waits, goes_on });
+        let mut device = VirtioDevice::new(Model, slow);
+        let mut set = |offset: u64, value: u32| {
+            let _ = device.write(offset, &value.to_le_bytes(), memory);
+        };
+        for status in [1, 3] {
+            set(0x70, status);
+        }
+        set(0x24, 1);
+        set(0x20, 1);
+        set(0x70, 11);
+        for queue in 0..2 {
+            set(0x30, queue);
+            set(0x38, 16);
+            for (area, at) in [(0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000)] {
+                set(area, at + queue * 0x4000);
+            }
+            set(0x44, 1);
+        }
+        set(0x70, 15);
+        assert_eq!(device.common.status().bits(), 15);
+        memory.write_obj(1u16, GuestAddress(0x2002)).unwrap();
+        (device, [(waited0, go0), (waited1, go1)])
+    }
+
+    /// Queue 0's host is slow: meanwhile queue 1 is moved and the registers answer. A reset waits.
+    #[test]
+    fn a_queue_that_waits_keeps_nobody_else_waiting() {
+        let memory = &GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+        let (mut device, [(waited0, go0), (waited1, go1)]) = device(memory);
+        let Reply::Notified(0) = device.write(0x50, &[0; 4], memory) else { panic!("queue 0") };
+        let lanes = [0, 1].map(|queue| device.lane(queue).unwrap());
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| lanes[0].serve(memory));
+            waited0.recv_timeout(Duration::from_secs(10)).unwrap();
+            let second = scope.spawn(|| lanes[1].serve(memory));
+            waited1.recv_timeout(Duration::from_secs(10)).unwrap();
+            go1.send(()).unwrap();
+            assert_eq!(second.join().unwrap(), Ok(true));
+            let mut status = [0; 4];
+            device.read(0x70, &mut status);
+            assert_eq!(status, [15, 0, 0, 0]);
+            assert_eq!(device.finish(1, Ok(true)), Reply::Queue(1));
+            let reset = scope.spawn(|| {
+                assert_eq!(device.write(0x70, &[0; 4], memory), Reply::Nothing);
+                device
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!reset.is_finished(), "a reset while a queue is being moved");
+            go0.send(()).unwrap();
+            let served = first.join().unwrap();
+            let mut device = reset.join().unwrap();
+            // What comes of it belongs to a device that is no more.
+            assert_eq!(device.finish(0, served), Reply::Nothing);
+            assert!(device.common.interrupt_status().is_empty());
+            assert_eq!(lanes[0].serve(memory), Ok(false));
+        });
+    }
+}
