@@ -237,6 +237,23 @@ pub const ALL: &[Workload] = &[
             Step { name: Some("2 MiB"), ..LOADED },
         ],
     },
+    Scenario {
+        name: "micro-initramfs",
+        about: "the tuned kernel and an initramfs, no console, pages of 2 MiB, 128 MiB, 1 vCPU",
+        memory_mib: 128,
+        features: &["hugepages"],
+        patch: None,
+        kernel: Kernel::Micro,
+        steps: &[Step {
+            name: None,
+            args: "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' \
+                   --memory size=128M,hugepages=on",
+            cmdline: "quiet",
+            root: Root::Initramfs,
+            disk: Disk::None,
+            ..MICRO
+        }],
+    },
     // The stopwatch has one CPU, on which the vCPUs take turns.
     Workload {
         name: "vcpus",

@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 (_, true) => Extent::Quick,
                 _ => Extent::Full,
             };
-            collect::measure(extent, args.on)?
+            collect::measure(extent, args.on, &[])?
         }
     };
     let findings = if args.exact { exact(&lines, &line) } else { compare(&lines, &line) };
@@ -309,7 +309,7 @@ pub fn render(line: &Line, findings: &[Finding]) -> String {
 /// A count is worse; the error says which.
 pub fn counts() -> Result<u32> {
     let lines = history::read(&history::path())?;
-    let line = collect::measure(Extent::Exact, On::Lab)?;
+    let line = collect::measure(Extent::Exact, On::Lab, &[])?;
     let findings = exact(&lines, &line);
     let text = render(&line, &findings);
     print!("{text}");

@@ -40,11 +40,13 @@ pub const EXACT: [&str; 2] = ["boot_time_ms", "boot_time_pmem_hugepages_ms"];
 ///
 /// # Errors
 /// Something could not be built or did not boot.
-pub fn measure(extent: Extent, on: On) -> Result<Line> {
+pub fn measure(extent: Extent, on: On, without: &[String]) -> Result<Line> {
     let mut line = Line::here(METRICS, clock(on))?;
     line.kernels = kernels(extent)?;
-    let (steady, shaky): (Vec<&BootMetric>, Vec<&BootMetric>) =
-        BOOTS.iter().filter(|metric| wanted(metric, extent)).partition(|metric| metric.vcpus == 1);
+    let (steady, shaky): (Vec<&BootMetric>, Vec<&BootMetric>) = BOOTS
+        .iter()
+        .filter(|metric| wanted(metric, extent) && !without.iter().any(|name| name == metric.name))
+        .partition(|metric| metric.vcpus == 1);
     let found = boots(&steady, on)?;
     for (metric, result) in steady.iter().zip(found) {
         line.metrics.insert(metric.name.to_owned(), result.with_context(|| metric.name)?);
@@ -63,9 +65,11 @@ pub fn measure(extent: Extent, on: On) -> Result<Line> {
         line.metrics.insert("host_memory_idle_KiB".to_owned(), metric);
         binaries(&mut line, extent)?;
     }
-    if extent == Extent::Full && on == On::Lab {
-        let report = bench::fio::measure_brisk()?;
-        disk(&mut line, &report);
+    if extent == Extent::Full && on == On::Lab && !without.iter().any(|name| name == "block") {
+        match bench::fio::measure_brisk() {
+            Ok(report) => disk(&mut line, &report),
+            Err(e) => eprintln!("xtask: metrics: block_*: left out: {e:#}"),
+        }
     }
     Ok(line)
 }

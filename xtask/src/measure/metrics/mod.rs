@@ -56,6 +56,9 @@ struct Run {
     /// lab (default): L1 and its instruction clock; host: this machine's KVM and real time
     #[argh(option, default = "On::Lab")]
     on: On,
+    /// a metric of a boot to leave out, or block; any number of times
+    #[argh(option)]
+    without: Vec<String>,
     /// file for the result, as a line of the history
     #[argh(option)]
     json: Option<PathBuf>,
@@ -71,6 +74,9 @@ struct Record {
     /// lab (default): L1 and its instruction clock; host: this machine's KVM and real time
     #[argh(option, default = "On::Lab")]
     on: On,
+    /// a metric of a boot to leave out, or block; any number of times
+    #[argh(option)]
+    without: Vec<String>,
     /// another VMM instead of brisk, any number of times: NAME@VERSION='COMMAND' as for bench, or qemu
     #[argh(option)]
     peer: Vec<Peer>,
@@ -83,7 +89,7 @@ struct Record {
 pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.task {
         Task::Run(args) => {
-            let line = collect::measure(extent(args.quick), args.on)?;
+            let line = collect::measure(extent(args.quick), args.on, &args.without)?;
             print!("{}", collect::render(&line));
             if let Some(path) = &args.json {
                 std::fs::write(path, line.text()? + "\n")?;
@@ -92,7 +98,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
         Task::Record(args) => {
             let lines = match &args.peer[..] {
-                [] => vec![collect::measure(extent(args.quick), args.on)?],
+                [] => vec![collect::measure(extent(args.quick), args.on, &args.without)?],
                 peers => collect::peers(peers, args.on)?,
             };
             for line in &lines {

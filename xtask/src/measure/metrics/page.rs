@@ -25,6 +25,9 @@ pub struct Args {
     /// the history (default xtask/measured/history.jsonl)
     #[argh(option, default = "history::path()")]
     history: PathBuf,
+    /// a file for a picture of it too, as a PNG, by Chromium
+    #[argh(option)]
+    picture: Option<PathBuf>,
 }
 
 /// The library that draws the charts, as npm has it.
@@ -119,6 +122,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let page = write(&out, &history::read(&args.history)?)?;
     println!("{}", page.display());
+    if let Some(picture) = &args.picture {
+        debian::ensure(&["chromium"])?;
+        let picture = std::path::absolute(picture)?;
+        browse(&page, &["--window-size=1000,1000"], false, Some(&picture))?;
+        println!("{}", picture.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -52,6 +52,13 @@ pub const BOOTS: &[BootMetric] = &[
         "the tuned kernel, EROFS on pmem",
     ),
     boot(
+        "boot_time_micro_initramfs_ms",
+        "micro-initramfs",
+        None,
+        true,
+        "the tuned kernel, an initramfs, no console",
+    ),
+    boot(
         "boot_time_pages_4k_ms",
         "pages",
         Some("4 KiB"),
