@@ -12,17 +12,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use super::check::{parts, steady};
+use super::check::parts;
 use super::collect::{self, number};
-use super::history::{self, Line, METRICS, Metric, PARTS};
+use super::history::{self, Line, METRICS, Metric};
 use super::noise;
-use super::revision::{Built, Checkout, git, short, sum};
-use super::suite::{self, BootMetric};
-use crate::cache::{Cache, Inputs};
+use super::revision::{Checkout, git, short};
+use super::suite::BootMetric;
+use crate::cache::Cache;
 use crate::guest::kernel;
-use crate::lab::On;
-use crate::measure::bench::cases::{Case, Vmm};
 use crate::paths;
+use part::Part;
+
+mod pairs;
+mod part;
 
 /// Find the commit that changed a metric: of brisk, or of the guest's kernel.
 #[derive(FromArgs)]
@@ -61,16 +63,6 @@ pub enum Side {
     Vmm,
     /// The guest's kernel.
     Kernel,
-}
-
-/// What is measured of a boot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Part {
-    Total,
-    /// Of [`PARTS`].
-    Of(usize),
-    /// All but the timer's.
-    Exits,
 }
 
 /// Commits of one side.
@@ -167,44 +159,6 @@ impl Args {
             kernel_good: kernels.map(|(_, range)| range[0].to_owned()),
             kernel_bad: kernels.map(|(_, range)| range[1].to_owned()),
             kernel_config: None,
-        }
-    }
-}
-
-impl Part {
-    /// Takes a name apart: the metric, and what of it.
-    fn parse(name: &str) -> Result<(&'static BootMetric, Self)> {
-        let (metric, part) = name.split_once('.').unwrap_or((name, ""));
-        let metric = suite::find(metric)?;
-        if let Some(index) = PARTS.iter().position(|known| *known == part) {
-            return Ok((metric, Self::Of(index)));
-        }
-        match part {
-            "" => Ok((metric, Self::Total)),
-            "exits" => Ok((metric, Self::Exits)),
-            _ => bail!("{name}: of a boot there are {}, exits", PARTS.join(", ")),
-        }
-    }
-
-    fn of(self, metric: &Metric) -> Result<f64> {
-        match self {
-            Self::Total => metric.value().context("no samples"),
-            Self::Of(index) => Ok(metric.parts.context("no parts")?[index]),
-            Self::Exits => Ok(steady(metric) as f64),
-        }
-    }
-
-    fn unit(self) -> &'static str {
-        if self == Self::Exits { "exits" } else { "ms" }
-    }
-
-    /// What chance does to it, in its unit.
-    fn noise(self, value: f64, floor: f64) -> f64 {
-        match self {
-            Self::Exits => 0.0,
-            Self::Total => value * floor / 100.0,
-            // A part's noise is that of the whole at most.
-            Self::Of(_) => 0.05,
         }
     }
 }
@@ -397,84 +351,6 @@ impl Question {
         let like = Line { suite: METRICS.to_owned(), clock: "lab".to_owned(), ..Line::default() };
         Ok(noise::floors(&lines, &like).get(self.metric.name).copied().unwrap_or(noise::UNKNOWN))
     }
-
-    /// The metric of each pair, or why it does not build. What was measured once is not again.
-    fn measure(&self, pairs: &[Pair]) -> Result<Vec<Result<Metric, String>>> {
-        self.all(pairs, true)
-    }
-
-    /// The same, measured now.
-    fn fresh(&self, pairs: &[Pair]) -> Result<Vec<Result<Metric, String>>> {
-        self.all(pairs, false)
-    }
-
-    fn all(&self, pairs: &[Pair], kept: bool) -> Result<Vec<Result<Metric, String>>> {
-        let (scenario, step) = self.metric.find()?;
-        let mut results: Vec<Option<Result<Metric, String>>> = Vec::new();
-        let (mut cases, mut files) = (Vec::new(), Vec::new());
-        for pair in pairs {
-            let (brisk, kernel) = match self.build(pair)? {
-                Ok(found) => found,
-                Err(why) => {
-                    results.push(Some(Err(why)));
-                    continue;
-                }
-            };
-            let mut inputs =
-                Inputs::new().with("metric", self.metric.name).with("brisk", sum(&brisk)?);
-            if let Some(kernel) = &kernel {
-                inputs = inputs.with("kernel", sum(kernel)?);
-            }
-            let own = collect::config_of(self.metric)?;
-            inputs = inputs.with(
-                "own",
-                kernel::ensure(&self.cache, own)?.vmlinux.to_string_lossy().as_bytes(),
-            );
-            let file = self.cache.root().join("metrics/measured").join(inputs.key());
-            match fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
-                Some(metric) if kept => results.push(Some(Ok(metric))),
-                _ => {
-                    results.push(None);
-                    cases.push(Case { vmm: Vmm::Brisk(brisk), scenario, step, kernel });
-                    files.push(file);
-                }
-            }
-        }
-        let found = match cases.is_empty() {
-            true => Vec::new(),
-            false => collect::of_cases(&vec![self.metric; cases.len()], &cases, On::Lab)?,
-        };
-        let mut found = found.into_iter().zip(files);
-        let filled = results.into_iter().map(|result| match result {
-            Some(result) => Ok(result),
-            None => {
-                let (metric, file) = found.next().context("not measured")?;
-                let metric = match metric {
-                    Ok(metric) => metric,
-                    // A commit at which the guest does not boot says nothing of how long that takes.
-                    Err(why) => return Ok(Err(format!("does not boot: {why:#}"))),
-                };
-                fs::create_dir_all(file.parent().context("a file in no directory")?)?;
-                fs::write(file, serde_json::to_vec(&metric)?)?;
-                Ok(Ok(metric))
-            }
-        });
-        filled.collect()
-    }
-
-    fn build(&self, pair: &Pair) -> Result<Result<(PathBuf, Option<PathBuf>), String>> {
-        let (scenario, _) = self.metric.find()?;
-        let brisk = match self.brisk.checkout.brisk(&self.cache, &pair.brisk, scenario.features)? {
-            Built::File(path) => path,
-            Built::Fails(why) => return Ok(Err(why)),
-        };
-        let Some(commit) = &pair.kernel else { return Ok(Ok((brisk, None))) };
-        let kernels = self.kernels.as_ref().context("no --kernel-git")?;
-        Ok(match kernels.range.checkout.kernel(&self.cache, commit, &kernels.config)? {
-            Built::File(path) => Ok((brisk, Some(path))),
-            Built::Fails(why) => Err(why),
-        })
-    }
 }
 
 /// What a change is made of, from old and new brisk (first and second letter: good, bad) with the old
@@ -531,15 +407,6 @@ mod tests {
         // One made it better, the other worse by more.
         assert_eq!(sides([10.0, 9.0, 13.0, 12.0]), [Side::Kernel]);
         assert_eq!(effects([10.0, 10.0, 10.0, 12.0]), (1.0, 1.0, 2.0));
-    }
-
-    #[test]
-    fn parts_by_name() {
-        assert_eq!(Part::parse("boot_time_ms").unwrap().1, Part::Total);
-        assert_eq!(Part::parse("boot_time_ms.guest").unwrap().1, Part::Of(1));
-        assert_eq!(Part::parse("boot_time_ms.exits").unwrap().1, Part::Exits);
-        assert!(Part::parse("boot_time_ms.x").err().unwrap().to_string().contains("set-up"));
-        assert!(Part::parse("boot").is_err());
     }
 
     #[test]
