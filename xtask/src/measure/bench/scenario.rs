@@ -237,13 +237,13 @@ pub const ALL: &[Workload] = &[
             Step { name: Some("2 MiB"), ..LOADED },
         ],
     },
-    Scenario {
+    Workload {
         name: "micro-initramfs",
         about: "the tuned kernel and an initramfs, no console, pages of 2 MiB, 128 MiB, 1 vCPU",
         memory_mib: 128,
         features: &["hugepages"],
         patch: None,
-        kernel: Kernel::Micro,
+        kernel: Kernel::Own(Config::Micro),
         steps: &[Step {
             name: None,
             args: "--kernel {kernel} --initramfs {initramfs} --cmdline '{cmdline}' \
