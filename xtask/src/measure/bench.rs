@@ -181,7 +181,8 @@ fn program(scenario: &Workload, more: &[&str]) -> Result<PathBuf> {
 
 /// Appends lines to the history.
 fn record(lines: Vec<history::Line>) -> Result<()> {
-    lines.iter().try_for_each(|line| history::append(&history::path(), line))
+    lines.iter().try_for_each(|line| history::append(&history::path(), line))?;
+    crate::build::docs::write()
 }
 
 /// Writes a report to the file of `--json`, if there is one.

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;
 
-use crate::build::docs::{against, thousands};
+use crate::build::docs::{self, against, thousands};
 use crate::cache::Cache;
 use crate::guest::kernel;
 use crate::lab::boot;
@@ -49,28 +49,41 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         check()?;
         return Ok(ExitCode::SUCCESS);
     }
+    if args.recorded {
+        recorded()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let peers = ["qemu".parse().map_err(anyhow::Error::msg)?];
-    let measured = [("serial", &peers[..]), ("talk", &[])];
-    for (name, peers) in measured.iter().filter(|_| !args.recorded) {
+    for (name, peers) in [("serial", &peers[..]), ("talk", &[])] {
         let report = bench::measure_all(name, args.runs, peers)?;
         for line in history::of_report(name, &report)? {
             history::append(&history::path(), &line)?;
         }
     }
+    write(&[("timeline", timeline()?)])?;
+    recorded()?;
+    docs::write()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the tables from what was recorded.
+///
+/// # Errors
+/// README.md has no place for them.
+pub fn recorded() -> Result<()> {
     let lines = history::read(&history::path())?;
-    let mut blocks =
-        vec![("bench serial", serial_table(&lines)?), ("bench talk", talk_table(&lines)?)];
-    if !args.recorded {
-        blocks.push(("timeline", timeline()?));
-    }
+    write(&[("bench serial", serial_table(&lines)?), ("bench talk", talk_table(&lines)?)])
+}
+
+fn write(blocks: &[(&str, String)]) -> Result<()> {
     let mut text = read()?;
-    for (name, content) in &blocks {
+    for (name, content) in blocks {
         text = with_block(&text, name, content)?;
     }
     let path = paths::workspace().join("README.md");
     fs::write(&path, text).with_context(|| path.display().to_string())?;
     println!("{}", path.display());
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Checks that the blocks are filled and that the table of flags names those of `brisk --help`.

@@ -79,6 +79,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             history::append(&file, &line)?;
         }
     }
+    crate::build::docs::write()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::bench::Peer;
+use super::readme;
+use crate::build::docs;
 use crate::lab::On;
 use collect::Extent;
 
@@ -105,6 +107,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 print!("{}", collect::render(line));
                 history::append(&history::path(), line)?;
             }
+            // The pages are of what is recorded.
+            docs::write()?;
+            readme::recorded()?;
             Ok(ExitCode::SUCCESS)
         }
         Task::Check(args) => check::run(args),
