@@ -66,6 +66,8 @@ fn commit(dir: &Path, subject: &str) -> Result<String> {
         "user.email=proof@example.org",
         "-c",
         "commit.gpgsign=false",
+        "-c",
+        "gc.auto=0",
     ];
     git(
         dir,
