@@ -12,10 +12,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use kvm_bindings::kvm_run;
 
-/// A thread brings a vCPU out of the guest.
-#[cfg(all(feature = "seccomp", any(feature = "smp", feature = "io-uring")))]
+/// Timers, and a thread that brings a vCPU out of the guest.
+#[cfg(feature = "seccomp")]
 pub(crate) const RULES: &[crate::seccomp::Rule] = &[
+    crate::seccomp::Rule::call(libc::SYS_timer_create),
+    crate::seccomp::Rule::call(libc::SYS_timer_settime),
+    #[cfg(any(feature = "serial", feature = "console"))]
+    crate::seccomp::Rule::call(libc::SYS_timer_delete),
+    #[cfg(any(feature = "smp", feature = "io-uring"))]
     crate::seccomp::Rule::on_ourselves(libc::SYS_tgkill),
+    #[cfg(any(feature = "smp", feature = "io-uring"))]
     crate::seccomp::Rule::call(libc::SYS_getpid),
 ];
 
@@ -38,6 +44,8 @@ impl Events {
     pub const CONSOLE: Events = Events(Self::INPUT.0 | Self::OUTPUT.0 | Self::WINDOW.0);
     /// The guest touched memory that the host could not give. Nobody signals it: the vCPU sees it.
     pub const MEMORY: Events = Events(1 << 4);
+    /// A second is over: is a vCPU where it was?
+    pub const TICK: Events = Events(1 << 5);
     const DEVICE: u32 = 8;
 
     /// What virtio device `index`, of at most 16, waits for: a file that changed, a request that is
@@ -72,13 +80,85 @@ extern "C" fn handle(signal: libc::c_int) {
     let events = match signal {
         libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => Events::STOP.0,
         libc::SIGWINCH => Events::WINDOW.0,
+        // Whose is the terminal now?
+        libc::SIGCONT => Events::INPUT.0,
         // The kernel's queue of a file's own signals was full (fcntl(2), F_SETSIG).
         libc::SIGIO => !Events::STOP.0,
         // A file's own, or the kick, which says nothing.
         _ => 1u32.unbounded_shl((signal - kick_signal()) as u32) & !Events::STOP.0,
     };
-    PENDING.fetch_or(events, Ordering::Release);
+    let before = PENDING.fetch_or(events, Ordering::Release);
     set_immediate_exit(1);
+    // A call that waits (a write to a pipe that nobody reads) ends by a signal, but one that began right
+    // after this signal does not. So it comes again, until the process ends.
+    if events & !before & Events::STOP.0 != 0 {
+        start_timer(STOP_AGAIN, libc::SIGTERM);
+    }
+    if signal == libc::SIGTERM {
+        vcpus::kick_others();
+    }
+    if events & Events::TICK.0 != 0 {
+        SECONDS.fetch_add(1, Ordering::Relaxed);
+        vcpus::kick_others();
+    }
+}
+
+/// How often [`Events::TICK`] came.
+static SECONDS: AtomicU32 = AtomicU32::new(0);
+
+/// How many seconds are over since somebody asked for [`Events::TICK`].
+#[cfg(feature = "pmem")]
+pub fn seconds() -> u32 {
+    SECONDS.load(Ordering::Relaxed)
+}
+
+/// Milliseconds until whatever waits is interrupted again.
+const STOP_AGAIN: u32 = 50;
+
+/// A signal each so many milliseconds; the timer's number, `None` where the kernel has none left. Only
+/// system calls, as a handler may make them.
+fn start_timer(milliseconds: u32, signal: libc::c_int) -> Option<libc::c_int> {
+    // SAFETY: an all-zero sigevent is valid; both calls read and write what they are given.
+    unsafe {
+        let mut event: libc::sigevent = std::mem::zeroed();
+        event.sigev_notify = libc::SIGEV_SIGNAL;
+        event.sigev_signo = signal;
+        let mut id: libc::c_int = 0;
+        let clock = libc::CLOCK_MONOTONIC;
+        if libc::syscall(libc::SYS_timer_create, clock, &raw mut event, &raw mut id) != 0 {
+            return None;
+        }
+        let time = libc::timespec {
+            tv_sec: (milliseconds / 1000).into(),
+            tv_nsec: (milliseconds % 1000 * 1_000_000).into(),
+        };
+        let times = libc::itimerspec { it_interval: time, it_value: time };
+        let none = std::ptr::null::<libc::itimerspec>();
+        libc::syscall(libc::SYS_timer_settime, id, 0, &raw const times, none);
+        Some(id)
+    }
+}
+
+/// An event at regular times, for as long as this is kept.
+#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
+pub struct Timer(libc::c_int);
+
+#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
+impl Timer {
+    /// `event`, one bit, once a second; `None` where the kernel has no timer left.
+    pub fn every_second(event: Events) -> Option<Timer> {
+        let signal = kick_signal() + event.0.trailing_zeros() as libc::c_int;
+        catch(signal);
+        start_timer(1000, signal).map(Timer)
+    }
+}
+
+#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
+impl Drop for Timer {
+    fn drop(&mut self) {
+        // SAFETY: a timer of our own.
+        unsafe { libc::syscall(libc::SYS_timer_delete, self.0) };
+    }
 }
 
 /// Writes to the page of the vCPU on this thread, if one is.
@@ -112,6 +192,7 @@ pub fn install() {
 pub fn install_for_raw_terminal() {
     catch(libc::SIGHUP);
     catch(libc::SIGQUIT);
+    catch(libc::SIGCONT);
 }
 
 /// Catches SIGWINCH.
@@ -243,6 +324,11 @@ mod vcpus {
         THIS.get()
     }
 
+    /// Brings all vCPUs but the first, which gets the process's signals, out of the guest or a call.
+    pub fn kick_others() {
+        (1..MAX as u8).for_each(super::kick);
+    }
+
     pub fn thread(id: u8) -> Option<libc::pid_t> {
         THREADS
             .get(usize::from(id))
@@ -255,6 +341,8 @@ mod vcpus {
 #[cfg(not(feature = "smp"))]
 mod vcpus {
     pub fn attach(_id: u8) {}
+
+    pub fn kick_others() {}
 
     pub fn this() -> u8 {
         0

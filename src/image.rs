@@ -12,8 +12,10 @@ mod lock;
 
 /// `_IO(0x12, 94)` and `_IO(0x12, 104)` of linux/fs.h.
 const BLKROGET: libc::c_ulong = 0x125e;
+#[cfg(feature = "block")]
 const BLKSSZGET: libc::c_ulong = 0x1268;
 /// The size of a sector where the host knows no other.
+#[cfg(feature = "block")]
 const SECTOR: u32 = 512;
 
 /// How an image is to be opened.
@@ -37,7 +39,7 @@ pub struct Image {
     /// Bytes.
     pub len: u64,
     /// Bytes that the host reads and writes at least: a device's logical sector.
-    #[cfg_attr(not(feature = "block"), allow(dead_code, reason = "pmem has none"))]
+    #[cfg(feature = "block")]
     pub sector: u32,
     /// Which file it is.
     pub id: Option<Id>,
@@ -75,20 +77,28 @@ impl Wish<'_> {
         if !block_device && !meta.is_file() {
             return Err(self.wrong("not a file or block device; give an image file"));
         }
+        #[cfg(feature = "block")]
         let mut sector = SECTOR;
         if block_device {
             if writes && ask(&file, BLKROGET).map_err(failed)? != 0 {
                 let text = format!("a read-only device; to use it without writing: {readonly}");
                 return Err(self.wrong(&text));
             }
-            sector = ask(&file, BLKSSZGET).map_err(failed)?;
+            #[cfg(feature = "block")]
+            (sector = ask(&file, BLKSSZGET).map_err(failed)?);
         }
         let len = len(&file).map_err(failed)?;
         if len == 0 {
             return Err(self.wrong("is empty; give an image file"));
         }
         self.lock(&file, &meta)?;
-        Ok(Image { file, len, sector, id: Id::of(&meta) })
+        Ok(Image {
+            file,
+            len,
+            #[cfg(feature = "block")]
+            sector,
+            id: Id::of(&meta),
+        })
     }
 
     /// For an image that cannot be opened; one that may only be read names the key that helps.

@@ -292,6 +292,16 @@ impl Vcpu {
         self.fd.get_kvm_run()
     }
 
+    /// The address of the next instruction, where the vCPU is not asleep.
+    #[cfg(feature = "pmem")]
+    pub fn awake_at(&self) -> Option<u64> {
+        let state = self.fd.get_mp_state().ok()?;
+        if state.mp_state != kvm_bindings::KVM_MP_STATE_RUNNABLE {
+            return None;
+        }
+        self.fd.get_regs().ok().map(|regs| regs.rip)
+    }
+
     /// Runs the guest until it needs us.
     ///
     /// # Errors

@@ -78,6 +78,11 @@ mod seccomp;
 #[path = "seccomp/off.rs"]
 mod seccomp;
 mod shared;
+#[cfg(feature = "pmem")]
+mod stuck;
+#[cfg(not(feature = "pmem"))]
+#[path = "stuck/off.rs"]
+mod stuck;
 #[cfg(any(feature = "serial", feature = "console"))]
 mod terminal;
 #[cfg(not(any(feature = "serial", feature = "console")))]

@@ -69,6 +69,11 @@ impl Rule {
         Rule { call: libc::SYS_fcntl as u32, only: Only::Is(1, command as u32) }
     }
 
+    /// This advice only (madvise(2)).
+    pub const fn madvise(advice: c_int) -> Rule {
+        Rule { call: libc::SYS_madvise as u32, only: Only::Is(2, advice as u32) }
+    }
+
     /// Where argument `argument`, counted from 0, has none of `bits`.
     pub const fn without(number: c_long, argument: u32, bits: c_int) -> Rule {
         Rule { call: number as u32, only: Only::Without(argument, bits as u32) }
@@ -98,13 +103,14 @@ const ALL: &[&[Rule]] = &[
     crate::virtio::block::RING_RULES,
     #[cfg(feature = "pmem")]
     crate::virtio::pmem::RULES,
+    #[cfg(feature = "pmem")]
+    crate::stuck::RULES,
     #[cfg(feature = "rng")]
     crate::virtio::rng::RULES,
     #[cfg(feature = "pci")]
     crate::virtio::PCI_RULES,
     #[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
     crate::threads::RULES,
-    #[cfg(any(feature = "smp", feature = "io-uring"))]
     crate::events::RULES,
     #[cfg(feature = "boot-timer")]
     crate::measure::clock::RULES,

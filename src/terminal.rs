@@ -10,10 +10,10 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 #[cfg(feature = "console")]
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use crate::config;
-use crate::events::{self, Events};
+use crate::events::{self, Events, Timer};
 use crate::output::Output;
 #[cfg(feature = "seccomp")]
 use crate::seccomp::Rule;
@@ -27,6 +27,10 @@ pub(crate) const RULES: &[Rule] = &[
     Rule::fcntl(libc::F_GETFL),
     Rule::fcntl(libc::F_SETFL),
     Rule::ioctl(libc::TCSETS),
+    // Whose is the terminal?
+    Rule::ioctl(libc::TCGETS),
+    Rule::ioctl(libc::TIOCGPGRP),
+    Rule::call(libc::SYS_getpgrp),
 ];
 
 /// Starts a command to brisk itself.
@@ -40,6 +44,10 @@ struct Saved {
 }
 
 static SAVED: Mutex<Option<Saved>> = Mutex::new(None);
+
+fn saved() -> MutexGuard<'static, Option<Saved>> {
+    SAVED.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// Where a device's output goes: `None` for nowhere. `slow` is told of a file to which writes may have to
 /// wait.
@@ -58,6 +66,10 @@ pub fn output(
 /// Standard input, read by a vCPU's thread when [`Events::INPUT`] says that something came.
 pub struct Input {
     stdin: ManuallyDrop<File>,
+    /// Looks once a second whether the terminal is ours now, while it is not: a shell says nothing to a
+    /// process in the background that it brings to the front.
+    background: Option<Timer>,
+    terminal: bool,
     escape: bool,
     /// There may be something to read.
     more: bool,
@@ -72,8 +84,8 @@ const MAX_WAITING: usize = 64 << 10;
 impl Input {
     /// Makes a terminal raw and asks for [`Events::INPUT`].
     pub fn open() -> Input {
-        let raw = set_raw();
-        if raw {
+        let front = take_terminal();
+        if front != Front::NoTerminal {
             events::install_for_raw_terminal();
         }
         events::watch(&io::stdin(), Events::INPUT);
@@ -85,18 +97,44 @@ impl Input {
         }
         // SAFETY: standard input is never closed.
         let stdin = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) });
-        Input::new(stdin)
+        let mut input = Input::new(stdin);
+        input.terminal = front != Front::NoTerminal;
+        input.follow(front);
+        input
+    }
+
+    /// Watches for the front where we are not there.
+    fn follow(&mut self, front: Front) {
+        if front != Front::Background {
+            self.background = None;
+        } else if self.background.is_none() {
+            self.background = Timer::every_second(Events::INPUT);
+        }
     }
 
     fn new(stdin: ManuallyDrop<File>) -> Input {
         // What came before anybody asked for a signal is found by the first look.
         events::expect(Events::INPUT);
-        Input { stdin, escape: false, more: true, ended: false, waiting: VecDeque::new() }
+        Input {
+            stdin,
+            background: None,
+            terminal: false,
+            escape: false,
+            more: true,
+            ended: false,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// [`Events::INPUT`] came.
     pub fn wake(&mut self) {
         self.more = true;
+        if self.terminal {
+            let front = take_terminal();
+            self.follow(front);
+            // Who reads in the background is stopped.
+            self.more = front != Front::Background;
+        }
     }
 
     /// Reads what is there, without waiting; true for Ctrl-A x.
@@ -158,23 +196,54 @@ impl Input {
     }
 }
 
-/// Whether standard input is a terminal, which is then raw: keys go to the guest, signals and all.
-fn set_raw() -> bool {
+/// Whose the terminal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Front {
+    /// Standard input is no terminal, or none that controls us.
+    NoTerminal,
+    /// Ours, and raw: keys go to the guest, signals and all.
+    Ours,
+    /// Another process group's: it would be stopped who changed it.
+    Background,
+}
+
+/// Makes a terminal on standard input raw where it is ours, and keeps how it was.
+fn take_terminal() -> Front {
+    let mut saved = saved();
     // SAFETY: an all-zero termios is a valid place to read into; the calls only fail cleanly.
     unsafe {
         let mut terminal: libc::termios = std::mem::zeroed();
         // Not tcgetattr and tcsetattr, whose requests to the kernel are the C library's choice. The
         // kernel's structure is the beginning of the library's.
         let is_terminal = libc::ioctl(libc::STDIN_FILENO, libc::TCGETS, &mut terminal) == 0;
-        let flags = libc::fcntl(libc::STDIN_FILENO, libc::F_GETFL);
-        let saved = Saved { terminal: is_terminal.then_some(terminal), flags };
-        *SAVED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(saved);
-        if is_terminal {
+        if saved.is_none() {
+            let flags = libc::fcntl(libc::STDIN_FILENO, libc::F_GETFL);
+            *saved = Some(Saved { terminal: None, flags });
+        }
+        if !is_terminal {
+            return Front::NoTerminal;
+        }
+        if in_background() {
+            return Front::Background;
+        }
+        if let Some(saved) = &mut *saved {
+            saved.terminal.get_or_insert(terminal);
+        }
+        if terminal.c_lflag & (libc::ICANON | libc::ISIG) != 0 {
             libc::cfmakeraw(&mut terminal);
             libc::ioctl(libc::STDIN_FILENO, libc::TCSETS, &terminal);
         }
-        is_terminal
+        Front::Ours
     }
+}
+
+/// Whether the terminal on standard input controls us, and is another process group's now.
+fn in_background() -> bool {
+    let mut group: libc::pid_t = 0;
+    // SAFETY: writes the one number it is given.
+    let status = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCGPGRP, &mut group) };
+    // SAFETY: asks for a number.
+    status == 0 && group != unsafe { libc::getpgrp() }
 }
 
 /// Columns and rows of the terminal on standard output, if it is one.
@@ -224,15 +293,15 @@ pub fn signal_when_writable(output: &File, on: bool) {
 
 /// Puts standard input back as it was found. Safe to call twice, and without `open` before.
 pub fn restore() {
-    let saved = SAVED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-    if let Some(saved) = saved {
-        // SAFETY: puts back what was read from the same descriptor.
-        unsafe {
-            libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, saved.flags);
-            if let Some(terminal) = saved.terminal {
-                libc::ioctl(libc::STDIN_FILENO, libc::TCSETS, &terminal);
-            }
-        }
+    let Some(saved) = saved().take() else { return };
+    // SAFETY: puts back what was read from the same descriptor.
+    unsafe { libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, saved.flags) };
+    // In the background the terminal is the shell's again, which has put back what it wants.
+    if let Some(terminal) = saved.terminal
+        && !in_background()
+    {
+        // SAFETY: as above.
+        unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TCSETS, &terminal) };
     }
 }
 

@@ -7,6 +7,7 @@ use crate::exit::{Crash, Exit};
 use crate::gate::Gate;
 use crate::kvm::Vcpu;
 use crate::shared::{Guard, Shared};
+use crate::stuck::Watch;
 
 /// How the guest's run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
     if has_to_wait() {
         return Ok(None);
     }
+    let mut watch = Watch::new();
     loop {
         let end = match vcpu.run()? {
             Exit::PioOut { port, width, data } => lock().fast_out(port, width, data),
@@ -54,6 +56,9 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
             Exit::Interrupted => {
                 let events = events::take();
                 lock().count_interrupted();
+                if watch.is_stuck(vcpu) {
+                    bus.lock().mend_memory();
+                }
                 let end = poll(bus, events);
                 if end.is_none() && has_to_wait() {
                     return Ok(None);
@@ -63,7 +68,9 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
             Exit::MemoryGone if lock().mend_memory() => None,
             Exit::MemoryGone => {
                 return Err(Error::Failed(
-                    "KVM_RUN: the host has no memory for what the guest touched".into(),
+                    "KVM_RUN: the host has no memory for what the guest touched; see the limits of this \
+                     process's cgroup (memory.max, hugetlb.*.max), or give the guest less --memory"
+                        .into(),
                 ));
             }
             Exit::Crash(crash) => return Ok(Some(Outcome::Crash(crash))),

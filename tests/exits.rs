@@ -18,6 +18,8 @@ mod pause;
 #[cfg(all(feature = "console", feature = "pci", feature = "smp"))]
 #[path = "exits/pci.rs"]
 mod pci;
+#[path = "exits/signals.rs"]
+mod signals;
 
 use std::fs::File;
 use std::io::Write;

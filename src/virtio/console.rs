@@ -23,6 +23,8 @@ pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::ioctl(
 
 /// Bytes taken from the input at a time.
 const CHUNK: usize = 1024;
+/// Bytes written between two looks whether the VM is to end.
+const MOST: usize = 1 << 20;
 
 /// What stands behind one of hvc0's two queues: where its bytes go, or come from.
 #[derive(Default)]
@@ -138,11 +140,12 @@ impl Console {
     }
 }
 
-/// Writes from `buffer`, as much as goes without waiting, and at least a byte.
+/// Writes from `buffer`, as much as goes without waiting, and at least a byte, until the VM is to end.
 fn write(output: &File, buffer: &libc::iovec) -> io::Result<usize> {
-    loop {
+    while !events::stopping() {
+        let len = buffer.iov_len.min(MOST);
         // SAFETY: the buffer was checked to be in guest memory.
-        let count = unsafe { libc::write(output.as_raw_fd(), buffer.iov_base, buffer.iov_len) };
+        let count = unsafe { libc::write(output.as_raw_fd(), buffer.iov_base, len) };
         if count > 0 {
             return Ok(count as usize);
         }
@@ -151,6 +154,7 @@ fn write(output: &File, buffer: &libc::iovec) -> io::Result<usize> {
             return Err(error);
         }
     }
+    Err(io::ErrorKind::Interrupted.into())
 }
 
 impl Backend for Console {

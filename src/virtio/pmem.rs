@@ -11,8 +11,9 @@ use vm_memory::GuestMemoryMmap;
 use super::queue::{self, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
 use crate::config::{on_off, pairs, unknown, usage};
+use crate::descriptors;
 use crate::error::{Error, Result};
-use crate::events::{self, Events};
+use crate::events::{self, Events, Timer};
 use crate::image::{self, Image, Wish};
 use crate::inputs::{self, Id};
 #[cfg(feature = "seccomp")]
@@ -30,6 +31,7 @@ pub(crate) const RULES: &[Rule] = &[
     Rule::call(libc::SYS_read),
     Rule::call(libc::SYS_lseek),
     Rule::without(libc::SYS_mmap, 2, libc::PROT_EXEC),
+    Rule::madvise(libc::MADV_POPULATE_WRITE),
 ];
 
 /// `--pmem file=,discard_writes=on|off`
@@ -66,6 +68,7 @@ impl PmemConfig {
 
 /// A mapped image.
 pub struct Pmem {
+    path: String,
     /// Which file the image is.
     file_id: Option<Id>,
     file: File,
@@ -73,11 +76,13 @@ pub struct Pmem {
     host: u64,
     /// Bytes from `host` on that are the file's.
     mapped: u64,
-    /// The image shrank: what the guest wrote there is lost, and a flush says so.
-    shrunk: bool,
+    /// What the guest wrote where the image has no place for it is lost, and a flush says so.
+    lost: bool,
     /// Signals that somebody else writes to the image or truncates it: where KVM resolves page faults
     /// asynchronously, it would try for ever to read what is no longer there.
     watch: Option<File>,
+    /// Where it would try for ever to write what has no place, or nobody says that the image shrank.
+    _second: Option<Timer>,
     buffers: Buffers,
 }
 
@@ -90,6 +95,15 @@ impl Kind for Pmem {
         let (model, mut pmem, size) = Pmem::map(config, guest)?;
         inputs::claim("--pmem", &config.path, pmem.file_id, !config.discard_writes)?;
         pmem.watch = watch(&config.path, host.event());
+        if pmem.watch.is_none() {
+            log::info!(
+                "--pmem {}: no inotify to see it shrink by: looks once a second",
+                config.path
+            );
+        }
+        if pmem.watch.is_none() || !config.discard_writes {
+            pmem._second = Timer::every_second(Events::TICK);
+        }
         // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
         unsafe { host.vm.set_memory(host.slot, guest, size, pmem.host)? };
         host.slot += 1;
@@ -126,13 +140,15 @@ impl Pmem {
         let host =
             map(&file, size, mapped, config.discard_writes).map_err(Error::file("--pmem", path))?;
         let pmem = Pmem {
+            path: path.clone(),
             file_id,
             file,
             discard_writes: config.discard_writes,
             host,
             mapped,
-            shrunk: false,
+            lost: false,
             watch: None,
+            _second: None,
             buffers: Buffers::default(),
         };
         Ok((pmem::Pmem::new(guest, size), pmem, size))
@@ -147,29 +163,74 @@ impl Pmem {
         }
         let Ok(len) = image::len(&self.file) else { return false };
         let have = len.next_multiple_of(PAGE);
-        if have >= self.mapped {
+        if have < self.mapped {
+            let path = &self.path;
+            descriptors::say(&format!(
+                "brisk: --pmem {path}: the image shrank to {len} bytes while the guest was using it; what \
+                 it writes behind that is lost, and flushes fail\r\n"
+            ));
+            let mapped = std::mem::replace(&mut self.mapped, have);
+            return self.replace(have, mapped);
+        }
+        false
+    }
+
+    /// The same for holes of the image that its file system has no room for.
+    fn fill_holes(&mut self) -> bool {
+        if self.discard_writes {
+            return false;
+        }
+        let seek = |from: u64, to| {
+            // SAFETY: plain numbers; nobody reads or writes at the descriptor's position.
+            let at = unsafe { libc::lseek(self.file.as_raw_fd(), from as libc::off_t, to) };
+            u64::try_from(at).ok()
+        };
+        let mut holes = Vec::new();
+        let mut at = 0;
+        while let Some(hole) = seek(at, libc::SEEK_HOLE).filter(|hole| *hole < self.mapped) {
+            at = seek(hole, libc::SEEK_DATA).unwrap_or(self.mapped);
+            holes.push((hole.next_multiple_of(PAGE), at / PAGE * PAGE));
+        }
+        // The one sure sign: no page to be had there, as the guest wants one (madvise(2): EFAULT is what
+        // would be a SIGBUS). A kernel before 5.14 does not tell.
+        let Some((first, _)) = holes.iter().find(|(start, end)| start < end) else { return false };
+        let at = (self.host + first) as *mut libc::c_void;
+        // SAFETY: a page of our own mapping; populating writes nothing.
+        let status = unsafe { libc::madvise(at, PAGE as usize, libc::MADV_POPULATE_WRITE) };
+        if status == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT) {
+            return false;
+        }
+        let path = &self.path;
+        descriptors::say(&format!(
+            "brisk: --pmem {path}: no room is left in its file system for what the guest writes where the \
+             image has holes; that is lost, and flushes fail\r\n"
+        ));
+        holes.into_iter().fold(false, |any, (start, end)| self.replace(start, end) || any)
+    }
+
+    /// Puts memory that belongs to no file where the guest sees these bytes of the image.
+    fn replace(&mut self, start: u64, end: u64) -> bool {
+        self.lost = true;
+        if start >= end {
             return false;
         }
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
-        // SAFETY: replaces the end of our own mapping, which no reference of ours points into.
+        // SAFETY: replaces a part of our own mapping, which no reference of ours points into.
         let at = unsafe {
             libc::mmap(
-                (self.host + have) as *mut libc::c_void,
-                (self.mapped - have) as usize,
+                (self.host + start) as *mut libc::c_void,
+                (end - start) as usize,
                 libc::PROT_READ | libc::PROT_WRITE,
                 flags,
                 -1,
                 0,
             )
         };
-        log::error!("--pmem: the image shrank to {len} bytes while the guest was using it");
-        self.mapped = have;
-        self.shrunk = true;
         at != libc::MAP_FAILED
     }
 
     fn flush(&self) -> pmem::Response {
-        if self.shrunk {
+        if self.lost {
             return pmem::Response::Error;
         }
         if self.discard_writes {
@@ -251,7 +312,8 @@ impl Backend for Pmem {
         Ok(result?)
     }
 
-    fn poll(&mut self, _events: Events, _model: &mut pmem::Pmem) -> Found {
-        Found { mended: self.mend(), ..Found::default() }
+    fn poll(&mut self, events: Events, _model: &mut pmem::Pmem) -> Found {
+        let mended = self.mend() || events.intersects(Events::MEMORY) && self.fill_holes();
+        Found { mended, ..Found::default() }
     }
 }

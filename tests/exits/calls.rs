@@ -51,9 +51,20 @@ fn check(result: i32) -> Result<()> {
 
 /// Runs a traced command to its end, and shows `last` each call until it says that it saw enough.
 #[track_caller]
-fn watch(command: &mut Command, mut last: impl FnMut(Call) -> bool) -> Ended {
+fn watch(command: &mut Command, last: impl FnMut(Call) -> bool) -> Ended {
+    watch_process(command, &std::cell::Cell::new(0), last)
+}
+
+/// The same, with the process's id in `process`.
+#[track_caller]
+fn watch_process(
+    command: &mut Command,
+    process: &std::cell::Cell<i32>,
+    mut last: impl FnMut(Call) -> bool,
+) -> Ended {
     let running = Running::start(command);
     let first = running.id() as i32;
+    process.set(first);
     let go = |request, thread: i32, signal: i32| {
         // SAFETY: the thread is stopped and ours to trace.
         unsafe { libc::ptrace(request, thread, 0, signal) };
@@ -72,7 +83,8 @@ fn watch(command: &mut Command, mut last: impl FnMut(Call) -> bool) -> Ended {
         if signal == SYSGOOD_TRAP {
             *inside = !*inside;
             enough = enough || *inside && last(call(thread));
-        } else if signal != libc::SIGTRAP && known {
+        } else if ![libc::SIGTRAP, libc::SIGSTOP].contains(&signal) && known {
+            // A stop, which would be seen again and again, has done what it does by coming.
             pass = signal;
         }
         go(if enough { libc::PTRACE_CONT } else { libc::PTRACE_SYSCALL }, thread, pass);
@@ -156,6 +168,66 @@ fn calls_until_the_first_instruction() {
     // A thread's start and end are some 15, and on two CPUs its 5 MiB are four pieces.
     let two = count(2, &["--initramfs", "initramfs"]);
     assert!(two[0] - with[0] <= 26 && two[2] == ioctls, "{two:?}, on one CPU {with:?}");
+}
+
+/// A signal that comes with any of the calls of the set-up ends it cleanly, from where signals are caught; to
+/// be stopped and continued ends nothing.
+#[test]
+fn a_signal_at_any_moment_of_the_set_up() {
+    let lab = Lab::new(guests::HLT);
+    let command = || {
+        let mut command = brisk();
+        command.arg("--kernel").arg(lab.scratch.file("kernel", lab.elf.file()));
+        command.args(["--memory", "size=16M", "--serial", "null"]);
+        command.args(["--boot-log"]).arg(lab.scratch.path("log"));
+        traced(&mut command, 1);
+        command
+    };
+    let caught = |call: &Call| {
+        call.number == libc::SYS_rt_sigaction && call.arguments[0] == libc::SIGINT as u64
+    };
+    for at in 0.. {
+        let (mut since, mut sent) = (None, false);
+        let process = std::cell::Cell::new(0);
+        let ended = watch_process(&mut command(), &process, |call| {
+            since = since.map(|since| since + 1).or(caught(&call).then_some(0));
+            // The first one that comes after the handler is there.
+            if !sent && since == Some(at + 1) {
+                // SAFETY: our child, which is stopped.
+                unsafe { libc::kill(process.get(), libc::SIGTERM) };
+                sent = true;
+            }
+            if call.is_run() && !sent {
+                // All calls were tried.
+                // SAFETY: as above.
+                unsafe { libc::kill(process.get(), libc::SIGTERM) };
+                return true;
+            }
+            sent
+        });
+        ended.silent().with_status(0);
+        if !sent {
+            assert!(at > 15, "{at} calls only");
+            break;
+        }
+    }
+    let process = std::cell::Cell::new(0);
+    let mut stopped = false;
+    let ended = watch_process(&mut command(), &process, |call| {
+        const KVM_CREATE_VM: u64 = 0xae01;
+        if call.number == libc::SYS_ioctl && call.arguments[1] == KVM_CREATE_VM && !stopped {
+            stopped = true;
+            // Has no handler and is ignored, and interrupts all the same.
+            // SAFETY: as above.
+            unsafe { libc::kill(process.get(), libc::SIGSTOP) };
+        }
+        if call.is_run() {
+            // SAFETY: as above.
+            unsafe { libc::kill(process.get(), libc::SIGTERM) };
+        }
+        call.is_run()
+    });
+    ended.silent().with_status(0);
 }
 
 /// A file that becomes shorter under the loader's hands is an error that names it, on one CPU and on

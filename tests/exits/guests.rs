@@ -35,6 +35,7 @@ pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("WAKE_ALL", WAKE_ALL, Bits::B32, BASE),
     ("COUNT", COUNT, Bits::B16, 0x8000),
     ("COUNT_OUT", COUNT_OUT, Bits::B16, 0x8000),
+    ("OTHER_LINES", OTHER_LINES, Bits::B16, 0x8000),
 ];
 
 /// `out` of 1, 2 and 4 bytes: the timer takes the lowest one of each.
@@ -443,6 +444,14 @@ pub const WAKE_OTHER: Code = &[
     (&[0x0f, 0x30], "wrmsr"),
     (&[0xf4], "hlt"),
     (&[0xeb, 0xfd], "jmp 0x100029"),
+];
+
+/// What the second vCPU runs in real mode: empty lines to the serial port, without end.
+pub const OTHER_LINES: Code = &[
+    (&[0xba, 0xf8, 0x03], "mov dx,0x3f8"),
+    (&[0xb0, 0x0a], "mov al,0xa"),
+    (&[0xee], "out dx,al"),
+    (&[0xeb, 0xfd], "jmp 0x8005"),
 ];
 
 /// What the second vCPU runs in real mode: it tells, and powers off.

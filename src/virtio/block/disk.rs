@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use brisk_devices::virtio::block::Segment;
 
+use crate::events;
 use crate::shared::Handle;
 use crate::virtio::queue;
 
@@ -28,6 +29,23 @@ pub struct Disk {
     pub write_through: bool,
 }
 
+/// Bytes that are moved, or zeroed, between two looks whether the VM is to end: more than any driver asks
+/// for at once, and soon done.
+const MOST: usize = 64 << 20;
+
+/// How many of `buffers` one call takes: no more than [`MOST`] bytes. 0 where the first alone has more.
+fn leading(buffers: &[libc::iovec]) -> usize {
+    let mut left = MOST;
+    let fits = |buffer: &&libc::iovec| match left.checked_sub(buffer.iov_len) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    buffers.iter().take(libc::UIO_MAXIOV as usize).take_while(fits).count()
+}
+
 type Vectored =
     unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> isize;
 
@@ -42,20 +60,28 @@ impl Disk {
     ) -> io::Result<()> {
         buffers.retain(|buffer| buffer.iov_len > 0);
         while !buffers.is_empty() {
-            let count = buffers.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+            let (count, mut all) = (leading(buffers), buffers.as_ptr());
+            let part;
+            if count == 0 {
+                part = libc::iovec { iov_len: MOST, ..buffers[0] };
+                all = &raw const part;
+            }
+            let count = count.max(1) as libc::c_int;
             // SAFETY: `collect` checked each buffer to be in guest memory, which stays mapped.
-            let moved =
-                unsafe { call(self.file.as_raw_fd(), buffers.as_ptr(), count, offset as i64) };
+            let moved = unsafe { call(self.file.as_raw_fd(), all, count, offset as i64) };
             match moved {
                 0 => return Err(io::Error::other("the image is shorter than it was")),
                 1.. => {
                     queue::advance(buffers, moved as usize);
                     offset += moved as u64;
+                    if !buffers.is_empty() && events::stopping() {
+                        return Err(io::ErrorKind::Interrupted.into());
+                    }
                 }
                 _ => {
                     let error = io::Error::last_os_error();
                     match error.raw_os_error() {
-                        Some(libc::EINTR) => {}
+                        Some(libc::EINTR) if !events::stopping() => {}
                         // Buffers that are not aligned as O_DIRECT wants them.
                         Some(libc::EINVAL) if self.direct => self.through_cache()?,
                         _ => return Err(error),
@@ -89,13 +115,22 @@ impl Disk {
         let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let zero = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
         let mode = if discard || segment.unmap { punch } else { zero };
-        match self.fallocate(mode, offset, len) {
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                // A discard is a hint (virtio 1.3, 5.2.6.2); zeroes are a promise.
-                if discard { Ok(()) } else { self.write_zeroes(offset, len) }
+        for start in (0..len).step_by(MOST) {
+            match self.fallocate(mode, offset + start, (len - start).min(MOST as u64)) {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    // A discard is a hint (virtio 1.3, 5.2.6.2); zeroes are a promise.
+                    return match discard {
+                        true => Ok(()),
+                        false => self.write_zeroes(offset + start, len - start),
+                    };
+                }
+                result => result?,
             }
-            result => result,
+            if events::stopping() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
+        Ok(())
     }
 
     fn fallocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
@@ -107,7 +142,7 @@ impl Disk {
                 return Ok(());
             }
             let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
+            if error.kind() != io::ErrorKind::Interrupted || events::stopping() {
                 return Err(error);
             }
         }
@@ -120,6 +155,9 @@ impl Disk {
             let (count, iov_base) = (len.min(ZEROES), zeroes.as_mut_ptr().cast());
             let mut buffers = vec![libc::iovec { iov_base, iov_len: count as usize }];
             self.transfer(&mut buffers, offset, libc::pwritev)?;
+            if events::stopping() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             offset += count;
             len -= count;
         }

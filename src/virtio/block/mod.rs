@@ -21,8 +21,6 @@ use super::Found;
 use super::queue::{self, Broken, Buffers, Taken};
 use super::{Backend, Halt, Host, Kind};
 use crate::config::{need, on_off, pairs, unknown, usage};
-#[cfg(feature = "io-uring")]
-use crate::error::Error;
 use crate::error::Result;
 use crate::events::Events;
 use crate::image::{self, Image, Wish};
@@ -144,38 +142,38 @@ impl Block {
         };
         let disk = Disk { file: Handle::new(file), direct: config.direct, write_through: false };
         let model = block::Block::new(&options);
-        let blocks = (0..options.queues).map(|_| {
-            Ok(Block {
+        let blocks = (0..options.queues)
+            .map(|_| Block {
                 model: model.clone(),
                 disk: disk.clone(),
                 buffers: Buffers::default(),
                 #[cfg(feature = "io-uring")]
-                engine: open_engine(config, &options, &disk, _event)?,
+                engine: open_engine(config, &options, &disk, _event),
             })
-        });
-        let blocks = blocks.collect::<Result<_>>()?;
+            .collect();
         Ok((model, blocks, id))
     }
 }
 
+/// A queue's engine; none where this kernel has no io_uring, or no room for a thread.
 #[cfg(feature = "io-uring")]
 fn open_engine(
     config: &DiskConfig,
     options: &Options,
     disk: &Disk,
     event: Events,
-) -> Result<Option<Engine>> {
+) -> Option<Engine> {
     if !config.io_uring {
-        return Ok(None);
+        return None;
     }
-    let failed = |error| {
-        Error::Failed(format!(
-            "--disk {}: io_uring: {error}; use engine=sync, or allow it: sysctl \
-             kernel.io_uring_disabled=0",
+    let missing = |error: &std::io::Error| {
+        log::info!(
+            "--disk {}: io_uring: {error} (see sysctl kernel.io_uring_disabled); goes on with \
+             engine=sync",
             config.path
-        ))
+        );
     };
-    Engine::new(options.queue_size, disk, event).map(Some).map_err(failed)
+    Engine::new(options.queue_size, disk, event).inspect_err(missing).ok()
 }
 
 impl Backend for Block {

@@ -179,7 +179,7 @@ impl Engine {
 
     /// Waits until nothing is on its way, for a driver that takes its queue back.
     pub fn stop(&mut self, disk: &Disk) {
-        while self.in_flight > 0 {
+        while self.in_flight > 0 && !events::stopping() {
             if let Err(error) = self.ring.submit_and_wait(1)
                 && error.kind() != io::ErrorKind::Interrupted
             {
