@@ -110,7 +110,12 @@ impl Bus {
             #[cfg(feature = "pci")]
             PCI_PORTS..=PCI_PORTS_END => self.virtio.ports_in(port - PCI_PORTS, width, data),
             // WAK_STS (ACPI 6.5, 4.8.4.2.2): never asleep.
-            layout::SLEEP_CONTROL_PORT | layout::SLEEP_STATUS_PORT | layout::RESET_PORT => {
+            // There is no keyboard controller, but many guests reset the machine by it, once it says that
+            // it takes a command: the second bit is 0.
+            layout::SLEEP_CONTROL_PORT
+            | layout::SLEEP_STATUS_PORT
+            | layout::RESET_PORT
+            | layout::KEYBOARD_PORT => {
                 data.fill(0);
                 Access::Done
             }
@@ -154,6 +159,10 @@ impl Bus {
             }
             layout::RESET_PORT => {
                 Access::done(data.contains(&layout::RESET_VALUE).then_some(End::Reset))
+            }
+            layout::KEYBOARD_PORT => {
+                let mut commands = data.chunks_exact(width.into()).map(|to| to[0]);
+                Access::done(commands.any(|it| it == layout::KEYBOARD_RESET).then_some(End::Reset))
             }
             layout::SLEEP_STATUS_PORT => Access::Done,
             _ => Access::Unclaimed,

@@ -19,6 +19,8 @@ pub struct Config {
     pub protocol: Option<Protocol>,
     /// `--cpus boot=`
     pub cpus: u8,
+    /// `--cpus nested=`: the guest may run guests of its own.
+    pub nested: bool,
     /// `--memory`
     pub memory: MemoryConfig,
     /// virtio devices
@@ -236,12 +238,12 @@ impl MemoryConfig {
     }
 }
 
-/// Parses `boot=N`.
+/// Parses `boot=N,nested=on|off`: how many, and whether they may run guests of their own.
 ///
 /// # Errors
 /// Anything else, 0, or more than one CPU in a build without `smp`.
-pub fn parse_cpus(text: &str) -> Result<u8> {
-    let mut count = 1;
+pub fn parse_cpus(text: &str) -> Result<(u8, bool)> {
+    let (mut count, mut nested) = (1, false);
     for (key, value) in pairs(text) {
         match key {
             "boot" => {
@@ -250,11 +252,12 @@ pub fn parse_cpus(text: &str) -> Result<u8> {
                     _ => return usage(format!("--cpus boot={value}: give 1 to 254")),
                 };
             }
-            _ => return unknown("--cpus", key, "boot"),
+            "nested" => nested = on_off("--cpus nested", value)?,
+            _ => return unknown("--cpus", key, "boot, nested"),
         }
     }
     need(count == 1 || cfg!(feature = "smp"), &format!("--cpus boot={count}"), "smp")?;
-    Ok(count)
+    Ok((count, nested))
 }
 
 /// Parses `pvh|linux64`.

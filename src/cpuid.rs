@@ -6,9 +6,12 @@ use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use crate::error::{Error, Result};
 
 /// Leaf 1 ecx (Intel SDM 2A, CPUID).
+const VMX: u32 = 1 << 5;
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 0x8000_0001 ecx (APM 3, appendix E).
+const SVM: u32 = 1 << 2;
 /// Leaf 1 edx: machine checks and their banks of registers.
 const MCE: u32 = 1 << 7;
 const MCA: u32 = 1 << 14;
@@ -34,11 +37,12 @@ fn is_from(cpuid: &CpuId, name: [u8; 4]) -> bool {
 }
 
 /// Puts `cpuid`, as KVM_GET_SUPPORTED_CPUID gave it, right for vCPU `id` of `count`: APIC ids equal
-/// to the vCPU's number, one package of single-threaded cores.
+/// to the vCPU's number, one package of single-threaded cores; without virtualisation of its own unless
+/// it is `nested`, of which KVM's part is code that a guest that needs none had better not reach.
 ///
 /// # Errors
 /// The list has no room for the two entries of leaf 0xb.
-pub fn for_vcpu(cpuid: &mut CpuId, id: u8, count: u8) -> Result<()> {
+pub fn for_vcpu(cpuid: &mut CpuId, id: u8, count: u8, nested: bool) -> Result<()> {
     let (id, count) = (u32::from(id), u32::from(count));
     // Bits of an APIC id that tell cores apart.
     let width = u32::BITS - (count - 1).leading_zeros();
@@ -48,6 +52,9 @@ pub fn for_vcpu(cpuid: &mut CpuId, id: u8, count: u8) -> Result<()> {
             0x1 => {
                 entry.ebx = entry.ebx & 0xffff | id << 24 | count << 16;
                 entry.ecx |= X2APIC | TSC_DEADLINE | HYPERVISOR;
+                if !nested {
+                    entry.ecx &= !VMX;
+                }
                 entry.edx = entry.edx & !HTT | if count > 1 { HTT } else { 0 };
                 // No machine check ever comes. Where there are banks, Linux with CONFIG_X86_MCE sets
                 // up KVM's 32, at six exits each.
@@ -63,7 +70,14 @@ pub fn for_vcpu(cpuid: &mut CpuId, id: u8, count: u8) -> Result<()> {
             // weaknesses that it then finds AMD's CPUs not to have.
             0x7 if amd && entry.index == 0 => entry.edx &= !ARCH_CAPABILITIES,
             // AMD: the same bits once more (APM 3, appendix E).
-            0x8000_0001 => entry.edx &= !(MCE | MCA),
+            0x8000_0001 => {
+                entry.edx &= !(MCE | MCA);
+                if !nested {
+                    entry.ecx &= !SVM;
+                }
+            }
+            // AMD: what SVM has.
+            0x8000_000a if !nested => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
             // AMD: core count and the width of an id (APM 3, appendix E).
             0x8000_0008 => entry.ecx = width << 12 | (count - 1),
             // AMD: who shares each cache.
@@ -131,7 +145,7 @@ mod tests {
     fn ids_and_counts_are_the_guests() {
         let leaves = [entry(0), entry(1), entry(0xb), entry(0x8000_0008), entry(0x8000_001e)];
         let mut cpuid = CpuId::from_entries(&leaves).unwrap();
-        for_vcpu(&mut cpuid, 2, 3).unwrap();
+        for_vcpu(&mut cpuid, 2, 3, false).unwrap();
         let one = find(&cpuid, 1, 0);
         assert_eq!(one.ebx >> 16, 0x0203);
         assert_eq!(one.ecx & (X2APIC | TSC_DEADLINE), X2APIC | TSC_DEADLINE);
@@ -141,6 +155,20 @@ mod tests {
         assert_eq!(find(&cpuid, 0xb, 0).edx, 2);
         assert_eq!(find(&cpuid, 0x8000_0008, 0).ecx, 2 << 12 | 2);
         assert_eq!(find(&cpuid, 0x8000_001e, 0).eax, 2);
+    }
+
+    #[test]
+    fn guests_of_guests_only_where_asked_for() {
+        let leaf = |function| kvm_cpuid_entry2 { ecx: u32::MAX, ..entry(function) };
+        let leaves = [entry(0), leaf(1), entry(0x8000_0000), leaf(0x8000_0001), leaf(0x8000_000a)];
+        for nested in [false, true] {
+            let mut cpuid = CpuId::from_entries(&leaves).unwrap();
+            for_vcpu(&mut cpuid, 0, 1, nested).unwrap();
+            assert_eq!(find(&cpuid, 1, 0).ecx, if nested { u32::MAX } else { !VMX });
+            assert_eq!(find(&cpuid, 0x8000_0001, 0).ecx, if nested { u32::MAX } else { !SVM });
+            let svm = cpuid.as_slice().iter().any(|entry| entry.function == 0x8000_000a);
+            assert_eq!(svm, nested);
+        }
     }
 
     #[test]
@@ -161,7 +189,7 @@ mod tests {
             empty(0x8000_0022),
         ];
         let mut cpuid = CpuId::from_entries(&leaves).unwrap();
-        for_vcpu(&mut cpuid, 0, 1).unwrap();
+        for_vcpu(&mut cpuid, 0, 1, false).unwrap();
         assert_eq!(find(&cpuid, 0, 0).eax, 0xd);
         assert_eq!(find(&cpuid, 0x8000_0000, 0).eax, 0x8000_0008);
         assert_eq!(find(&cpuid, 0x4000_0000, 0).eax, 0x4000_0001);
@@ -172,7 +200,7 @@ mod tests {
     fn our_topology_is_not_cut_off() {
         let first = kvm_cpuid_entry2 { eax: 0x6, ..entry(0) };
         let mut cpuid = CpuId::from_entries(&[first, entry(1), entry(6)]).unwrap();
-        for_vcpu(&mut cpuid, 1, 2).unwrap();
+        for_vcpu(&mut cpuid, 1, 2, false).unwrap();
         assert_eq!(find(&cpuid, 0, 0).eax, 0xb);
     }
 
@@ -182,7 +210,7 @@ mod tests {
             let first = kvm_cpuid_entry2 { ebx: u32::from_le_bytes(vendor), ..entry(0) };
             let seven = kvm_cpuid_entry2 { edx: u32::MAX, ..entry(7) };
             let mut cpuid = CpuId::from_entries(&[first, seven]).unwrap();
-            for_vcpu(&mut cpuid, 0, 1).unwrap();
+            for_vcpu(&mut cpuid, 0, 1, false).unwrap();
             let edx = find(&cpuid, 7, 0).edx;
             assert_eq!(edx, if has { u32::MAX } else { !ARCH_CAPABILITIES });
         }
@@ -193,7 +221,7 @@ mod tests {
         let one = kvm_cpuid_entry2 { edx: u32::MAX, ..entry(1) };
         let again = kvm_cpuid_entry2 { edx: u32::MAX, ..entry(0x8000_0001) };
         let mut cpuid = CpuId::from_entries(&[one, again]).unwrap();
-        for_vcpu(&mut cpuid, 0, 1).unwrap();
+        for_vcpu(&mut cpuid, 0, 1, false).unwrap();
         assert_eq!(find(&cpuid, 1, 0).edx, !(HTT | MCE | MCA));
         assert_eq!(find(&cpuid, 0x8000_0001, 0).edx, !(MCE | MCA));
         let levels = [find(&cpuid, 0xb, 0), find(&cpuid, 0xb, 1)];

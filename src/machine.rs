@@ -10,6 +10,7 @@ use crate::config::{Config, Seccomp};
 use crate::cpuid;
 use crate::descriptors;
 use crate::error::{Error, Result};
+use crate::exit::Crash;
 use crate::events;
 use crate::gate::Gate;
 use crate::interrupts::{Interrupts, MAX_PINS};
@@ -27,9 +28,8 @@ use crate::uart::Uart;
 use crate::vcpu::{self, Outcome};
 use crate::virtio::{Devices, MAX_VIRTIO};
 
-/// Where Linux leaves how it reset the machine, and the mark of a warm reset
+/// The mark of a warm reset, which Linux leaves at [`layout::RESET_FLAG`]
 /// (`native_machine_emergency_restart`).
-const RESET_FLAG: GuestAddress = GuestAddress(0x472);
 const WARM: u16 = 0x1234;
 
 /// A virtual machine. It ends with the process and not before.
@@ -186,8 +186,16 @@ impl Machine {
         let mut bus = self.bus.lock();
         bus.finish();
         terminal::restore();
+        let flag = self.reset_flag();
+        let outcome = match outcome {
+            // It fell down on purpose.
+            Outcome::Crash(Crash::Shutdown) if flag != layout::RESET_FLAG_UNTOUCHED => {
+                Outcome::End(End::Reset)
+            }
+            other => other,
+        };
         let status = match outcome {
-            Outcome::End(End::Reset) if self.panicked() => {
+            Outcome::End(End::Reset) if self.panic_is_warm && flag == WARM => {
                 say("the guest's kernel panicked");
                 3
             }
@@ -201,8 +209,9 @@ impl Machine {
         status
     }
 
-    fn panicked(&self) -> bool {
-        self.panic_is_warm && self.memory.read_obj::<u16>(RESET_FLAG).is_ok_and(|flag| flag == WARM)
+    fn reset_flag(&self) -> u16 {
+        let at = GuestAddress(layout::RESET_FLAG.start);
+        self.memory.read_obj(at).unwrap_or(layout::RESET_FLAG_UNTOUCHED)
     }
 }
 
@@ -282,7 +291,7 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config) -> Result<Vec<Vcpu>> 
         .map(|id| {
             let vcpu = vm.create_vcpu(id)?;
             let mut cpuid = supported.clone();
-            cpuid::for_vcpu(&mut cpuid, id, config.cpus)?;
+            cpuid::for_vcpu(&mut cpuid, id, config.cpus, config.nested)?;
             vcpu.set_cpuid(&cpuid)?;
             vcpu.set_msrs(intel)?;
             Ok(vcpu)

@@ -286,6 +286,27 @@ fn the_reset_control_register_ends_the_vm() {
     assert_eq!(lab.stats().at("pio_out", 0xcf9), (2, 0));
 }
 
+/// As with `reboot=k`, which Firecracker's users give their kernels.
+#[test]
+fn the_keyboard_controller_resets() {
+    let lab = Lab::new(guests::KEYBOARD);
+    lab.run_to_the_end();
+    // Ready for a command; another command is lost.
+    assert_eq!(lab.codes(), [0, 0x81]);
+    assert_eq!(lab.stats().at("pio_in", 0x64), (1, 0));
+    assert_eq!(lab.stats().at("pio_out", 0x64), (2, 0));
+}
+
+/// As with `reboot=t`: who has marked the reset first means it.
+#[test]
+fn a_triple_fault_may_be_a_reset() {
+    Lab::new(guests::TRIPLE_RESET).run_to_the_end();
+    let ended = Lab::new(guests::TRIPLE_PANIC).run(&[]).with_status(3);
+    assert!(ended.stderr.contains("panicked"), "{ended:?}");
+    let lab = Lab::new(guests::TRIPLE_PANIC);
+    lab.run(&["--cmdline", "reboot=t,w"]).silent().with_status(0);
+}
+
 #[test]
 fn a_reset_with_the_mark_of_a_panic_is_a_crash() {
     let lab = Lab::new(guests::PANIC);

@@ -7,6 +7,15 @@ use crate::Range;
 /// tables.
 pub const MP_POINTER: Range = Range { start: 0, len: 16 };
 
+/// Where the BIOS keeps how the machine was reset, 2 bytes, which Linux writes before each reset
+/// whatever its kind: 0x1234 for a warm one, else 0. [`crate::write()`] puts [`RESET_FLAG_UNTOUCHED`]
+/// there, by which a triple fault that is meant as a reset (`reboot=t`) is told from a crash.
+pub const RESET_FLAG: Range = Range { start: 0x472, len: 2 };
+
+/// What is at [`RESET_FLAG`] as long as nobody has asked for a reset. None of the values that a BIOS
+/// knows.
+pub const RESET_FLAG_UNTOUCHED: u16 = 0xb215;
+
 /// The zero page (`struct boot_params`) of the 64-bit Linux protocol, one page.
 pub const ZERO_PAGE: Range = Range { start: 0x7000, len: 0x1000 };
 
@@ -62,6 +71,13 @@ pub const ADDRESS_END: u64 = 1 << 52;
 
 /// I/O port of the boot timer.
 pub const BOOT_TIMER_PORT: u16 = 0x80;
+
+/// Status and command register of the keyboard controller, which a guest may reset the machine by: PC
+/// kernels do so by default, Linux with `reboot=k`.
+pub const KEYBOARD_PORT: u16 = 0x64;
+
+/// The command that resets.
+pub const KEYBOARD_RESET: u8 = 0xfe;
 
 /// First I/O port of COM1; there are eight.
 pub const COM1_PORT: u16 = 0x3f8;

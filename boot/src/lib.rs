@@ -53,8 +53,8 @@ pub enum Protocol {
 /// of the bzImage that the kernel came in; without one a minimal header is made.
 ///
 /// `low` is guest memory `0..1 MiB`, all zero: only bytes that are not zero are sure to be written,
-/// and only inside [`layout::MP_POINTER`], [`layout::TABLES`] and, for Linux64,
-/// [`layout::ZERO_PAGE`] and [`layout::PAGE_TABLES`].
+/// and only inside [`layout::MP_POINTER`], [`layout::RESET_FLAG`], [`layout::TABLES`] and, for
+/// Linux64, [`layout::ZERO_PAGE`] and [`layout::PAGE_TABLES`].
 ///
 /// # Errors
 /// Any [`Error`]: the description is inconsistent, or the tables do not fit.
@@ -71,6 +71,8 @@ pub fn write(
     let rsdp = acpi::write(machine, &mut tables)?;
     mp::write(machine, &mut tables)?;
     let gdt = entry::write_gdt(&mut tables, protocol)?;
+    let flag = tables.fixed(layout::RESET_FLAG.start, layout::RESET_FLAG.len as usize)?;
+    flag.copy_from_slice(&layout::RESET_FLAG_UNTOUCHED.to_le_bytes());
     let cmdline = tables.push_text(machine.cmdline)?;
     match protocol {
         Protocol::Pvh => pvh::write(machine, entry, rsdp, cmdline, gdt, tables),

@@ -22,6 +22,9 @@ pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("RESET", RESET, Bits::B32, BASE),
     ("RESET_CONTROL", RESET_CONTROL, Bits::B32, BASE),
     ("PANIC", PANIC, Bits::B32, BASE),
+    ("KEYBOARD", KEYBOARD, Bits::B32, BASE),
+    ("TRIPLE_RESET", TRIPLE_RESET, Bits::B32, BASE),
+    ("TRIPLE_PANIC", TRIPLE_PANIC, Bits::B32, BASE),
     ("NOT_OFF", NOT_OFF, Bits::B32, BASE),
     ("POINTS", POINTS, Bits::B32, BASE),
     ("FLOOD", FLOOD, Bits::B32, BASE),
@@ -302,6 +305,31 @@ pub const PANIC: Code = &[
     (&[0xb0, 0x01], "mov al,0x1"),
     (&[0xee], "out dx,al"),
     (&[0xf4], "hlt"),
+];
+
+/// Looks at the keyboard controller's status, gives it a command that it does not know, then the reset.
+pub const KEYBOARD: Code = &[
+    (&[0xe4, 0x64], "in al,0x64"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0xb0, 0xed], "mov al,0xed"),
+    (&[0xe6, 0x64], "out 0x64,al"),
+    (&[0xb0, 0x81], "mov al,0x81"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0xb0, 0xfe], "mov al,0xfe"),
+    (&[0xe6, 0x64], "out 0x64,al"),
+    (&[0xf4], "hlt"),
+];
+
+/// Linux' mark of a cold reset, then a triple fault: `reboot=t`.
+pub const TRIPLE_RESET: Code = &[
+    (&[0x66, 0xc7, 0x05, 0x72, 0x04, 0x00, 0x00, 0x00, 0x00], "mov WORD PTR ds:0x472,0x0"),
+    (&[0x0f, 0x0b], "ud2"),
+];
+
+/// The mark of a warm reset, then a triple fault: with our defaults, a panic.
+pub const TRIPLE_PANIC: Code = &[
+    (&[0x66, 0xc7, 0x05, 0x72, 0x04, 0x00, 0x00, 0x34, 0x12], "mov WORD PTR ds:0x472,0x1234"),
+    (&[0x0f, 0x0b], "ud2"),
 ];
 
 /// What does not end the VM: S5 without SLP_EN, S3, another reset value, the sleep status register.

@@ -99,7 +99,8 @@ fn ends() {
         ("poweroff", 0, ""),
         ("reboot", 0, ""),
         ("panic", 3, "panicked"),
-        ("crash", 3, "triple fault"),
+        ("reset=kbd", 0, ""),
+        ("reset=triple", 0, ""),
     ] {
         let guest = Guest::doing(verb);
         let ended = guest.run();
@@ -108,6 +109,20 @@ fn ends() {
         assert!(text.contains(USERSPACE), "{verb}: {text}");
         assert!(ended.stderr.contains(reason), "{verb}: {ended:?}");
         assert_eq!(ended.stderr.lines().count(), usize::from(status != 0), "{ended:?}");
+    }
+}
+
+/// What Firecracker's users give their kernels: a reset by the keyboard controller, asked once.
+#[test]
+fn the_words_of_firecracker() {
+    for verb in ["reboot", "panic"] {
+        let mut guest = Guest::doing(verb);
+        guest.cmdline += " reboot=k panic=1 pci=off";
+        guest.run().silent().with_status(0);
+        assert!(guest.output().contains(USERSPACE), "{verb}: {}", guest.output());
+        let stats = guest.stats();
+        let [asked, told] = ["pio_in", "pio_out"].map(|kind| stats.at(kind, 0x64));
+        assert_eq!((asked, told), ((1, 0), (1, 0)), "{verb}: {stats:?}");
     }
 }
 

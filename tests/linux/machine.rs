@@ -37,6 +37,21 @@ fn memory_holds_what_is_written_to_it() {
     assert!(guest.output().contains("brisk-init: touched"), "{}", guest.output());
 }
 
+/// The lab's KVM can nest.
+#[test]
+fn guests_of_the_guest_only_where_asked_for() {
+    for nested in [false, true] {
+        let mut guest = Guest::doing("cat=/proc/cpuinfo");
+        if nested {
+            guest = guest.with(&["--cpus", "nested=on"]);
+        }
+        guest.reaches_userspace();
+        let text = guest.output();
+        let flags = text.lines().find(|line| line.starts_with("flags")).expect("flags");
+        assert_eq!(flags.split(' ').any(|flag| flag == "svm" || flag == "vmx"), nested, "{flags}");
+    }
+}
+
 #[cfg(feature = "smp")]
 #[test]
 fn two_cpus() {
@@ -59,7 +74,7 @@ fn two_cpus() {
 #[cfg(feature = "smp")]
 #[test]
 fn two_cpus_end_in_each_way() {
-    for (verb, status) in [("poweroff", 0), ("reboot", 0), ("panic", 3), ("crash", 3)] {
+    for (verb, status) in [("poweroff", 0), ("reboot", 0), ("panic", 3), ("reset=triple", 0)] {
         let guest = Guest::doing(verb).with(&["--cpus", "boot=2"]);
         let ended = guest.run();
         assert_eq!(ended.status, Some(status), "{verb}: {ended:#?}\n{}", guest.output());

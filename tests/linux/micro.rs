@@ -54,7 +54,7 @@ fn micro_smp() {
 /// Both to an initramfs, and out of it in each way that there is.
 #[test]
 fn ends_of_micro() {
-    for (verb, status) in [("poweroff", 0), ("reboot", 0), ("panic", 3), ("crash", 3)] {
+    for (verb, status) in [("poweroff", 0), ("reboot", 0), ("panic", 3), ("reset=triple", 0)] {
         let mut guest = Guest::doing(verb);
         guest.kernel = artifact("BRISK_MICRO");
         guest.cmdline = format!("console=hvc0 quiet brisk.do={verb}");

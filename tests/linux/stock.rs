@@ -51,6 +51,25 @@ fn by_pci_from_pmem() {
     }
 }
 
+/// A Debian as it comes, where systemd is PID 1, by an absolute link: all of it is started.
+#[cfg(all(feature = "pci", feature = "block", feature = "smp"))]
+#[test]
+fn a_debian_with_systemd() {
+    let scratch = super::common::Scratch::new();
+    let image = super::disks::copy(&scratch, "BRISK_DISK_DEBIAN_SYSTEMD");
+    let disk = super::common::key("path", &image);
+    let flags = ["--transport", "pci", "--disk", &disk, "--cpus", "boot=2"];
+    let mut guest = debian("debian-cloud", "/dev/vda1", &flags);
+    guest.cmdline += " rw";
+    let ended = guest.run();
+    let text = guest.output();
+    assert_eq!((ended.status, &*ended.stderr), (Some(0), ""), "{text}");
+    for line in ["brisk-debian: running", "brisk-debian: 0 failed units", "brisk-debian: 2 CPUs"] {
+        assert!(text.contains(line), "no `{line}`:\n{text}");
+    }
+    assert!(guest.codes().contains(&0x60), "{:x?}", guest.codes());
+}
+
 /// All functions are there for `lspci`, on one bus, with capabilities that it can read, MSI-X in use
 /// and the kernel's drivers bound.
 #[cfg(all(feature = "pci", feature = "block", feature = "console"))]

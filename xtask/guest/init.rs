@@ -15,7 +15,6 @@ use core::arch::{asm, global_asm};
 /// What init can be asked for: name, what it does with its argument (NUL-terminated, maybe empty).
 const VERBS: &[(&str, fn(&[u8]))] = &[
     ("cat", cat),           // =FILE: prints a file
-    ("crash", crash),       // triple fault
     ("echo", echo),         // copies the console's input to its output until a line `quit`
     ("hold", hold),         // sleeps for ever
     ("out", out),           // =PORT:VALUE: writes a byte to an I/O port (hexadecimal)
@@ -24,6 +23,7 @@ const VERBS: &[(&str, fn(&[u8]))] = &[
     ("reboot", reboot),     // reboots
     ("say", say),           // =TEXT: prints it
     ("shell", shell),       // busybox' shell, where the initramfs has it
+    ("reset", reset),       // =KIND: reboots in this way: acpi, kbd, triple
     ("touch", touch),       // =MIB: writes to each page of that much new memory
     ("write", write),       // =DEVICE:TEXT: writes to the start of a device, then fsync
 ];
@@ -116,9 +116,12 @@ fn panic(_: &[u8]) {
     call(nr::EXIT, [0; 6]);
 }
 
-/// A reboot of the kind that is a triple fault (Documentation/ABI/testing/sysfs-kernel-reboot).
-fn crash(_: &[u8]) {
-    write(b"/sys/kernel/reboot/type:triple");
+/// See Documentation/ABI/testing/sysfs-kernel-reboot.
+fn reset(kind: &[u8]) {
+    const FILE: &[u8] = b"/sys/kernel/reboot/type:";
+    let mut text = [0; 64];
+    text.iter_mut().zip(FILE.iter().chain(kind)).for_each(|(to, from)| *to = *from);
+    write(text.get(..FILE.len() + kind.len()).unwrap_or_default());
     reboot(b"");
 }
 

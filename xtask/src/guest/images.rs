@@ -5,6 +5,7 @@ use argh::FromArgs;
 use duct::{Expression, cmd};
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -33,12 +34,14 @@ pub struct Small {
     pub xfs: PathBuf,
 }
 
-/// Images of a Debian with [`PID1`] as `/sbin/init`.
+/// Images of a Debian, with [`PID1`] as `/sbin/init` or with systemd.
 pub struct Debian {
     /// ext4 in the first partition of an MBR.
     pub ext4_partition: PathBuf,
     /// EROFS, not compressed, in the first partition of an MBR.
     pub erofs_partition: PathBuf,
+    /// ext4 in the first partition of an MBR; `/sbin/init` is systemd, which starts [`UNIT_TEST`].
+    pub systemd: PathBuf,
 }
 
 /// Where the partition starts: a multiple of 2 MiB, so that a file system on a virtio-pmem device
@@ -55,7 +58,7 @@ const SMALL_MIB: u64 = 62;
 /// Size of the XFS in MiB: the least that mkfs.xfs makes.
 const XFS_MIB: u64 = 300;
 /// Size of Debian's ext4 file system in MiB.
-const DEBIAN_MIB: u64 = 382;
+const DEBIAN_MIB: u64 = 446;
 
 /// PID 1 of the Debian image: a shell script, as a real system's first process may be. Its first act
 /// is the boot timer's code for userspace, by our own init, as kernels for clouds have no /dev/port.
@@ -77,8 +80,22 @@ sync
 exec perl -e 'syscall(169, 0xfee1dead, 0x28121969, 0x4321fedc, 0)'
 "#;
 
-/// What Debian's image has besides minbase.
-const INCLUDED: &str = "pciutils";
+/// What systemd starts of ours in Debian's image, as the unit `brisk-test`: waits until all has been
+/// started, says what became of it, and powers off. Of type simple, so that it is no part of what it
+/// waits for.
+const UNIT_TEST: &str = r#"[Service]
+Type=simple
+StandardOutput=tty
+ExecStart=/bin/sh -c '/usr/sbin/boot-timer; \
+    echo "brisk-debian: $(systemctl is-system-running --wait)"; \
+    echo "brisk-debian: $(systemctl list-units --failed --no-legend | wc -l) failed units"; \
+    systemctl list-units --failed --no-legend --plain; \
+    echo "brisk-debian: $(nproc) CPUs"; \
+    systemctl poweroff'
+"#;
+
+/// What Debian's images have besides minbase.
+const INCLUDED: &str = "pciutils,systemd-sysv,udev,dbus";
 
 /// What Debian's image leaves out.
 const EXCLUDED: &[&str] = &["/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*"];
@@ -110,6 +127,7 @@ pub fn ensure(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
         ("EROFS_PARTITION", small.erofs_partition),
         ("DEBIAN_EXT4_PARTITION", debian.ext4_partition),
         ("DEBIAN_EROFS_PARTITION", debian.erofs_partition),
+        ("DEBIAN_SYSTEMD", debian.systemd),
     ]
     .map(|(name, path)| (format!("BRISK_DISK_{name}"), path))
     .into())
@@ -160,6 +178,7 @@ pub fn debian(cache: &Cache) -> Result<Debian> {
     let timer = init::ensure(cache)?.init;
     let inputs = recipe(DEBIAN_MIB)
         .with("init", PID1)
+        .with("unit", UNIT_TEST)
         .with_file(&timer)?
         .with("included", INCLUDED)
         .with("excluded", EXCLUDED.join(" "))
@@ -168,16 +187,27 @@ pub fn debian(cache: &Cache) -> Result<Debian> {
     let dir = cache.artifact("images-debian", &inputs, |work, out| {
         let root = work.join("root");
         minbase(&codename, work, &root)?;
+        fs::copy(&timer, root.join("usr/sbin/boot-timer"))?;
+        let units = root.join("etc/systemd/system");
+        fs::write(units.join("brisk-test.service"), UNIT_TEST)?;
+        let wanted = units.join("multi-user.target.wants");
+        fs::create_dir_all(&wanted)?;
+        symlink("../brisk-test.service", wanted.join("brisk-test.service"))?;
+        ext4(&root, &out.join("systemd.raw"), START, DEBIAN_MIB)?;
         let init = root.join("usr/sbin/init");
+        fs::remove_file(&init).context("systemd-sysv has no /usr/sbin/init")?;
         fs::write(&init, PID1)?;
         cmd!("chmod", "755", &init).run().context("cannot run chmod")?;
-        fs::copy(&timer, root.join("usr/sbin/boot-timer"))?;
         ext4(&root, &out.join(name("ext4", START)), START, DEBIAN_MIB)?;
         erofs(&root, &out.join(name("erofs", START)), START)?;
         Ok(())
     })?;
     let image = |kind| dir.join(name(kind, START));
-    Ok(Debian { ext4_partition: image("ext4"), erofs_partition: image("erofs") })
+    Ok(Debian {
+        ext4_partition: image("ext4"),
+        erofs_partition: image("erofs"),
+        systemd: dir.join("systemd.raw"),
+    })
 }
 
 /// Inputs that all images have.

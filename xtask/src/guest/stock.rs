@@ -100,7 +100,17 @@ for kind in erofs ext4 xfs; do
   $b grep -q "[[:space:]]$kind$" /proc/filesystems || load $kind
   $b mount -t $kind -o $access$options "$root" /root 2> /dev/null && break
 done
-if [ ! -x /root/sbin/init ]; then
+# An absolute link, as Debian's to systemd, is one from the new root.
+init=/sbin/init
+for link in 1 2 3 4 5 6 7 8; do
+  [ -L "/root$init" ] || break
+  link=$($b readlink "/root$init")
+  case $link in
+    /*) init=$link ;;
+    *) init=${init%/*}/$link ;;
+  esac
+done
+if [ ! -x "/root$init" ]; then
   echo "initramfs: root=$root is no file system known here, with /sbin/init; modules:$complaints"
   exit 1
 fi
