@@ -1,5 +1,10 @@
 //! The command line, in the shape of Cloud Hypervisor's.
 
+mod hints;
+pub mod words;
+
+use std::ffi::OsString;
+
 use argh::FromArgs;
 
 use crate::config::{self, Config, MemoryConfig, Output, Seccomp, Transport, need};
@@ -28,7 +33,7 @@ struct Args {
     /// pvh or linux64; by default pvh where the kernel has its note
     #[argh(option)]
     boot_protocol: Option<String>,
-    /// boot=N vCPUs (feature smp for more than one)
+    /// boot=N vCPUs (feature smp for more than one); nested=on|off: whether the guest may run guests
     #[argh(option)]
     cpus: Option<String>,
     /// size=512M,hugepages=on|off,hugepage_size=2M|1G,thp=on|off,prefault=on|off,shared=on|off
@@ -86,20 +91,24 @@ pub enum Command {
 ///
 /// # Errors
 /// Bad usage.
-pub fn parse(arguments: &[String]) -> Result<Command> {
-    let mut words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if words == ["--version"] {
+pub fn parse(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Command> {
+    let Some(mut words) = words::read(arguments)? else {
         return Ok(Command::Print(concat!("brisk ", env!("CARGO_PKG_VERSION"), "\n").into()));
-    }
+    };
     if let Some(baked) = option_env!("BRISK_DEFAULT_ARGS") {
-        add_baked(baked, &mut words);
+        add_baked(baked, &mut words)?;
     }
-    let args = match Args::from_args(&["brisk"], &words) {
+    let all: Vec<&str> = words.iter().map(String::as_str).collect();
+    let args = match Args::from_args(&["brisk"], &all) {
         Ok(args) => args,
         Err(exit) if exit.status.is_ok() => return Ok(Command::Print(exit.output)),
         Err(exit) => {
             let line = exit.output.split_whitespace().collect::<Vec<_>>().join(" ");
-            return Err(Error::Usage(format!("{line} (see brisk --help)")));
+            let mut unknown = all.iter().filter(|word| line.ends_with(**word));
+            return Err(Error::Usage(match unknown.find_map(|word| hints::find(word)) {
+                Some(hint) => format!("{line}: {hint}"),
+                None => format!("{line} (see brisk --help)"),
+            }));
         }
     };
     need(args.log_level.is_none() || cfg!(feature = "logging"), "--log-level", "logging")?;
@@ -109,14 +118,13 @@ pub fn parse(arguments: &[String]) -> Result<Command> {
 
 /// Adds arguments that `cargo xtask build` baked in: a flag a line, its values after tabs. A flag
 /// that was given on the command line is left as given.
-fn add_baked<'a>(baked: &'a str, words: &mut Vec<&'a str>) {
+fn add_baked(baked: &str, words: &mut Vec<String>) -> Result<()> {
     let given = words.clone();
-    for line in baked.lines() {
-        let mut parts = line.split('\t');
-        if parts.clone().next().is_some_and(|flag| !given.contains(&flag)) {
-            words.extend(&mut parts);
-        }
-    }
+    let is_given = |flag: &str| given.iter().any(|word| word == flag);
+    let lines = baked.lines().filter(|line| !line.split('\t').next().is_some_and(is_given));
+    let more = words::read(&mut lines.flat_map(|line| line.split('\t')).map(OsString::from))?;
+    words.extend(more.unwrap_or_default());
+    Ok(())
 }
 
 fn config(args: Args) -> Result<Config> {
@@ -140,13 +148,15 @@ fn config(args: Args) -> Result<Config> {
     let filtered = !matches!(args.seccomp.as_deref(), None | Some("false"));
     without(filtered, cfg!(feature = "seccomp"), "--seccomp", "seccomp")?;
     let (serial, _console) = outputs(args.serial.as_deref(), args.console.as_deref())?;
+    let (cpus, nested) = args.cpus.as_deref().map_or(Ok((1, false)), config::parse_cpus)?;
     Ok(Config {
         kernel: args.kernel,
         initramfs: args.initramfs,
         cmdline: args.cmdline,
         cmdline_exact: args.cmdline_exact,
         protocol: args.boot_protocol.as_deref().map(config::parse_protocol).transpose()?,
-        cpus: args.cpus.as_deref().map_or(Ok(1), config::parse_cpus)?,
+        cpus,
+        nested,
         memory: args.memory.as_deref().map_or(Ok(MemoryConfig::default()), MemoryConfig::parse)?,
         devices: virtio::Configs {
             #[cfg(feature = "console")]
@@ -214,11 +224,12 @@ mod tests {
 
     #[test]
     fn baked_flags_yield_to_given_ones() {
-        let mut words = vec!["--cmdline", "quiet"];
-        add_baked("--kernel\t/k\n--cmdline\tx y\n--timeline\n--disk\ta\n--disk\tb", &mut words);
+        let mut words = ["--cmdline", "quiet"].map(str::to_owned).to_vec();
+        let baked = "--kernel\t/k\n--cmdline\tx y\n--timeline\n--disk\tpath=a\n--disk\tpath=b";
+        add_baked(baked, &mut words).unwrap();
         let wanted =
-            ["--cmdline", "quiet", "--kernel", "/k", "--timeline", "--disk", "a", "--disk", "b"];
-        assert_eq!(words, wanted);
+            "--cmdline quiet --kernel /k --timeline --disk path=a --disk path=b".split(' ');
+        assert!(words.iter().map(String::as_str).eq(wanted), "{words:?}");
     }
 
     #[cfg(all(feature = "serial", feature = "console"))]

@@ -51,6 +51,7 @@ impl Default for Config {
             cmdline_exact: false,
             protocol: None,
             cpus: 1,
+            nested: false,
             memory: MemoryConfig::default(),
             devices: Default::default(),
             transport: Transport::Mmio,

@@ -1,11 +1,13 @@
 //! File descriptors: which ones are ours from the start, and writing to those whose other side may be
 //! slow.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 
+use crate::cli::words::os_string;
 use crate::events;
 
 /// Who writes may have to wait.
@@ -34,11 +36,14 @@ pub fn fill_standard() {
 
 /// Closes what was inherited beyond descriptors 0 to 2, but for those that `arguments` name by
 /// `/dev/fd/N` or `/proc/self/fd/N`.
-pub fn close_inherited<'a>(arguments: impl Iterator<Item = &'a str>) {
-    let mut named: Vec<u32> = arguments.flat_map(named).collect();
-    named.sort_unstable();
+pub fn close_inherited(arguments: &[OsString]) {
+    let mut kept = Vec::new();
+    for argument in arguments {
+        kept.extend(named(&argument.to_string_lossy()));
+    }
+    kept.sort_unstable();
     let mut from = FIRST;
-    for fd in named {
+    for fd in kept {
         close(from, fd.saturating_sub(1));
         from = from.max(fd.saturating_add(1));
     }
@@ -90,11 +95,11 @@ fn wait_for_room(file: &File) {
     unsafe { libc::poll(&mut poll, 1, -1) };
 }
 
-/// Writes a text to standard error, as far as it takes it.
+/// Writes a text, in which paths may be as they were given, to standard error, as far as it takes it.
 pub fn say(text: &str) {
     // SAFETY: standard error is never closed.
     let stderr = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDERR_FILENO) });
-    let _ = write_all(&stderr, text.as_bytes());
+    let _ = write_all(&stderr, os_string(text).as_encoded_bytes());
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
+use crate::cli::words::os_string;
 use crate::error::{Error, Result};
 use crate::inputs::Id;
 
@@ -66,7 +67,7 @@ impl Wish<'_> {
             .read(true)
             .write(writes)
             .custom_flags(flags)
-            .open(path)
+            .open(os_string(path))
             .map_err(|error| self.open_error(error))?;
         let failed = |error| Error::File { flag, path: path.into(), error };
         let meta = file.metadata().map_err(failed)?;
@@ -157,8 +158,8 @@ fn ask(file: &File, request: libc::c_ulong) -> io::Result<u32> {
 #[cfg(feature = "block")]
 pub fn id(path: &str) -> [u8; 20] {
     let mut id = [0; 20];
-    let name = path.rsplit('/').next().unwrap_or(path).as_bytes();
-    for (to, from) in id.iter_mut().zip(name) {
+    let name = os_string(path.rsplit('/').next().unwrap_or(path));
+    for (to, from) in id.iter_mut().zip(name.as_encoded_bytes()) {
         *to = *from;
     }
     id

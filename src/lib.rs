@@ -109,12 +109,9 @@ use machine::Machine;
 /// Runs the command and ends the process with DESIGN's exit status.
 pub fn main() -> ! {
     descriptors::fill_standard();
-    let arguments: Vec<String> = std::env::args_os()
-        .skip(1)
-        .map(|argument| argument.to_string_lossy().into_owned())
-        .collect();
-    descriptors::close_inherited(arguments.iter().map(String::as_str));
-    let result = match cli::parse(&arguments) {
+    let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    descriptors::close_inherited(&arguments);
+    let result = match cli::parse(&mut arguments.into_iter()) {
         Ok(cli::Command::Run(config)) => run(config),
         Ok(cli::Command::Print(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());

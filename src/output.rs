@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
+use crate::cli::words::os_string;
 use crate::descriptors;
 use crate::error::{Error, Result};
 use crate::inputs::{self, Id};
@@ -109,17 +110,18 @@ pub fn open() -> Result<()> {
 /// Removes what was made for a VM that never ran.
 pub fn discard() {
     for output in planned().drain(..).filter(|output| output.made) {
-        let _ = std::fs::remove_file(output.path);
+        let _ = std::fs::remove_file(os_string(output.path));
     }
 }
 
 /// The file, and whether it was made.
 fn open_one(flag: &'static str, path: &str) -> Result<(File, bool)> {
+    let name = os_string(path);
     // A FIFO that nobody reads, or a reader that is slow, is no reason to wait.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut options = OpenOptions::new();
     options.append(true).mode(MODE);
-    match options.clone().custom_flags(flags).create_new(true).open(path) {
+    match options.clone().custom_flags(flags).create_new(true).open(&name) {
         Ok(file) => return Ok((file, true)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(Error::File { flag, path: path.into(), error }),
@@ -127,15 +129,15 @@ fn open_one(flag: &'static str, path: &str) -> Result<(File, bool)> {
     // With O_CREAT, as the kernel then refuses another user's file in a directory for all
     // (fs.protected_regular, fs.protected_fifos).
     options.create(true);
-    let mut opened = options.clone().custom_flags(flags | libc::O_NOFOLLOW).open(path);
+    let mut opened = options.clone().custom_flags(flags | libc::O_NOFOLLOW).open(&name);
     if opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ELOOP)) {
-        if others_may_write(directory(path)) {
+        if others_may_write(directory(name.as_ref())) {
             return Err(Error::Failed(format!(
                 "{flag} {path}: a symbolic link in a directory that others may write to; give the \
                  file that it stands for"
             )));
         }
-        opened = options.custom_flags(flags).open(path);
+        opened = options.custom_flags(flags).open(&name);
     }
     let file = opened.map_err(|error| match error.raw_os_error() {
         Some(libc::ENXIO) => {
@@ -146,8 +148,8 @@ fn open_one(flag: &'static str, path: &str) -> Result<(File, bool)> {
     file.map(|file| (file, false))
 }
 
-fn directory(path: &str) -> &Path {
-    match Path::new(path).parent() {
+fn directory(file: &Path) -> &Path {
+    match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }

@@ -249,9 +249,73 @@ fn flags() {
     place.command_refuses(&mut brisk(), USAGE, &["--kernel", "--help"]);
 }
 
+/// What the users of other VMMs type.
+#[test]
+fn flags_of_other_vmms() {
+    let place = Place::new();
+    for (flag, value, mend) in [
+        ("--net", "tap=,mac=", "no network device"),
+        ("--firmware", "CLOUDHV.fd", "--kernel"),
+        ("--api-socket", "/tmp/socket", "command line"),
+        ("-m", "512", "--memory size="),
+        ("-smp", "2", "--cpus boot="),
+        ("-append", "quiet", "--cmdline"),
+        ("-drive", "file=a.img", "--disk path="),
+    ] {
+        place.refuses(&[flag, value], USAGE, &[flag, mend]);
+    }
+    place.refuses(&["--memory", "512M"], USAGE, &["--memory 512M", "give size=512M"]);
+    place.refuses(&["--cpus=2"], USAGE, &["--cpus 2", "give boot=2"]);
+    place.refuses(&["--cpus", "boot=1,boot=1"], USAGE, &["--cpus", "`boot` is given twice"]);
+}
+
+#[test]
+fn values_joined_to_their_flags() {
+    let place = Place::new();
+    let mut command = brisk();
+    command.current_dir(place.0.path("")).args(["--kernel=kernel", "--memory=size=16M"]);
+    run(command.args(["--cmdline=a=b c", "--cmdline-exact"])).silent().with_status(0);
+    place.refuses(&["--cmdline-exact=on"], USAGE, &["--cmdline-exact takes no value"]);
+}
+
+/// A path with a comma, a quote, and a byte that is no UTF-8: all that is read is opened as given.
+#[test]
+fn paths_of_any_bytes() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let file = |name: &[u8], content: &[u8]| {
+        std::fs::write(place.0.path("").join(OsStr::from_bytes(name)), content).expect("a file");
+    };
+    file(b"k\xff,\"k", &Elf::new(OFF, &[]).file());
+    file(b"i\xfe", &[0; 512]);
+    file(b"a,\"b\xff", &[0; 2 << 20]);
+    file(b"c", &[0; 2 << 20]);
+    for (flag, key, _) in images::IMAGES {
+        let mut command = brisk();
+        command.current_dir(place.0.path("")).args(["--memory", "size=16M"]);
+        command.arg("--kernel").arg(OsStr::from_bytes(b"k\xff,\"k"));
+        command.arg("--initramfs").arg(OsStr::from_bytes(b"i\xfe"));
+        let image = [key.as_bytes(), b"=\"a,\"\"b\xff\""].concat();
+        command.arg(flag).arg(OsStr::from_bytes(&image)).arg(format!("{key}=c"));
+        run(&mut command).silent().with_status(0);
+    }
+    for (flag, value) in OUTPUTS {
+        let mut command = place.command(&[flag]);
+        command.arg(OsStr::from_bytes(&[value.replace("PATH", "o").as_bytes(), b"\xff"].concat()));
+        run(&mut command).silent().with_status(0);
+        let made = place.0.path("").join(OsStr::from_bytes(b"o\xff"));
+        std::fs::remove_file(made).expect("the file by its own name");
+    }
+    // What is not there is named as given.
+    let mut command = place.command(&["--initramfs"]);
+    let output = command.arg(OsStr::from_bytes(b"x\xff")).output().expect("brisk");
+    assert!(output.stderr.starts_with(b"brisk: --initramfs x\xff: No such file"), "{output:?}");
+}
+
 #[test]
 fn help_and_version_are_no_errors() {
-    for flag in ["--help", "--version"] {
+    for flag in ["--help", "--version", "-h", "-V"] {
         let ended = run(brisk().arg(flag)).silent().with_status(0);
         assert!(ended.stdout.contains("brisk"), "{ended:?}");
     }

@@ -78,7 +78,7 @@ proptest! {
         let protocol = if linux64 { Protocol::Linux64 } else { Protocol::Pvh };
         let mut low = vec![0; 1 << 20];
         let result = write(&machine, protocol, entry, None, &mut low);
-        let mut places = vec![layout::MP_POINTER, layout::TABLES];
+        let mut places = vec![layout::MP_POINTER, layout::RESET_FLAG, layout::TABLES];
         if linux64 {
             places.extend([layout::ZERO_PAGE, layout::PAGE_TABLES]);
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use brisk_boot::{Protocol, Range, bzimage, elf, format, layout};
 
+use crate::cli::words::os_string;
 use crate::config::{Config, MemoryConfig};
 use crate::error::{Error, Result};
 use crate::inputs::{self, Id};
@@ -215,7 +216,7 @@ fn add_initramfs(
 /// Opens a regular file that is not empty; without waiting for who writes to a FIFO, which is refused.
 fn open(flag: &'static str, path: &str) -> Result<(File, Metadata)> {
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(os_string(path));
     let file = file.map_err(Error::file(flag, path))?;
     let meta = file.metadata().map_err(Error::file(flag, path))?;
     let wrong = |text| Err(Error::file(flag, path)(io::Error::other(text)));

@@ -10,6 +10,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
+use crate::cli::words::os_string;
 use crate::config::{on_off, pairs, unknown, usage};
 use crate::descriptors;
 use crate::error::{Error, Result};
@@ -249,7 +250,7 @@ impl Pmem {
 /// Asks for `event` when the image at `path` is changed by a call of somebody's (the guest's own
 /// writes, through the mapping, are none). `None` where that cannot be had.
 fn watch(path: &str, event: Events) -> Option<File> {
-    let path = std::ffi::CString::new(path).ok()?;
+    let path = std::ffi::CString::new(os_string(path).into_encoded_bytes()).ok()?;
     // SAFETY: plain calls on a descriptor made here, and a terminated path.
     unsafe {
         let fd = libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK);

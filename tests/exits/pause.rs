@@ -23,7 +23,9 @@ fn build(scratch: &Scratch, guest: Code, cpus: u8) -> &'static Machine {
     let mut words = vec!["--kernel", kernel, "--cpus", &cpus, "--memory", "size=16M"];
     words.extend(["--serial", "off", "--console", "off", "--seccomp", "false"]);
     let words: Vec<String> = words.into_iter().map(String::from).collect();
-    let Ok(Command::Run(config)) = cli::parse(&words) else { panic!("the command line") };
+    let Ok(Command::Run(config)) = cli::parse(&mut words.iter().map(Into::into)) else {
+        panic!("the command line")
+    };
     Machine::build(Box::leak(config)).expect("a machine")
 }
 

@@ -7,7 +7,7 @@ use super::place::{FAILED, Place, USAGE};
 use super::sandbox;
 
 /// What a disk and a pmem have in common: the flag, its path key, and what makes it not write.
-const IMAGES: &[(&str, &str, &str)] = &[
+pub const IMAGES: &[(&str, &str, &str)] = &[
     #[cfg(feature = "block")]
     ("--disk", "path", "readonly=on"),
     #[cfg(feature = "pmem")]
