@@ -85,7 +85,6 @@ struct Question {
     part: Part,
     brisk: Range,
     kernels: Option<Kernels>,
-    since: Instant,
 }
 
 /// brisk of a commit with a kernel of a commit, or the metric's own.
@@ -188,7 +187,7 @@ impl Question {
             (None, None, None) => None,
             _ => bail!("--kernel-git, --kernel-good and --kernel-bad go together"),
         };
-        Ok(Self { cache, metric, part, brisk, kernels, since: Instant::now() })
+        Ok(Self { cache, metric, part, brisk, kernels })
     }
 
     /// Measures old and new brisk with old and new kernel. Says which side the change is on.
@@ -254,7 +253,7 @@ impl Question {
         let (good, bad) = (ends[0], ends[1]);
         let middle = f64::midpoint(good, bad);
         let mut said = bisect(&["start", "--no-checkout", &range.bad, &range.good])?;
-        let mut steps = 0;
+        let (mut steps, since) = (0, Instant::now());
         loop {
             if let Some(found) = finished(&said) {
                 let _ = bisect(&["reset"]);
@@ -272,7 +271,7 @@ impl Question {
                 Err(why) => ("skip", why.lines().next().unwrap_or_default().to_owned()),
             };
             said = bisect(&[word, &commit])?;
-            let spent = self.since.elapsed().as_secs();
+            let spent = since.elapsed().as_secs();
             let left = left(&said);
             let time = left.map_or_else(String::new, |left| {
                 format!("; {left} more, about {} min", spent * left / steps / 60)

@@ -120,7 +120,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Some(dir) => dir.clone(),
         None => crate::paths::target()?.join("metrics"),
     };
-    let page = write(&out, &history::read(&args.history)?)?;
+    let page = write(&std::path::absolute(out)?, &history::read(&args.history)?)?;
     println!("{}", page.display());
     if let Some(picture) = &args.picture {
         debian::ensure(&["chromium"])?;
