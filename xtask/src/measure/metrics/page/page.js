@@ -252,6 +252,7 @@
     }
     const shown = data.metrics.filter((metric) => metric.clock === by("clock").value);
     shown.forEach(row);
+    by("talk").closest("section").hidden = data.talk.length === 0;
     if (data.talk.length > 0) {
       const boxes = [make("div"), make("div")];
       by("talk").append(...boxes);
