@@ -11,7 +11,12 @@ use crate::measure::exit_kind::ExitKind;
 use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
 use crate::uart::{self, Uart};
-use crate::virtio::{Devices, Job, MAX_VIRTIO, Polled, Served};
+#[cfg(feature = "pci")]
+use crate::virtio::PCI_BUSES;
+use crate::virtio::{Devices, MAX_VIRTIO, Polled, Served};
+
+pub use crate::access::End;
+pub use crate::virtio::Access;
 
 pub(crate) const COM1: u16 = layout::COM1_PORT;
 pub(crate) const COM1_END: u16 = COM1 + 7;
@@ -29,55 +34,6 @@ const ECAM_END: u64 = layout::PCI_ECAM_BASE + PCI_BUSES * layout::PCI_ECAM_BUS_S
 const BARS: u64 = layout::PCI_MEM32.start;
 #[cfg(feature = "pci")]
 const BARS_END: u64 = BARS + layout::PCI_MEM32.len - 1;
-/// Buses that the guest is told of. All but the first are empty, and Linux looks at each for 32
-/// devices.
-#[cfg(feature = "pci")]
-pub const PCI_BUSES: u64 = 1;
-
-/// Why the VM ends by the guest's or the user's own wish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// ACPI's S5.
-    PowerOff,
-    /// The reset register.
-    Reset,
-    /// Ctrl-A x, SIGTERM or SIGINT.
-    Quit,
-}
-
-/// What became of an access.
-#[must_use]
-pub enum Access {
-    /// No device is there.
-    Unclaimed,
-    /// A device did it.
-    Done,
-    /// A device took it, and this is left to be done, without the bus.
-    Notified(Job),
-    /// A device did it, and the VM ends by it.
-    End(End),
-}
-
-impl Access {
-    /// Whether a device is there.
-    pub fn claimed(&self) -> bool {
-        !matches!(self, Access::Unclaimed)
-    }
-
-    /// Whether the VM ends.
-    pub fn end(&self) -> Option<End> {
-        match self {
-            Access::End(end) => Some(*end),
-            _ => None,
-        }
-    }
-
-    /// Done, and perhaps the end.
-    pub(crate) fn done(end: Option<End>) -> Access {
-        end.map_or(Access::Done, Access::End)
-    }
-}
-
 /// Every device, and what counts and times the accesses to them.
 pub struct Bus {
     /// For the ring of what the serial port sends.
@@ -253,6 +209,15 @@ impl Bus {
     /// The guest touched memory that the host could not give. False where no device can mend that.
     pub fn mend_memory(&mut self) -> bool {
         self.virtio.poll(Events::MEMORY, &self.interrupts).mended
+    }
+
+    /// Finishes what the devices have begun, for a guest of which no vCPU runs.
+    pub(crate) fn quiesce(&mut self) {
+        self.catch_up();
+        if let Some(serial) = &mut self.serial {
+            serial.flush();
+        }
+        self.virtio.quiesce(&self.interrupts);
     }
 
     /// Hands on what waits, and writes the reports.

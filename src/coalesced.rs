@@ -20,9 +20,9 @@ pub(crate) const KVM_UNREGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae68;
 
 /// The driver wants interrupts at times, and at times none.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] = &[
-    crate::seccomp::Rule::ioctl(KVM_REGISTER_COALESCED_MMIO),
-    crate::seccomp::Rule::ioctl(KVM_UNREGISTER_COALESCED_MMIO),
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] = &[
+    crate::seccomp::rule::Rule::ioctl(KVM_REGISTER_COALESCED_MMIO),
+    crate::seccomp::rule::Rule::ioctl(KVM_UNREGISTER_COALESCED_MMIO),
 ];
 
 const PAGE: usize = 4096;

@@ -12,7 +12,8 @@ use crate::events;
 
 /// Who writes may have to wait.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::call(libc::SYS_poll)];
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
+    &[crate::seccomp::rule::Rule::call(libc::SYS_poll)];
 
 /// The first descriptor that is nobody's standard one.
 const FIRST: u32 = 3;

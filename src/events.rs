@@ -14,15 +14,15 @@ use kvm_bindings::kvm_run;
 
 /// Timers, and a thread that brings a vCPU out of the guest.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] = &[
-    crate::seccomp::Rule::call(libc::SYS_timer_create),
-    crate::seccomp::Rule::call(libc::SYS_timer_settime),
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] = &[
+    crate::seccomp::rule::Rule::call(libc::SYS_timer_create),
+    crate::seccomp::rule::Rule::call(libc::SYS_timer_settime),
     #[cfg(any(feature = "serial", feature = "console"))]
-    crate::seccomp::Rule::call(libc::SYS_timer_delete),
+    crate::seccomp::rule::Rule::call(libc::SYS_timer_delete),
     #[cfg(any(feature = "smp", feature = "io-uring"))]
-    crate::seccomp::Rule::on_ourselves(libc::SYS_tgkill),
+    crate::seccomp::rule::Rule::on_ourselves(libc::SYS_tgkill),
     #[cfg(any(feature = "smp", feature = "io-uring"))]
-    crate::seccomp::Rule::call(libc::SYS_getpid),
+    crate::seccomp::rule::Rule::call(libc::SYS_getpid),
 ];
 
 /// A set of events.

@@ -29,8 +29,8 @@ const TSS_ADDRESS: usize = 0xfffb_d000;
 /// What is asked of KVM while the guest runs: `_IO(KVMIO, 0x80)`, which each exit makes, so that it
 /// has to be the first; `_IOW(KVMIO, 0xa5, struct kvm_msi)`.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] =
-    &[crate::seccomp::Rule::ioctl(0xae80), crate::seccomp::Rule::ioctl(0x4020_aea5)];
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
+    &[crate::seccomp::rule::Rule::ioctl(0xae80), crate::seccomp::rule::Rule::ioctl(0x4020_aea5)];
 
 /// `/dev/kvm`.
 pub struct System {

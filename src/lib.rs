@@ -22,6 +22,7 @@ compile_error!(
     "feature `pci` is a transport without a device: add `block`, `console`, `pmem` or `rng`"
 );
 
+mod access;
 pub mod bus;
 pub mod cli;
 mod cmdline;

@@ -173,10 +173,12 @@ impl Machine {
     }
 
     /// Stops all vCPUs. Those but the first are brought out of the guest, with what they asked for last
-    /// done. To be called by the first vCPU's thread, outside of [`Self::enter`].
+    /// done; then the devices finish what they have begun. To be called by the first vCPU's thread,
+    /// outside of [`Self::enter`].
     pub fn pause(&self) -> Paused<'_> {
         self.gate.close(self.vcpus.len());
         let vcpus = self.vcpus.iter().map(Shared::lock).collect();
+        self.bus.lock().quiesce();
         Paused { machine: self, vcpus }
     }
 

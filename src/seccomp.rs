@@ -25,66 +25,15 @@
 
 #[cfg(any(feature = "serial", feature = "console"))]
 mod forbidden;
+pub(crate) mod rule;
 
-use libc::{c_int, c_long, c_ulong, sock_filter};
+use libc::sock_filter;
 
+#[cfg(any(feature = "smp", feature = "io-uring"))]
+use self::rule::OURSELVES;
+use self::rule::{Only, Rule};
 use crate::config::Seccomp;
 use crate::error::{Error, Result};
-
-/// A system call that is needed while the guest runs.
-#[derive(Clone, Copy)]
-pub struct Rule {
-    call: u32,
-    only: Only,
-}
-
-/// With which arguments. Each is an `int` or a set of flags, so its low half is all of it.
-#[derive(Clone, Copy)]
-enum Only {
-    Any,
-    /// This argument, counted from 0, is this.
-    Is(u32, u32),
-    /// This argument has none of these bits.
-    Without(u32, u32),
-}
-
-/// Stands for our process id, which no constant can be; no process has it.
-#[cfg(any(feature = "smp", feature = "io-uring"))]
-const OURSELVES: u32 = u32::MAX;
-
-#[allow(dead_code, reason = "each build has its own few rules")]
-impl Rule {
-    /// With any arguments.
-    pub const fn call(number: c_long) -> Rule {
-        Rule { call: number as u32, only: Only::Any }
-    }
-
-    /// This request only.
-    pub const fn ioctl(request: c_ulong) -> Rule {
-        Rule { call: libc::SYS_ioctl as u32, only: Only::Is(1, request as u32) }
-    }
-
-    /// This command only.
-    pub const fn fcntl(command: c_int) -> Rule {
-        Rule { call: libc::SYS_fcntl as u32, only: Only::Is(1, command as u32) }
-    }
-
-    /// This advice only (madvise(2)).
-    pub const fn madvise(advice: c_int) -> Rule {
-        Rule { call: libc::SYS_madvise as u32, only: Only::Is(2, advice as u32) }
-    }
-
-    /// Where argument `argument`, counted from 0, has none of `bits`.
-    pub const fn without(number: c_long, argument: u32, bits: c_int) -> Rule {
-        Rule { call: number as u32, only: Only::Without(argument, bits as u32) }
-    }
-
-    /// Where the first argument names our own process.
-    #[cfg(any(feature = "smp", feature = "io-uring"))]
-    pub const fn on_ourselves(number: c_long) -> Rule {
-        Rule { call: number as u32, only: Only::Is(0, OURSELVES) }
-    }
-}
 
 /// The rules of all that is compiled in. KVM's first, KVM_RUN being the first of those.
 const ALL: &[&[Rule]] = &[

@@ -12,8 +12,10 @@ use crate::kvm::Vcpu;
 
 /// What is asked of KVM: KVM_GET_MP_STATE and KVM_GET_REGS of linux/kvm.h.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] =
-    &[crate::seccomp::Rule::ioctl(0x8004_ae98), crate::seccomp::Rule::ioctl(0x8090_ae81)];
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] = &[
+    crate::seccomp::rule::Rule::ioctl(0x8004_ae98),
+    crate::seccomp::rule::Rule::ioctl(0x8090_ae81),
+];
 
 /// Seconds in the same place until it is looked into; then twice as many, for a guest that only spins.
 const FIRST: u32 = 2;

@@ -16,7 +16,7 @@ use crate::config;
 use crate::events::{self, Events, Timer};
 use crate::output::Output;
 #[cfg(feature = "seccomp")]
-use crate::seccomp::Rule;
+use crate::seccomp::rule::Rule;
 
 /// What is done while the guest runs: look for input and read it; put things back at the end, and
 /// ask for a signal when a slow reader made room.

@@ -8,7 +8,8 @@ use std::thread::{Builder, JoinHandle};
 
 /// What threads ask of the kernel to wait for one another.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::call(libc::SYS_futex)];
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
+    &[crate::seccomp::rule::Rule::call(libc::SYS_futex)];
 
 /// Threads that were made, and those of them that have set themselves up.
 #[cfg(feature = "seccomp")]

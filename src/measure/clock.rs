@@ -2,8 +2,8 @@
 
 /// A call only where the host's clock is none that a process can read by itself.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] =
-    &[crate::seccomp::Rule::call(libc::SYS_clock_gettime)];
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
+    &[crate::seccomp::rule::Rule::call(libc::SYS_clock_gettime)];
 
 /// Nanoseconds of CLOCK_MONOTONIC.
 pub fn now() -> u64 {

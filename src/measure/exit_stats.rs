@@ -12,7 +12,8 @@ use crate::output::Output;
 
 /// KVM's counters are read at the end.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::call(libc::SYS_pread64)];
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
+    &[crate::seccomp::rule::Rule::call(libc::SYS_pread64)];
 
 /// A guest that touches addresses at random costs no memory beyond this many rows.
 const MAX_ROWS: usize = 512;

@@ -1,5 +1,7 @@
 //! The filter, by an interpreter of its instructions.
 
+use libc::c_long;
+
 use super::*;
 
 /// What the kernel would do, by its documentation of the instructions (linux/filter.h).

@@ -10,7 +10,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Broken, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
-use crate::bus::End;
+use crate::access::End;
 use crate::config;
 use crate::error::Result;
 use crate::events::{self, Events};
@@ -19,7 +19,8 @@ use crate::terminal::{self, Input};
 
 /// The terminal's size is asked for when it changed. All else is the terminal's.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::ioctl(libc::TIOCGWINSZ)];
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
+    &[crate::seccomp::rule::Rule::ioctl(libc::TIOCGWINSZ)];
 
 /// Bytes taken from the input at a time.
 const CHUNK: usize = 1024;

@@ -5,7 +5,7 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
 use super::{Backend, Found, Halt, queue};
-use crate::bus::End;
+use crate::access::End;
 use crate::events::Events;
 use crate::shared::{Handle, Shared};
 
@@ -33,6 +33,12 @@ impl<B: Backend> Lane<B> {
     pub fn serve(&self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
         let Served { queue, backend } = &mut *self.0.lock();
         queue.as_mut().map_or(Ok(false), |queue| backend.process(queue, memory))
+    }
+
+    /// Finishes what is on its way.
+    pub fn quiesce(&self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
+        let Served { queue, backend } = &mut *self.0.lock();
+        queue.as_mut().map_or(Ok(false), |queue| backend.quiesce(queue, memory))
     }
 
     /// Waits until nobody moves the queue any more, and takes it away.
@@ -127,6 +133,15 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         let Some(lane) = self.lanes.get(usize::from(index)) else { return Reply::Nothing };
         let served = lane.serve(memory);
         self.finish(index, served)
+    }
+
+    /// Finishes what is on its way in all queues, and hands `tell` what its driver is to know of each.
+    pub fn quiesce(&mut self, memory: &GuestMemoryMmap, mut tell: impl FnMut(Reply)) {
+        for index in 0..self.lanes.len() {
+            let settled = self.lanes[index].quiesce(memory);
+            let reply = self.finish(index as u16, settled);
+            tell(reply);
+        }
     }
 
     /// What [`Lane::serve`] of queue `index` came to.

@@ -7,8 +7,8 @@ use super::table::{AnyLane, Device, FLAGS, each};
 use super::transport::mmio;
 #[cfg(feature = "pci")]
 use super::transport::pci::{HOST, Pci};
-use super::{Halt, Host, Reply};
-use crate::bus::{Access, End};
+use super::{Access, Halt, Host, Reply};
+use crate::access::End;
 use crate::config::Config;
 #[cfg(feature = "pci")]
 use crate::config::Transport;
@@ -136,6 +136,18 @@ impl Devices {
         }
         if reply != Reply::Nothing {
             sink.signal(Signal::Gsi(mmio::gsi(index)));
+        }
+    }
+
+    /// Finishes what the devices have begun, for a guest of which no vCPU runs.
+    pub fn quiesce(&mut self, sink: &impl Sink) {
+        for index in 0..self.slots.len() {
+            let mut replies = Vec::new();
+            let memory = self.memory;
+            each!(&mut self.slots[index], device => {
+                device.quiesce(memory, |reply| replies.push(reply));
+            });
+            replies.into_iter().for_each(|reply| self.tell(index, reply, sink));
         }
     }
 

@@ -30,7 +30,7 @@ use brisk_devices::virtio::Device;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
-use crate::bus::End;
+use crate::access::{self, End};
 use crate::events::Events;
 use crate::kvm::Vm;
 
@@ -38,8 +38,13 @@ pub use device::{Lane, Reply, VirtioDevice};
 pub use devices::{Devices, Job, MAX_VIRTIO, Polled, Served};
 pub use queue::Broken;
 pub use table::{Configs, Kind};
+#[cfg(feature = "pci")]
+pub use transport::pci::BUSES as PCI_BUSES;
 #[cfg(all(feature = "pci", feature = "seccomp"))]
 pub(crate) use transport::pci::RULES as PCI_RULES;
+
+/// What became of an access to a device; what it leaves is a queue that is to be moved.
+pub type Access = access::Access<Job>;
 
 /// What a device may need to be made.
 pub struct Host<'a> {
@@ -90,6 +95,19 @@ pub trait Backend {
 
     /// The driver is ready, with these features.
     fn activate(&mut self, _features: u64) {}
+
+    /// Waits for what is on its way and gives it back, and takes nothing that is new. True where the driver
+    /// wants an interrupt.
+    ///
+    /// # Errors
+    /// Why the queue cannot go on.
+    fn quiesce(
+        &mut self,
+        _queue: &mut Queue,
+        _memory: &GuestMemoryMmap,
+    ) -> std::result::Result<bool, Halt> {
+        Ok(false)
+    }
 
     /// The driver takes the queue back: nothing may touch it, nor the buffers in it, any more.
     fn stop(&mut self) {}

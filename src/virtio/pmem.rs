@@ -18,7 +18,7 @@ use crate::events::{self, Events, Timer};
 use crate::image::{self, Image, Wish};
 use crate::inputs::{self, Id};
 #[cfg(feature = "seccomp")]
-use crate::seccomp::Rule;
+use crate::seccomp::rule::Rule;
 
 /// Linux maps a pmem in steps of 2 MiB, on the guest's side and, where the file's pages allow it,
 /// on the host's.

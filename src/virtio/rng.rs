@@ -17,7 +17,8 @@ use crate::events::{self, Events};
 
 /// A source is read, and tells by itself when it has bytes again.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] = &[crate::seccomp::Rule::call(libc::SYS_readv)];
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
+    &[crate::seccomp::rule::Rule::call(libc::SYS_readv)];
 
 /// `--rng src=`
 #[derive(Debug, Clone, PartialEq, Eq)]

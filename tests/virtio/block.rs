@@ -170,6 +170,38 @@ fn what_need_not_wait_is_done_at_once() {
     }
 }
 
+/// Of a paused machine nothing is on its way, and nothing new is taken.
+#[cfg(feature = "io-uring")]
+#[test]
+fn a_disk_that_is_quiesced_has_done_what_it_took() {
+    let direct = DiskConfig { io_uring: true, direct: true, ..DiskConfig::default() };
+    let (mut disk, file, _dir) = open(64 << 10, direct);
+    let bytes = pattern(20 << 10, 3);
+    file.write_all_at(&bytes, 0).unwrap();
+    file.sync_all().unwrap();
+    let headers = HEADER + 0x100;
+    disk.put(headers, &[0; 16 * 5]);
+    for request in 0..5u16 {
+        let at = |base: u64, size: u64| base + u64::from(request) * size;
+        disk.put(at(headers, 16) + 8, &[request as u8 * 8]);
+        let buffers =
+            [(at(headers, 16), 16, false), (at(DATA, 4096), 4096, true), (STATUS, 1, true)];
+        disk.queue(0, request * 3, &buffers);
+        if request < 4 {
+            disk.notify(0);
+        }
+    }
+    let mut replies = Vec::new();
+    disk.function.quiesce(&disk.memory, |reply| replies.push(reply));
+    assert_eq!((disk.used(0), replies.len()), (4, 1));
+    assert!(disk.take(DATA, 16 << 10) == bytes[..16 << 10]);
+    assert_eq!(disk.take(STATUS, 1), [OK]);
+    disk.notify(0);
+    disk.function.quiesce(&disk.memory, |_| ());
+    assert_eq!(disk.used(0), 5);
+    assert!(disk.take(DATA, 20 << 10) == bytes);
+}
+
 #[test]
 fn a_request_in_any_cut_is_the_same_request() {
     let (mut disk, file, _dir) = disk(4096, false);

@@ -26,7 +26,7 @@ use crate::events::Events;
 use crate::image::{self, Image, Wish};
 use crate::inputs::{self, Id};
 #[cfg(feature = "seccomp")]
-use crate::seccomp::Rule;
+use crate::seccomp::rule::Rule;
 use crate::shared::Handle;
 
 /// The most queues that a disk can have. Each is served by whoever notified it, beside the others.
@@ -229,7 +229,7 @@ impl Backend for Block {
         })?;
         #[cfg(feature = "io-uring")]
         if let Some(engine) = engine {
-            return Ok(finish_flights(engine, disk, queue, memory, interrupt)?);
+            return Ok(give_back(queue, memory, interrupt, |each| engine.run(disk, each))?);
         }
         Ok(interrupt)
     }
@@ -242,23 +242,32 @@ impl Backend for Block {
     #[cfg(feature = "io-uring")]
     fn stop(&mut self) {
         if let Some(engine) = &mut self.engine {
-            engine.stop(&self.disk);
+            engine.quiesce(&self.disk, |_, _| ());
         }
+    }
+
+    #[cfg(feature = "io-uring")]
+    fn quiesce(
+        &mut self,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+    ) -> std::result::Result<bool, Halt> {
+        let Some(engine) = &mut self.engine else { return Ok(false) };
+        Ok(give_back(queue, memory, false, |each| engine.quiesce(&self.disk, each))?)
     }
 }
 
-/// Submits what was taken, and gives back what is done. True where the driver wants an interrupt.
+/// Gives back what `from` says is done. True where the driver wants an interrupt.
 #[cfg(feature = "io-uring")]
-fn finish_flights(
-    engine: &mut Engine,
-    disk: &Disk,
+fn give_back(
     queue: &mut Queue,
     memory: &GuestMemoryMmap,
     interrupt: bool,
+    from: impl FnOnce(&mut dyn FnMut(u16, u32)),
 ) -> std::result::Result<bool, Broken> {
     let mut used = false;
     let mut result = Ok(());
-    engine.run(disk, |head, written| {
+    from(&mut |head, written| {
         used = true;
         if result.is_ok() {
             result = queue::finish(queue, memory, head, written);

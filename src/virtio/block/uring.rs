@@ -24,10 +24,10 @@ use crate::virtio::queue;
 /// What a ring asks of the kernel while the guest runs. To set up another ring, or to change what this
 /// one may do, is not among it.
 #[cfg(feature = "seccomp")]
-pub(crate) const RULES: &[crate::seccomp::Rule] = &[
-    crate::seccomp::Rule::call(libc::SYS_preadv2),
-    crate::seccomp::Rule::call(libc::SYS_pwritev2),
-    crate::seccomp::Rule::call(libc::SYS_io_uring_enter),
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] = &[
+    crate::seccomp::rule::Rule::call(libc::SYS_preadv2),
+    crate::seccomp::rule::Rule::call(libc::SYS_pwritev2),
+    crate::seccomp::rule::Rule::call(libc::SYS_io_uring_enter),
 ];
 
 /// What a request asks of the file.
@@ -177,8 +177,9 @@ impl Engine {
         }
     }
 
-    /// Waits until nothing is on its way, for a driver that takes its queue back.
-    pub fn stop(&mut self, disk: &Disk) {
+    /// Waits until nothing is on its way, or the VM is to end, and gives `each` what was, as
+    /// [`Self::run`] does.
+    pub fn quiesce(&mut self, disk: &Disk, mut each: impl FnMut(u16, u32)) {
         while self.in_flight > 0 && !events::stopping() {
             if let Err(error) = self.ring.submit_and_wait(1)
                 && error.kind() != io::ErrorKind::Interrupted
@@ -186,7 +187,7 @@ impl Engine {
                 log::error!("--disk: io_uring_enter: {error}");
                 return;
             }
-            self.reap(disk, &mut |_, _| ());
+            self.reap(disk, &mut each);
         }
     }
 

@@ -4,10 +4,9 @@ use brisk_boot::{VirtioMmio, layout};
 use brisk_devices::virtio::mmio;
 use vm_memory::GuestMemoryMmap;
 
-use crate::bus::Access;
 use crate::interrupts::Sink;
 use crate::virtio::table::each;
-use crate::virtio::{Backend, Devices, Reply, VirtioDevice};
+use crate::virtio::{Access, Backend, Devices, Reply, VirtioDevice};
 
 impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
     /// A read of `data.len()` bytes at `offset` into the device's window.

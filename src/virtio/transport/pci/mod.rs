@@ -18,14 +18,14 @@ use brisk_devices::pci::{Address, ConfigPorts, HostBridge};
 use brisk_devices::virtio::pci::{self, BAR_SIZE, Effect, VirtioPci};
 use vm_memory::GuestMemoryMmap;
 
-use crate::bus::{Access, End};
+use crate::access::End;
 use crate::error::Result;
 use crate::interrupts::{Signal, Sink};
 use crate::kvm::Vm;
 #[cfg(feature = "seccomp")]
-use crate::seccomp::Rule;
+use crate::seccomp::rule::Rule;
 use crate::virtio::table::{Device, each};
-use crate::virtio::{Backend, Devices, Reply, VirtioDevice};
+use crate::virtio::{Access, Backend, Devices, Reply, VirtioDevice};
 use ecam::Readable;
 use table::Table;
 
@@ -34,10 +34,14 @@ use table::Table;
 #[cfg(feature = "seccomp")]
 pub(crate) const RULES: &[Rule] = &[Rule::ioctl(0x4020_ae46)];
 
+/// Buses that the guest is told of. All but the first are empty, and Linux looks at each for 32
+/// devices.
+pub const BUSES: u64 = 1;
+
 /// The bus as the guest is told of it.
 pub const HOST: PciHost = PciHost {
     ecam_base: layout::PCI_ECAM_BASE,
-    last_bus: (crate::bus::PCI_BUSES - 1) as u8,
+    last_bus: (BUSES - 1) as u8,
     mem32: layout::PCI_MEM32,
     mem64: None,
 };
@@ -47,12 +51,12 @@ pub struct Pci {
     ports: Option<ConfigPorts>,
     readable: Option<Readable>,
     /// In the order of the devices, whose numbers on the bus are one higher: 0 is the host bridge.
-    functions: Vec<PciDevice>,
+    functions: Vec<Function>,
 }
 
 /// A function as the bus has it.
-struct PciDevice {
-    function: Box<pci::Function>,
+struct Function {
+    registers: Box<pci::Function>,
     table: Table,
 }
 
@@ -80,13 +84,13 @@ impl Pci {
 
 /// With one vector for the configuration and one a queue: Linux then needs to share none, and each
 /// vector more would be a masked entry more for it to mask.
-fn new_function(slot: &Device, bar: u64) -> PciDevice {
-    let function: Box<pci::Function> = match each!(slot, device => device.queue_count()) {
+fn new_function(slot: &Device, bar: u64) -> Function {
+    let registers: Box<pci::Function> = match each!(slot, device => device.queue_count()) {
         1 => Box::new(VirtioPci::<2>::new(bar)),
         2 => Box::new(VirtioPci::<3>::new(bar)),
         _ => Box::new(VirtioPci::<9>::new(bar)),
     };
-    PciDevice { function, table: Table::new() }
+    Function { registers, table: Table::new() }
 }
 
 /// The number of the function at `address`, counted over all devices of the bus.
@@ -102,8 +106,8 @@ impl Devices {
     /// KVM did not take the slot.
     pub fn make_readable(&mut self, vm: &'static Vm, slot: u32) -> Result<()> {
         let functions = self.pci.iter_mut().flat_map(|pci| &mut pci.functions);
-        for (pci, slot) in functions.zip(slot + 1..) {
-            pci.table.set_place(vm, slot);
+        for (function, slot) in functions.zip(slot + 1..) {
+            function.table.set_place(vm, slot);
         }
         if self.pci.as_ref().is_none_or(|pci| pci.ports.is_some()) {
             return Ok(());
@@ -180,10 +184,10 @@ impl Devices {
         let Some(index) = number.checked_sub(1) else {
             return HostBridge::config_read(register, data);
         };
-        if let Some((slot, port, _)) = self.function(index) {
+        if let Some((slot, function, _)) = self.function(index) {
             each!(slot, device => {
                 let model = &mut device.model;
-                port.function.config_read(&mut device.common, model, register, data);
+                function.registers.config_read(&mut device.common, model, register, data);
             });
         }
     }
@@ -191,26 +195,26 @@ impl Devices {
     fn config_write(&mut self, address: Address, data: &[u8], sink: &impl Sink) -> Option<End> {
         let (number, register) = (number(address), address.register);
         let index = number.checked_sub(1)?;
-        let (slot, port, memory) = self.function(index)?;
-        port.table.load(&mut port.function);
+        let (slot, function, memory) = self.function(index)?;
+        function.table.load(&mut function.registers);
         let end = each!(slot, device => {
             let model = &mut device.model;
-            let effect = port.function.config_write(&mut device.common, model, register, data);
-            match device.settle(port, effect, memory, sink) {
+            let effect = function.registers.config_write(&mut device.common, model, register, data);
+            match device.settle(function, effect, memory, sink) {
                 // By the window into BAR 0, as no driver does: the bus waits.
                 Reply::Notified(queue) => {
                     let reply = device.process(queue, memory);
-                    device.tell(port, reply, sink);
+                    device.tell(function, reply, sink);
                     reply.end()
                 }
                 reply => reply.end(),
             }
         });
-        let uses_window = port.function.uses_window();
-        if uses_window || !port.function.msix.enabled() {
-            port.table.hide(&mut port.function);
+        let uses_window = function.registers.uses_window();
+        if uses_window || !function.registers.msix.enabled() {
+            function.table.hide(&mut function.registers);
         } else if register & !3 == pci::MSIX_CONTROL {
-            port.table.show(&port.function);
+            function.table.show(&function.registers);
         }
         let word = self.config_word(number, register & !3);
         if let Some(readable) = self.pci.as_mut().and_then(|pci| pci.readable.as_mut()) {
@@ -225,11 +229,11 @@ impl Devices {
     /// A read at an address in the window for BARs; unclaimed where no function has its BAR there.
     pub fn bar_read(&mut self, address: u64, data: &mut [u8]) -> Access {
         let Some(index) = self.at(address) else { return Access::Unclaimed };
-        let Some((slot, port, _)) = self.function(index) else { return Access::Unclaimed };
-        port.is_accessed(address);
+        let Some((slot, function, _)) = self.function(index) else { return Access::Unclaimed };
+        function.is_accessed(address);
         each!(slot, device => {
             let model = &mut device.model;
-            port.function.bar_read(&mut device.common, model, address % BAR_SIZE, data);
+            function.registers.bar_read(&mut device.common, model, address % BAR_SIZE, data);
         });
         Access::Done
     }
@@ -237,13 +241,13 @@ impl Devices {
     /// A write at an address in the window for BARs; unclaimed where no function has its BAR there.
     pub fn bar_write(&mut self, address: u64, data: &[u8], sink: &impl Sink) -> Access {
         let Some(index) = self.at(address) else { return Access::Unclaimed };
-        let Some((slot, port, memory)) = self.function(index) else { return Access::Unclaimed };
-        port.is_accessed(address);
+        let Some((slot, function, memory)) = self.function(index) else { return Access::Unclaimed };
+        function.is_accessed(address);
         let reply = each!(slot, device => {
             let model = &mut device.model;
             let offset = address % BAR_SIZE;
-            let effect = port.function.bar_write(&mut device.common, model, offset, data);
-            device.settle(port, effect, memory, sink)
+            let effect = function.registers.bar_write(&mut device.common, model, offset, data);
+            device.settle(function, effect, memory, sink)
         });
         match reply {
             Reply::Notified(queue) => self.job(index, queue).map_or(Access::Done, Access::Notified),
@@ -257,30 +261,30 @@ impl Devices {
     fn at(&self, address: u64) -> Option<usize> {
         let base = address - address % BAR_SIZE;
         let functions = &self.pci.as_ref()?.functions;
-        functions.iter().position(|port| port.function.bar() == Some(base))
+        functions.iter().position(|function| function.registers.bar() == Some(base))
     }
 
     fn function(
         &mut self,
         index: usize,
-    ) -> Option<(&mut Device, &mut PciDevice, &'static GuestMemoryMmap)> {
+    ) -> Option<(&mut Device, &mut Function, &'static GuestMemoryMmap)> {
         let Devices { slots, pci, memory } = self;
         Some((slots.get_mut(index)?, pci.as_mut()?.functions.get_mut(index)?, memory))
     }
 }
 
-impl PciDevice {
+impl Function {
     /// An access to the BAR at `address` that is an exit: to the table, it was on its way before the
     /// table became memory.
     fn is_accessed(&mut self, address: u64) {
         if address % BAR_SIZE >= pci::MSIX_TABLE {
-            self.table.hide(&mut self.function);
+            self.table.hide(&mut self.registers);
         }
     }
 
     /// Sends what is pending on `vector` and can be sent.
     fn send_pending(&mut self, vector: u16, sink: &impl Sink) {
-        let msix = &mut self.function.msix;
+        let msix = &mut self.registers.msix;
         if msix.take_pending(vector)
             && let Some(message) = msix.message(vector)
         {
@@ -293,7 +297,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
     /// Does what an access came to; what is left of it is a notification, or the end.
     fn settle(
         &mut self,
-        port: &mut PciDevice,
+        function: &mut Function,
         effect: Effect,
         memory: &GuestMemoryMmap,
         sink: &impl Sink,
@@ -302,39 +306,39 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
             Effect::None => return Reply::Nothing,
             // Where a BAR is, each access looks up.
             Effect::BarMoved => {
-                port.table.hide(&mut port.function);
+                function.table.hide(&mut function.registers);
                 return Reply::Nothing;
             }
             Effect::Virtio(effect) => {
                 let reply = self.apply(effect, memory);
-                self.tell(port, reply, sink);
+                self.tell(function, reply, sink);
                 return reply;
             }
             Effect::Vector(vector) => vector..vector + 1,
-            Effect::Vectors => 0..port.function.msix.vectors(),
+            Effect::Vectors => 0..function.registers.msix.vectors(),
         };
         for vector in vectors {
-            port.send_pending(vector, sink);
+            function.send_pending(vector, sink);
         }
         Reply::Nothing
     }
 
     /// Sends what the driver is to know as a message, or keeps it pending.
-    fn tell(&self, port: &mut PciDevice, reply: Reply, sink: &impl Sink) {
+    fn tell(&self, function: &mut Function, reply: Reply, sink: &impl Sink) {
         let vector = match reply {
             Reply::Nothing | Reply::Notified(_) | Reply::End(_) => return,
-            Reply::Config => port.function.config_vector(),
+            Reply::Config => function.registers.config_vector(),
             Reply::Queue(index) => {
                 self.common.queue(index).map_or(pci::NO_VECTOR, |queue| queue.vector())
             }
         };
-        port.table.load(&mut port.function);
-        if let Some(message) = port.function.msix.raise(vector) {
+        function.table.load(&mut function.registers);
+        if let Some(message) = function.registers.msix.raise(vector) {
             sink.signal(Signal::Msi(message));
-        } else if port.function.msix.has_pending() {
+        } else if function.registers.msix.has_pending() {
             // When the guest unmasks it has to be an exit; it may have done so just now.
-            port.table.hide(&mut port.function);
-            port.send_pending(vector, sink);
+            function.table.hide(&mut function.registers);
+            function.send_pending(vector, sink);
         }
     }
 }
