@@ -14,7 +14,7 @@ use crate::measure::metrics::history::Entry;
 pub fn section() -> Result<String> {
     let mut text = "\n## What the platform costs the guest\n\nThe guest executes some things because of \
                     what brisk shows it. The boot from pmem with 2 MiB pages, 512 MiB, 1 vCPU and no \
-                    UART, with one thing otherwise in each row; 0.1 ms more or less is the length of \
+                    UART, with one change in each row; 0.1 ms more or less is the length of \
                     the command line, or chance. Measured by `cargo xtask bench --scenario platform \
                     --record`; then `cargo xtask docs`. Each word on the \
                     command line is compared with the names of all parameters, so one that does nothing \

@@ -1,5 +1,5 @@
-//! `cargo xtask bench --scenario platform`: what the guest does because of what brisk shows it, one thing
-//! otherwise at a time.
+//! `cargo xtask bench --scenario platform`: what the guest does because of what brisk shows it, one
+//! change at a time.
 
 use std::fmt::Write as _;
 use tabled::builder::Builder;
@@ -10,15 +10,15 @@ use super::{patch, table};
 use crate::guest::kernel::Config;
 use crate::guest::{Console, Kernel};
 
-/// brisk's arguments: the guest's memory, and what is otherwise.
+/// brisk's arguments: the guest's memory, and what is changed.
 macro_rules! args {
-    ($memory:literal, $otherwise:literal) => {
+    ($memory:literal, $change:literal) => {
         concat!(
             "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
              --memory size=",
             $memory,
             ",hugepages=on ",
-            $otherwise
+            $change
         )
     };
 }
@@ -43,7 +43,7 @@ const fn step(name: &'static str, args: &'static str, cmdline: &'static str) -> 
 }
 
 /// A row that brisk's arguments make different, or a word of the command line.
-macro_rules! otherwise {
+macro_rules! variant {
     ($name:literal, $args:literal) => {
         step($name, args!("512M", $args), line!(""))
     };
@@ -52,38 +52,38 @@ macro_rules! otherwise {
     };
 }
 
-/// The scenario. Its first step is the platform as it is.
+/// The scenario. Its first step is the baseline, the others are variants.
 pub const SCENARIO: Workload = Workload {
     name: "platform",
-    about: "pmem and 2 MiB pages, 512 MiB, 1 vCPU, with one thing otherwise at a time",
+    about: "pmem and 2 MiB pages, 512 MiB, 1 vCPU, one change at a time",
     memory_mib: 4096,
     features: &["serial", "console", "pmem", "pci", "hugepages"],
     patch: Some(&patch::PLATFORM),
     kernel: Kernel::Own(Config::Guest),
     steps: &[
-        otherwise!("as it is", ""),
-        otherwise!("without `8250.nr_uarts=0`", "--ab without=8250"),
-        otherwise!("without `pty.legacy_count=0`", "--ab without=pty"),
-        otherwise!("a word that Linux does not know", word " brisk.nothing"),
-        otherwise!("with `tsc=reliable`", word " tsc=reliable"),
-        otherwise!("with `no_timer_check`", word " no_timer_check"),
-        otherwise!("without `pci=off`", "--ab without=pci"),
-        otherwise!("a UART, `--serial null`", "--serial null"),
-        otherwise!("an IOAPIC with 24 pins", "--ab ioapic-24"),
-        otherwise!("xAPIC: `nox2apic`", word " nox2apic"),
-        otherwise!("no TSC_DEADLINE", "--ab no-tsc-deadline"),
-        otherwise!("no KVM_FEATURE_NOP_IO_DELAY", "--ab io-delay"),
-        otherwise!("IA32_ARCH_CAPABILITIES on AMD", "--ab arch-capabilities"),
-        otherwise!("two levels of topology for one CPU", "--ab core-level"),
-        otherwise!("empty CPUID leaves up to 0x1f and 0x80000022", "--ab empty-leaves"),
-        otherwise!("no ACPI: `acpi=off`", word " acpi=off"),
-        otherwise!("virtio over PCI", "--transport pci"),
-        otherwise!("entry by PVH", "--boot-protocol pvh"),
+        variant!("as it is", ""),
+        variant!("without `8250.nr_uarts=0`", "--ab without=8250"),
+        variant!("without `pty.legacy_count=0`", "--ab without=pty"),
+        variant!("a word that Linux does not know", word " brisk.nothing"),
+        variant!("with `tsc=reliable`", word " tsc=reliable"),
+        variant!("with `no_timer_check`", word " no_timer_check"),
+        variant!("without `pci=off`", "--ab without=pci"),
+        variant!("a UART, `--serial null`", "--serial null"),
+        variant!("an IOAPIC with 24 pins", "--ab ioapic-24"),
+        variant!("xAPIC: `nox2apic`", word " nox2apic"),
+        variant!("no TSC_DEADLINE", "--ab no-tsc-deadline"),
+        variant!("no KVM_FEATURE_NOP_IO_DELAY", "--ab io-delay"),
+        variant!("IA32_ARCH_CAPABILITIES on AMD", "--ab arch-capabilities"),
+        variant!("two levels of topology for one CPU", "--ab core-level"),
+        variant!("empty CPUID leaves up to 0x1f and 0x80000022", "--ab empty-leaves"),
+        variant!("no ACPI: `acpi=off`", word " acpi=off"),
+        variant!("virtio over PCI", "--transport pci"),
+        variant!("entry by PVH", "--boot-protocol pvh"),
         step("128 MiB", args!("128M", ""), line!("")),
         step("4 GiB", args!("4G", ""), line!("")),
         step("4 GiB without `swiotlb=noforce`", args!("4G", "--ab without=swiotlb"), line!("")),
-        otherwise!("no asynchronous page faults: `no-kvmapf`", word " no-kvmapf"),
-        otherwise!("lock prefixes left in: `noreplace-smp`", word " noreplace-smp"),
+        variant!("no asynchronous page faults: `no-kvmapf`", word " no-kvmapf"),
+        variant!("lock prefixes left in: `noreplace-smp`", word " noreplace-smp"),
     ],
 };
 
