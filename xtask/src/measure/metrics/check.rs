@@ -81,11 +81,7 @@ impl Finding {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let mut lines = history::read(&args.history)?;
     let line = match args.line.as_deref() {
-        Some("last") => {
-            let of = |line: &Line| line.vmm == "brisk" && history::has_trends(&line.suite);
-            let at = lines.iter().rposition(of);
-            lines.remove(at.context("nothing was recorded yet")?)
-        }
+        Some("last") => history::take_last(&mut lines).context("nothing was recorded yet")?,
         Some(path) => {
             let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
             history::parse(&text)?.pop().with_context(|| format!("{path}: no line"))?

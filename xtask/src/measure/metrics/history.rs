@@ -301,15 +301,46 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
     }
 }
 
-/// Appends a line.
+/// Appends a line; what is too long for one, as several.
 ///
 /// # Errors
-/// It is too long, or the file cannot be written.
+/// One metric alone is too long, or the file cannot be written.
 pub fn append(path: &Path, line: &Line) -> Result<()> {
-    let text = line.text()? + "\n";
+    let text = texts(line)?;
     let file = OpenOptions::new().append(true).create(true).open(path);
     file.and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| path.display().to_string())
+}
+
+/// A run as text: as many lines as it needs.
+fn texts(line: &Line) -> Result<String> {
+    match line.text() {
+        Err(_) if line.metrics.len() > 1 => {
+            let mut first = line.clone();
+            let rest = first.metrics.split_off(line.metrics.len() / 2);
+            Ok(texts(&first)? + &texts(&Line { metrics: rest, ..first })?)
+        }
+        text => Ok(text? + "\n"),
+    }
+}
+
+/// The last run that has trends, of as many lines as it has.
+pub fn take_last(lines: &mut Vec<Line>) -> Option<Line> {
+    let has = |line: &Line| line.vmm == "brisk" && has_trends(&line.suite);
+    let mut last = lines.remove(lines.iter().rposition(has)?);
+    let of = |line: &Line| {
+        let version = (line.version.clone(), line.date.clone(), line.n, line.changed);
+        (line.suite.clone(), line.vmm.clone(), line.clock.clone(), version)
+    };
+    while let Some(at) = lines.iter().rposition(has) {
+        let other = &lines[at];
+        let again = other.metrics.keys().any(|name| last.metrics.contains_key(name));
+        if again || of(other) != of(&last) {
+            break;
+        }
+        last.metrics.extend(lines.remove(at).metrics);
+    }
+    Some(last)
 }
 
 /// A VMM in one boot of what was measured last of a suite.

@@ -44,6 +44,19 @@ fn lines_are_short_and_ordered() {
         line.metrics.insert(format!("metric_{index}"), Metric::default());
     }
     assert!(line.text().unwrap_err().to_string().contains("8192 is the limit"));
+    // A run that is too long is several lines, and one again.
+    fs::write(&file, "").unwrap();
+    append(&file, &Line { version: "before".into(), ..parse(FIRST).unwrap().remove(0) }).unwrap();
+    append(&file, &line).unwrap();
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.lines().count() >= 3 && text.lines().all(|line| line.len() < LONGEST));
+    let mut lines = read(&file).unwrap();
+    let mut last = take_last(&mut lines).unwrap();
+    last.metrics.sort_keys();
+    line.metrics.sort_keys();
+    assert_eq!(last, line);
+    assert_eq!((lines.len(), &*take_last(&mut lines).unwrap().version), (1, "before"));
+    assert_eq!(take_last(&mut lines), None);
 }
 
 #[test]
