@@ -46,7 +46,8 @@ fn lines_are_short_and_ordered() {
     assert!(line.text().unwrap_err().to_string().contains("8192 is the limit"));
     // A run that is too long is several lines, and one again.
     fs::write(&file, "").unwrap();
-    append(&file, &Line { version: "before".into(), ..parse(FIRST).unwrap().remove(0) }).unwrap();
+    append(&file, &Line { version: "before".into(), n: 0, ..parse(FIRST).unwrap().remove(0) })
+        .unwrap();
     append(&file, &line).unwrap();
     let text = fs::read_to_string(&file).unwrap();
     assert!(text.lines().count() >= 3 && text.lines().all(|line| line.len() < LONGEST));
