@@ -53,7 +53,7 @@ impl Patch {
             fs::remove_dir_all(source).with_context(|| source.display().to_string())?;
         }
         source::copy(paths::workspace(), source)?;
-        let output = cmd!("patch", "-p1", "--batch", "--no-backup-if-mismatch")
+        let output = cmd!("patch", "-p1", "--batch", "--fuzz=0", "--no-backup-if-mismatch")
             .dir(source)
             .stdin_bytes(self.text)
             .stderr_to_stdout()
