@@ -4,6 +4,7 @@ use brisk_boot::layout;
 
 use crate::coalesced::Ring;
 use crate::events::Events;
+use crate::exit_status::ExitStatus;
 use crate::interrupts::{IOAPIC_SIZE, Interrupts, Signal, Sink};
 use crate::kvm::Vm;
 use crate::measure::boot_timer::{BootTimer, Point};
@@ -43,6 +44,7 @@ pub struct Bus {
     pub(crate) virtio: Devices,
     pub(crate) timer: BootTimer,
     pub(crate) stats: ExitStats,
+    pub(crate) exit_status: ExitStatus,
     pub(crate) trace: Trace,
     pub(crate) ring: Ring,
 }
@@ -85,6 +87,10 @@ impl Bus {
     /// `out`: `data` holds accesses of `width` bytes each. What no device takes is lost.
     pub fn pio_out(&mut self, port: u16, width: u8, data: &[u8]) -> Option<End> {
         let access = match port {
+            layout::EXIT_STATUS_PORT if ExitStatus::LISTENS => {
+                data.last().inspect(|status| self.exit_status.set(**status));
+                Access::Done
+            }
             layout::BOOT_TIMER_PORT if BootTimer::LISTENS => {
                 for access in data.chunks_exact(width.into()) {
                     self.mark(access[0]);
@@ -226,6 +232,7 @@ impl Bus {
         if let Some(serial) = &mut self.serial {
             serial.flush();
         }
+        self.virtio.hand_on();
         self.timer.finish();
         self.stats.finish();
         self.trace.finish();

@@ -7,10 +7,11 @@ use std::ffi::OsString;
 
 use argh::FromArgs;
 
+use crate::bundle::{self, Bundled};
 use crate::config::{self, Config, MemoryConfig, Output, Seccomp, Transport, need};
 use crate::error::{Error, Result};
 use crate::measure::log;
-use crate::virtio;
+use crate::{exit_status, virtio, workload};
 
 #[derive(FromArgs)]
 /// Boots a Linux VM to userspace.
@@ -55,7 +56,8 @@ struct Args {
     /// off, null, tty or file=PATH; ttyS0 (feature serial)
     #[argh(option)]
     serial: Option<String>,
-    /// off, null, tty or file=PATH; hvc0 (feature console)
+    /// off, null, tty or file=PATH; hvc0 (feature console). streams: a workload's standard streams
+    /// (feature streams)
     #[argh(option)]
     console: Option<String>,
     /// write the boot timer's points to this file as JSON lines (feature boot-timer)
@@ -77,6 +79,10 @@ struct Args {
     /// off, error, warn, info, debug or trace; by default warn (feature logging)
     #[argh(option)]
     log_level: Option<String>,
+    /// end with the byte that the guest wrote to port 0x84, and with 125 where the VM fails (feature
+    /// exit-status)
+    #[argh(switch)]
+    exit_status: bool,
 }
 
 /// What the command line came to.
@@ -92,13 +98,22 @@ pub enum Command {
 /// # Errors
 /// Bad usage.
 pub fn parse(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Command> {
-    let Some(mut words) = words::read(arguments)? else {
+    let (bundle, flags) = match bundle::find()? {
+        None => (None, String::new()),
+        Some(bundle::Asked::Print(text)) => return Ok(Command::Print(text)),
+        Some(bundle::Asked::Run(bundle, flags)) => (Some(bundle), flags),
+    };
+    let Some(mut words) = words::read(&mut workload::own(arguments))? else {
         return Ok(Command::Print(concat!("brisk ", env!("CARGO_PKG_VERSION"), "\n").into()));
     };
+    add_baked(&flags, &mut words)?;
     if let Some(baked) = option_env!("BRISK_DEFAULT_ARGS") {
         add_baked(baked, &mut words)?;
     }
     let all: Vec<&str> = words.iter().map(String::as_str).collect();
+    if all.contains(&"--exit-status") {
+        exit_status::expect();
+    }
     let args = match Args::from_args(&["brisk"], &all) {
         Ok(args) => args,
         Err(exit) if exit.status.is_ok() => return Ok(Command::Print(exit.output)),
@@ -111,9 +126,10 @@ pub fn parse(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Command> {
             }));
         }
     };
+    need(!args.exit_status || cfg!(feature = "exit-status"), "--exit-status", "exit-status")?;
     need(args.log_level.is_none() || cfg!(feature = "logging"), "--log-level", "logging")?;
     log::start(args.log_level.as_deref().unwrap_or("warn"))?;
-    Ok(Command::Run(Box::new(config(args)?)))
+    Ok(Command::Run(Box::new(config(args, bundle)?)))
 }
 
 /// Adds arguments that `cargo xtask build` baked in: a flag a line, its values after tabs. A flag
@@ -127,7 +143,12 @@ fn add_baked(baked: &str, words: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-fn config(args: Args) -> Result<Config> {
+fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
+    let streams = args.console.take_if(|text| text == "streams").is_some();
+    without_streams(streams, args.serial.as_deref())?;
+    if streams {
+        args.console = Some("off".into());
+    }
     let without = |given: bool, there: bool, flag: &str, feature: &str| {
         if given { need(there, flag, feature) } else { Ok(()) }
     };
@@ -161,10 +182,16 @@ fn config(args: Args) -> Result<Config> {
         devices: virtio::Configs {
             #[cfg(feature = "console")]
             consoles: Vec::from_iter(Some(_console).filter(|output| *output != Output::Off)),
+            #[cfg(feature = "streams")]
+            streams: Vec::from_iter(streams.then(virtio::streams::StreamsConfig::from_arguments)),
             #[cfg(feature = "block")]
             disks: each(&args.disk, virtio::block::DiskConfig::parse)?,
             #[cfg(feature = "pmem")]
-            pmems: each(&args.pmem, virtio::pmem::PmemConfig::parse)?,
+            pmems: {
+                let mut pmems = each(&args.pmem, virtio::pmem::PmemConfig::parse)?;
+                pmems.extend(bundle::image(bundle).map(virtio::pmem::PmemConfig::of_bundle));
+                pmems
+            },
             #[cfg(feature = "rng")]
             rngs: each(args.rng.as_slice(), virtio::rng::RngConfig::parse)?,
         },
@@ -173,6 +200,7 @@ fn config(args: Args) -> Result<Config> {
             _ => Transport::Mmio,
         },
         serial,
+        bundle,
         boot_log: args.boot_log,
         timeline: args.timeline,
         stats: args.stats,
@@ -182,6 +210,19 @@ fn config(args: Args) -> Result<Config> {
         },
         trace: args.trace,
     })
+}
+
+/// Checks that `--console streams` can be had, and that nobody else uses the standard streams.
+fn without_streams(streams: bool, serial: Option<&str>) -> Result<()> {
+    need(!streams || cfg!(feature = "streams"), "--console streams", "streams")?;
+    if streams && serial == Some("tty") {
+        return Err(Error::Usage(
+            "--serial tty --console streams: both are this process's standard streams; make the \
+             serial port off, null or file=PATH"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 /// Parses each value of a flag that may be repeated.

@@ -2,6 +2,7 @@
 
 use brisk_boot::Protocol;
 
+use crate::bundle;
 use crate::error::{Error, Result};
 
 /// All of it. What a feature that is left out would need is as if no flag of its were given.
@@ -29,6 +30,8 @@ pub struct Config {
     pub transport: Transport,
     /// `--serial`
     pub serial: Output,
+    /// brisk's own file, where that has the kernel, the initramfs and the image.
+    pub bundle: bundle::Bundled,
     /// `--boot-log`
     pub boot_log: Option<String>,
     /// `--timeline`
@@ -56,6 +59,7 @@ impl Default for Config {
             devices: Default::default(),
             transport: Transport::Mmio,
             serial: Output::Off,
+            bundle: None,
             boot_log: None,
             timeline: false,
             stats: None,

@@ -46,6 +46,12 @@ impl Events {
     pub const MEMORY: Events = Events(1 << 4);
     /// A second is over: is a vCPU where it was?
     pub const TICK: Events = Events(1 << 5);
+    /// A signal came that is the workload's.
+    #[cfg(feature = "streams")]
+    pub const SIGNAL: Events = Events(1 << 6);
+    /// All that a workload's streams wait for.
+    #[cfg(feature = "streams")]
+    pub const STREAMS: Events = Events(Self::INPUT.0 | Self::OUTPUT.0 | Self::SIGNAL.0);
     const DEVICE: u32 = 8;
 
     /// What virtio device `index`, of at most 16, waits for: a file that changed, a request that is
@@ -78,7 +84,9 @@ thread_local! {
 
 extern "C" fn handle(signal: libc::c_int) {
     let events = match signal {
-        libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT => Events::STOP.0,
+        libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT | libc::SIGALRM => {
+            ends::event(signal).0
+        }
         libc::SIGWINCH => Events::WINDOW.0,
         // Whose is the terminal now?
         libc::SIGCONT => Events::INPUT.0,
@@ -160,6 +168,18 @@ impl Drop for Timer {
         unsafe { libc::syscall(libc::SYS_timer_delete, self.0) };
     }
 }
+
+#[cfg(any(feature = "streams", feature = "exit-status"))]
+mod ends;
+#[cfg(not(any(feature = "streams", feature = "exit-status")))]
+#[path = "events/ends/off.rs"]
+mod ends;
+#[cfg(all(feature = "streams", feature = "seccomp"))]
+pub(crate) use ends::RULES as END_RULES;
+#[cfg(feature = "exit-status")]
+pub use ends::last_signal;
+#[cfg(feature = "streams")]
+pub use ends::{forward, install as install_for_workload, take_forwarded};
 
 /// Writes to the page of the vCPU on this thread, if one is.
 fn set_immediate_exit(value: u8) {
@@ -244,6 +264,14 @@ pub fn this_vcpu() -> u8 {
 /// As if `events` had come, for whoever looks next.
 pub fn expect(events: Events) {
     PENDING.fetch_or(events.0, Ordering::Release);
+}
+
+/// As if `events` had come to the vCPU on this thread, which is in an exit: it takes them before it goes
+/// on.
+#[cfg(feature = "streams")]
+pub fn again(events: Events) {
+    expect(events);
+    set_immediate_exit(1);
 }
 
 /// Tells vCPU `id`, from another thread.

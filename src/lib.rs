@@ -23,6 +23,11 @@ compile_error!(
 );
 
 mod access;
+#[cfg(feature = "bundle")]
+mod bundle;
+#[cfg(not(feature = "bundle"))]
+#[path = "bundle/off.rs"]
+mod bundle;
 pub mod bus;
 pub mod cli;
 mod cmdline;
@@ -37,6 +42,11 @@ mod descriptors;
 mod error;
 pub mod events;
 mod exit;
+#[cfg(feature = "exit-status")]
+mod exit_status;
+#[cfg(not(feature = "exit-status"))]
+#[path = "exit_status/off.rs"]
+mod exit_status;
 #[cfg(feature = "pio-fast-path")]
 mod fast_path;
 #[cfg(not(feature = "pio-fast-path"))]
@@ -102,6 +112,11 @@ pub mod virtio;
 #[cfg(not(feature = "mmio"))]
 #[path = "virtio/off.rs"]
 mod virtio;
+#[cfg(feature = "streams")]
+mod workload;
+#[cfg(not(feature = "streams"))]
+#[path = "workload/off.rs"]
+mod workload;
 
 use std::io::Write;
 
@@ -137,7 +152,10 @@ pub(crate) fn exit(result: error::Result<u8>) -> ! {
             if !matches!(error, error::Error::Stopped) {
                 descriptors::say(&format!("brisk: {error}\n"));
             }
-            error.status()
+            match error {
+                error::Error::Stopped => exit_status::of_signal(),
+                _ => exit_status::own(error.status()),
+            }
         }
     };
     // SAFETY: ends the process; what had to be written was written without buffers.

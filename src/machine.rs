@@ -12,6 +12,7 @@ use crate::descriptors;
 use crate::error::{Error, Result};
 use crate::events;
 use crate::exit::Crash;
+use crate::exit_status;
 use crate::gate::Gate;
 use crate::interrupts::{Interrupts, MAX_PINS};
 use crate::kvm::{System, Vcpu, Vm};
@@ -114,6 +115,7 @@ impl Machine {
             virtio,
             timer,
             stats,
+            exit_status: Default::default(),
             trace,
             // SAFETY: kvm-ioctls mapped it, and vCPUs are kept until the process ends.
             ring: unsafe { Ring::new(vcpus[0].run_page()) },
@@ -199,12 +201,13 @@ impl Machine {
         let status = match outcome {
             Outcome::End(End::Reset) if self.panic_is_warm && flag == WARM => {
                 say("the guest's kernel panicked");
-                3
+                exit_status::own(3)
             }
-            Outcome::End(_) => 0,
+            Outcome::End(End::Quit) => exit_status::of_signal(),
+            Outcome::End(_) => bus.exit_status.of_guest(),
             Outcome::Crash(reason) => {
                 say(&format!("the guest crashed: {reason}"));
-                3
+                exit_status::own(3)
             }
         };
         std::mem::forget(bus);

@@ -46,6 +46,10 @@ const ALL: &[&[Rule]] = &[
     crate::coalesced::RULES,
     #[cfg(feature = "console")]
     crate::virtio::console::RULES,
+    #[cfg(feature = "streams")]
+    crate::virtio::streams::RULES,
+    #[cfg(feature = "streams")]
+    crate::events::END_RULES,
     #[cfg(feature = "block")]
     crate::virtio::block::RULES,
     #[cfg(feature = "io-uring")]

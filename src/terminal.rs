@@ -71,6 +71,9 @@ pub struct Input {
     background: Option<Timer>,
     terminal: bool,
     escape: bool,
+    /// Nothing that is typed is a command to brisk.
+    #[cfg(feature = "streams")]
+    plain: bool,
     /// There may be something to read.
     more: bool,
     ended: bool,
@@ -80,6 +83,8 @@ pub struct Input {
 
 /// The most bytes that wait for the guest; more than this stay where they are.
 const MAX_WAITING: usize = 64 << 10;
+/// Bytes read at a time.
+const READ: usize = if cfg!(feature = "streams") { 4096 } else { 256 };
 
 impl Input {
     /// Makes a terminal raw and asks for [`Events::INPUT`].
@@ -88,6 +93,28 @@ impl Input {
         if front != Front::NoTerminal {
             events::install_for_raw_terminal();
         }
+        let mut input = Input::watch();
+        input.terminal = front != Front::NoTerminal;
+        input.follow(front);
+        input
+    }
+
+    /// As it is: a terminal stays one, with its keys for signals.
+    #[cfg(feature = "streams")]
+    pub fn plain() -> Input {
+        // SAFETY: asks for flags.
+        let flags = unsafe { libc::fcntl(libc::STDIN_FILENO, libc::F_GETFL) };
+        *saved() = Some(Saved { terminal: None, flags });
+        Input { plain: true, ..Input::watch() }
+    }
+
+    /// Nothing waits, and nothing will come.
+    #[cfg(feature = "streams")]
+    pub fn ended(&self) -> bool {
+        self.ended && self.waiting.is_empty()
+    }
+
+    fn watch() -> Input {
         events::watch(&io::stdin(), Events::INPUT);
         // SAFETY: plain calls on our own standard input; a failure leaves it without a signal, as for a
         // regular file, which `more` covers.
@@ -96,11 +123,7 @@ impl Input {
             libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, flags | libc::O_ASYNC);
         }
         // SAFETY: standard input is never closed.
-        let stdin = ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) });
-        let mut input = Input::new(stdin);
-        input.terminal = front != Front::NoTerminal;
-        input.follow(front);
-        input
+        Input::new(ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) }))
     }
 
     /// Watches for the front where we are not there.
@@ -120,6 +143,8 @@ impl Input {
             background: None,
             terminal: false,
             escape: false,
+            #[cfg(feature = "streams")]
+            plain: false,
             more: true,
             ended: false,
             waiting: VecDeque::new(),
@@ -144,7 +169,7 @@ impl Input {
                 self.more = false;
                 break;
             }
-            let mut bytes = [0; 256];
+            let mut bytes = [0; READ];
             match self.stdin.read(&mut bytes) {
                 Ok(0) => self.ended = true,
                 Ok(count) => {
@@ -178,6 +203,11 @@ impl Input {
 
     /// Takes commands to brisk out of what was typed; true for "quit". Ctrl-A twice sends one.
     fn filter(&mut self, bytes: &[u8]) -> bool {
+        #[cfg(feature = "streams")]
+        if self.plain {
+            self.waiting.extend(bytes);
+            return false;
+        }
         for &byte in bytes {
             match (std::mem::take(&mut self.escape), byte) {
                 (true, QUIT) => return true,
@@ -279,6 +309,50 @@ pub fn nonblocking(output: Output) -> Output {
     }
 }
 
+/// Standard output or error, by a file description of our own on which no write waits; see
+/// [`nonblocking`] for when it is the one there is.
+#[cfg(feature = "streams")]
+pub fn standard(fd: libc::c_int) -> ManuallyDrop<File> {
+    // SAFETY: a standard stream, which is never closed.
+    let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd) });
+    if file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return file;
+    }
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let path = if fd == libc::STDOUT_FILENO { "/proc/self/fd/1" } else { "/proc/self/fd/2" };
+    let file = match OpenOptions::new().write(true).custom_flags(flags).open(path) {
+        Ok(own) => ManuallyDrop::new(own),
+        Err(_) => file,
+    };
+    events::watch(&*file, Events::OUTPUT);
+    file
+}
+
+/// What takes standard output's number when that is closed: nothing is opened once the guest runs.
+#[cfg(feature = "streams")]
+static NOWHERE: std::sync::OnceLock<File> = std::sync::OnceLock::new();
+
+/// Prepares [`close_output`].
+#[cfg(feature = "streams")]
+pub fn hold_output() {
+    if let Ok(file) = OpenOptions::new().write(true).open("/dev/null") {
+        let _ = NOWHERE.set(file);
+    }
+}
+
+/// Closes standard output, which `file` is or has opened anew; no other file gets its number.
+#[cfg(feature = "streams")]
+pub fn close_output(file: &File) {
+    let Some(nowhere) = NOWHERE.get() else { return };
+    // SAFETY: plain calls; whoever holds `file` never uses it again.
+    unsafe {
+        libc::dup2(nowhere.as_raw_fd(), libc::STDOUT_FILENO);
+        if file.as_raw_fd() != libc::STDOUT_FILENO {
+            libc::close(file.as_raw_fd());
+        }
+    }
+}
+
 /// Asks for [`Events::OUTPUT`] whenever `output`, of [`nonblocking`], can be written to, or no longer.
 #[cfg(feature = "console")]
 pub fn signal_when_writable(output: &File, on: bool) {
@@ -328,7 +402,7 @@ mod tests {
     fn what_waits_is_bounded_and_in_order() {
         let mut input = Input::new(ManuallyDrop::new(File::open("/dev/zero").unwrap()));
         assert!(!input.fill());
-        assert!((MAX_WAITING..MAX_WAITING + 256).contains(&input.waiting.len()));
+        assert!((MAX_WAITING..MAX_WAITING + READ).contains(&input.waiting.len()));
         input.waiting = b"abc".iter().copied().collect();
         let mut to = [0; 2];
         assert_eq!((input.take(&mut to), &to), (2, b"ab"));

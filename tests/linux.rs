@@ -8,6 +8,9 @@
 
 #[path = "linux/boots.rs"]
 mod boots;
+#[cfg(feature = "bundle")]
+#[path = "linux/bundle.rs"]
+mod bundle;
 mod common;
 #[path = "linux/disks.rs"]
 mod disks;

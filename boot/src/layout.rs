@@ -72,6 +72,10 @@ pub const ADDRESS_END: u64 = 1 << 52;
 /// I/O port of the boot timer.
 pub const BOOT_TIMER_PORT: u16 = 0x80;
 
+/// I/O port of the exit status: the last byte that the guest writes there before it powers off is the
+/// VMM's own exit status. On a PC it is a page register of no DMA channel, so nothing else writes to it.
+pub const EXIT_STATUS_PORT: u16 = 0x84;
+
 /// Status and command register of the keyboard controller, which a guest may reset the machine by: PC
 /// kernels do so by default, Linux with `reboot=k`.
 pub const KEYBOARD_PORT: u16 = 0x64;

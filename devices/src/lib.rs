@@ -12,6 +12,7 @@
 //! |---|---|---|
 //! | [`ioapic`] | always | I/O APIC with as many pins as the machine uses |
 //! | `serial` | `serial` | 16550A UART |
+//! | `streams` | `streams` | a workload's standard streams on a console |
 //! | `virtio` | `virtio` | device status, feature negotiation, queue registers |
 //! | `virtio::mmio` | `mmio` | virtio over MMIO |
 //! | `pci` | `pci` | configuration accesses, host bridge, MSI-X |
@@ -35,6 +36,8 @@ pub mod pci;
 pub mod serial;
 #[cfg(feature = "snapshot")]
 pub mod snapshot;
+#[cfg(feature = "streams")]
+pub mod streams;
 #[cfg(feature = "virtio")]
 pub mod virtio;
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// The character for byte 0; private use, and the last of them all (Unicode 16.0, 23.5).
 const BYTES: u32 = 0x10_ff00;
 /// Flags without a value.
-const SWITCHES: &[&str] = &["--cmdline-exact", "--help", "--timeline"];
+const SWITCHES: &[&str] = &["--cmdline-exact", "--exit-status", "--help", "--timeline"];
 /// Flags whose value is one text: no keys, no quotes.
 const PLAIN: &[&str] =
     &["--boot-log", "--cmdline", "--initramfs", "--kernel", "--log-level", "--stats", "--trace"];

@@ -1,17 +1,18 @@
 //! Kernel and initramfs: from their files straight into guest memory.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 
 use brisk_boot::{Protocol, Range, bzimage, elf, format, layout};
 
+use crate::bundle;
 use crate::cli::words::os_string;
-use crate::config::{Config, MemoryConfig};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::inputs::{self, Id};
-use crate::load::pieces::{Pieces, Plan, Source};
+use crate::load::pieces::{Opened, Pieces, Plan, Source};
 use crate::measure::trace::Laps;
 use crate::memory::Ram;
 
@@ -42,24 +43,24 @@ pub struct Loaded {
 /// A file that cannot be read, is no kernel, or does not fit.
 pub fn load(config: &Config, ram: &mut Ram, pieces: &Pieces, laps: &mut Laps) -> Result<Loaded> {
     let path = &config.kernel;
-    let (file, meta) = open("--kernel", path)?;
-    let len = meta.len();
+    let opened = open("--kernel", path, bundle::kernel(config.bundle))?;
+    let len = opened.len;
+    let source = Arc::new(Source::new(&config.memory, "--kernel", path, opened));
     let mut head = [0; HEAD];
     let have = HEAD.min(len as usize);
-    file.read_exact_at(&mut head[..have], 0).map_err(Error::file("--kernel", path))?;
+    source.read(0, &mut head[..have])?;
     let head = &head[..have];
 
     let place = match bzimage::is_bzimage(head) {
         true => bzimage,
         false => vmlinux,
     };
-    let source = Arc::new(Source::new(&config.memory, "--kernel", path, file, &meta));
     let mut plan = Plan::default();
     let mut loaded = place(config, head, len, source, ram, &mut plan)?;
     if let Some(path) = &config.initramfs {
         // Behind the kernel, where the guest will have pages mapped and huge pages touched anyway.
         let start = loaded.end.next_multiple_of(PAGE);
-        loaded.initramfs = Some(add_initramfs(&config.memory, path, start, ram, &mut plan)?);
+        loaded.initramfs = Some(add_initramfs(config, path, start, ram, &mut plan)?);
     }
     pieces.publish(plan);
     pieces.work(|name| laps.lap(name))?;
@@ -192,14 +193,14 @@ fn choose_entry(config: &Config, image: &elf::Image, source: &Source) -> Result<
 }
 
 fn add_initramfs(
-    memory: &MemoryConfig,
+    config: &Config,
     path: &str,
     start: u64,
     ram: &mut Ram,
     plan: &mut Plan,
 ) -> Result<Range> {
-    let (file, meta) = open("--initramfs", path)?;
-    let (len, size) = (meta.len(), ram.size());
+    let opened = open("--initramfs", path, bundle::initramfs(config.bundle))?;
+    let (len, size) = (opened.len, ram.size());
     // SAFETY: nothing else is behind the kernel yet.
     let Some(to) = (unsafe { ram.lend(start, len) }) else {
         let room = size.min(layout::HOLE_START).saturating_sub(start);
@@ -208,13 +209,18 @@ fn add_initramfs(
              guest more --memory"
         )));
     };
-    let source = Arc::new(Source::new(memory, "--initramfs", path, file, &meta));
+    let source = Arc::new(Source::new(&config.memory, "--initramfs", path, opened));
     plan.add(&source, 0, to);
     Ok(Range { start, len })
 }
 
-/// Opens a regular file that is not empty; without waiting for who writes to a FIFO, which is refused.
-fn open(flag: &'static str, path: &str) -> Result<(File, Metadata)> {
+/// Opens a regular file that is not empty; without waiting for who writes to a FIFO, which is refused. Or
+/// takes its place in brisk's own.
+fn open(flag: &'static str, path: &str, part: Option<bundle::Part>) -> Result<Opened> {
+    if let Some(part) = part {
+        let (file, start, len) = bundle::open(part)?;
+        return Ok(Opened { file, start, len, page: 0 });
+    }
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(os_string(path));
     let file = file.map_err(Error::file(flag, path))?;
@@ -230,7 +236,7 @@ fn open(flag: &'static str, path: &str) -> Result<(File, Metadata)> {
         return wrong("is empty");
     }
     inputs::claim(flag, path, Id::of(&meta), false)?;
-    Ok((file, meta))
+    Ok(Opened { file, start: 0, len: meta.len(), page: meta.blksize() })
 }
 
 /// For what the kernel's parser found.

@@ -4,9 +4,9 @@
 //! becomes shorter before is an error that names it; one whose content changes meanwhile gives what a
 //! `cp` of it would give.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::config::{MemoryConfig, PageSize};
@@ -15,6 +15,18 @@ use crate::events;
 use crate::load::fill;
 use crate::memory::HUGE;
 
+/// An open file, or a part of one.
+pub struct Opened {
+    /// The file.
+    pub file: File,
+    /// Where the part starts.
+    pub start: u64,
+    /// Its bytes.
+    pub len: u64,
+    /// The size of the file's own pages, as the file system says.
+    pub page: u64,
+}
+
 /// A file that a flag names.
 pub struct Source {
     /// The flag, with its dashes.
@@ -22,7 +34,9 @@ pub struct Source {
     /// Its value.
     pub path: String,
     /// The file.
-    pub file: File,
+    file: File,
+    /// Where in it that starts which the flag names.
+    start: u64,
     /// Whether whole huge pages are filled from it as such: guest memory is in pages of the pool that
     /// nobody has touched, and the file's own pages are huge.
     fills: bool,
@@ -30,17 +44,12 @@ pub struct Source {
 
 impl Source {
     /// The open `file` that `flag` named by `path`, and what the file system says of it.
-    pub fn new(
-        memory: &MemoryConfig,
-        flag: &'static str,
-        path: &str,
-        file: File,
-        meta: &Metadata,
-    ) -> Source {
+    pub fn new(memory: &MemoryConfig, flag: &'static str, path: &str, opened: Opened) -> Source {
         let fills = memory.hugepages == Some(PageSize::Size2M)
             && !memory.prefault
-            && meta.blksize() >= HUGE as u64;
-        Source { flag, path: path.into(), file, fills }
+            && opened.page >= HUGE as u64;
+        let Opened { file, start, .. } = opened;
+        Source { flag, path: path.into(), file, start, fills }
     }
 
     /// See the field; never in a build that cannot.
@@ -56,7 +65,7 @@ impl Source {
         if self.fills()
             && to.len().is_multiple_of(HUGE)
             && (to.as_ptr() as usize).is_multiple_of(HUGE)
-            && fill::fill(&self.file, at, to)
+            && fill::fill(&self.file, self.start + at, to)
         {
             log::debug!("{} {}: {} bytes put as huge pages", self.flag, self.path, to.len());
             return Ok(());
@@ -69,7 +78,7 @@ impl Source {
     /// # Errors
     /// The file ends before, or cannot be read.
     pub fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(to, at).map_err(|error| {
+        self.file.read_exact_at(to, self.start + at).map_err(|error| {
             Error::file(self.flag, &self.path)(match error.kind() {
                 io::ErrorKind::UnexpectedEof => {
                     io::Error::other("became shorter while it was loaded")
@@ -173,10 +182,10 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         io::Write::write_all(&mut file, &bytes).unwrap();
         let path = file.path().to_str().unwrap();
-        let meta = file.as_file().metadata().unwrap();
         let memory = MemoryConfig::default();
-        let source =
-            Arc::new(Source::new(&memory, "--kernel", path, file.reopen().unwrap(), &meta));
+        let len = bytes.len() as u64;
+        let opened = Opened { file: file.reopen().unwrap(), start: 0, len, page: 4096 };
+        let source = Arc::new(Source::new(&memory, "--kernel", path, opened));
         for cut in [false, true] {
             let (to, rest) = vec![0; bytes.len() + 5].leak().split_at_mut(bytes.len());
             let seen: &'static [u8] = unsafe_alias(to);

@@ -128,6 +128,11 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         (queues, all)
     }
 
+    /// The VM has ended: hands on what waits.
+    pub(super) fn hand_on(&mut self) {
+        self.lanes.iter().for_each(|lane| lane.0.lock().backend.hand_on());
+    }
+
     /// Moves queue `index`, if the driver has started it, while the registers wait.
     pub fn process(&mut self, index: u16, memory: &GuestMemoryMmap) -> Reply {
         let Some(lane) = self.lanes.get(usize::from(index)) else { return Reply::Nothing };

@@ -92,6 +92,13 @@ impl Devices {
         false
     }
 
+    /// The VM has ended: hands on what waits.
+    pub fn hand_on(&mut self) {
+        for slot in &mut self.slots {
+            each!(slot, device => device.hand_on());
+        }
+    }
+
     /// Hands each of `events` to the devices that it is for, and what they say to their drivers to
     /// `sink`.
     pub fn poll(&mut self, events: Events, sink: &impl Sink) -> Polled {

@@ -23,6 +23,8 @@ pub mod pmem;
 pub mod queue;
 #[cfg(feature = "rng")]
 pub mod rng;
+#[cfg(feature = "streams")]
+pub mod streams;
 mod table;
 mod transport;
 
@@ -108,6 +110,9 @@ pub trait Backend {
     ) -> std::result::Result<bool, Halt> {
         Ok(false)
     }
+
+    /// The VM has ended: hands on what waits.
+    fn hand_on(&mut self) {}
 
     /// The driver takes the queue back: nothing may touch it, nor the buffers in it, any more.
     fn stop(&mut self) {}

@@ -20,6 +20,13 @@ pub type Access = access::Access<Job>;
 #[derive(Debug, Default)]
 pub struct Configs {}
 
+impl Configs {
+    /// No word for the kernel's command line.
+    pub fn cmdline(&self) -> Option<&'static str> {
+        None
+    }
+}
+
 /// No device.
 pub struct Devices;
 
@@ -50,6 +57,9 @@ pub struct Polled {
 
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has some")]
 impl Devices {
+    /// Nothing waits.
+    pub fn hand_on(&mut self) {}
+
     #[inline(always)]
     pub fn make_readable(&mut self, _: &'static Vm, _: u32) -> Result<()> {
         Ok(())

@@ -10,6 +10,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
+use crate::bundle;
 use crate::cli::words::os_string;
 use crate::config::{on_off, pairs, unknown, usage};
 use crate::descriptors;
@@ -42,15 +43,22 @@ pub struct PmemConfig {
     pub path: String,
     /// What the guest writes stays in memory and is gone with the VM.
     pub discard_writes: bool,
+    /// The image is this part of brisk's own file.
+    pub part: Option<bundle::Part>,
 }
 
 impl PmemConfig {
+    /// Of brisk's own file, to which nothing can be written.
+    pub fn of_bundle(part: bundle::Part) -> PmemConfig {
+        PmemConfig { path: "(bundle)".into(), discard_writes: true, part: Some(part) }
+    }
+
     /// Parses the flag's value.
     ///
     /// # Errors
     /// An unknown key, a malformed value, or no file.
     pub fn parse(text: &str) -> Result<PmemConfig> {
-        let mut config = PmemConfig { path: String::new(), discard_writes: false };
+        let mut config = PmemConfig { path: String::new(), discard_writes: false, part: None };
         for (key, value) in pairs(text) {
             match key {
                 "file" => config.path = value.into(),
@@ -72,6 +80,8 @@ pub struct Pmem {
     path: String,
     /// Which file the image is.
     file_id: Option<Id>,
+    /// Where in the file it starts.
+    start: u64,
     file: File,
     discard_writes: bool,
     host: u64,
@@ -94,16 +104,19 @@ impl Kind for Pmem {
     fn open(config: &'static PmemConfig, host: &mut Host<'_>) -> Result<(pmem::Pmem, Vec<Pmem>)> {
         let guest = host.guest.next_multiple_of(ALIGN);
         let (model, mut pmem, size) = Pmem::map(config, guest)?;
-        inputs::claim("--pmem", &config.path, pmem.file_id, !config.discard_writes)?;
-        pmem.watch = watch(&config.path, host.event());
-        if pmem.watch.is_none() {
-            log::info!(
-                "--pmem {}: no inotify to see it shrink by: looks once a second",
-                config.path
-            );
-        }
-        if pmem.watch.is_none() || !config.discard_writes {
-            pmem._second = Timer::every_second(Events::TICK);
+        // A program that runs cannot be written to, so of its file there is nothing to watch.
+        if config.part.is_none() {
+            inputs::claim("--pmem", &config.path, pmem.file_id, !config.discard_writes)?;
+            pmem.watch = watch(&config.path, host.event());
+            if pmem.watch.is_none() {
+                log::info!(
+                    "--pmem {}: no inotify to see it shrink by: looks once a second",
+                    config.path
+                );
+            }
+            if pmem.watch.is_none() || !config.discard_writes {
+                pmem._second = Timer::every_second(Events::TICK);
+            }
         }
         // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
         unsafe { host.vm.set_memory(host.slot, guest, size, pmem.host)? };
@@ -129,7 +142,16 @@ impl Pmem {
             direct: false,
             readonly: "discard_writes=on",
         };
-        let Image { file, len, id: file_id, .. } = wish.open()?;
+        let (file, start, len, file_id) = match config.part {
+            Some(part) => {
+                let (file, start, len) = bundle::open(part)?;
+                (file, start, len, None)
+            }
+            None => {
+                let Image { file, len, id, .. } = wish.open()?;
+                (file, 0, len, id)
+            }
+        };
         // Behind the image's end there is no file to flush to.
         if wish.writes {
             let why =
@@ -138,11 +160,12 @@ impl Pmem {
         }
         let size = len.next_multiple_of(ALIGN);
         let mapped = len.next_multiple_of(PAGE);
-        let host =
-            map(&file, size, mapped, config.discard_writes).map_err(Error::file("--pmem", path))?;
+        let host = map(&file, start, size, mapped, config.discard_writes)
+            .map_err(Error::file("--pmem", path))?;
         let pmem = Pmem {
             path: path.clone(),
             file_id,
+            start,
             file,
             discard_writes: config.discard_writes,
             host,
@@ -163,7 +186,7 @@ impl Pmem {
             while watch.read(&mut [0; 512]).is_ok_and(|count| count > 0) {}
         }
         let Ok(len) = image::len(&self.file) else { return false };
-        let have = len.next_multiple_of(PAGE);
+        let have = len.saturating_sub(self.start).next_multiple_of(PAGE);
         if have < self.mapped {
             let path = &self.path;
             descriptors::say(&format!(
@@ -267,23 +290,25 @@ fn watch(path: &str, event: Events) -> Option<File> {
     }
 }
 
-/// Maps the first `mapped` bytes of `file` at a multiple of 2 MiB; up to `size` bytes the rest is
+/// Maps the `mapped` bytes of `file` from `start`, a page's, on at a multiple of 2 MiB; up to `size` bytes the rest is
 /// memory that belongs to no file.
-fn map(file: &File, size: u64, mapped: u64, private: bool) -> io::Result<u64> {
+fn map(file: &File, start: u64, size: u64, mapped: u64, private: bool) -> io::Result<u64> {
     let writable = libc::PROT_READ | libc::PROT_WRITE;
     let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let call = |at: u64, len: u64, flags, fd| {
+    let call = |at: u64, len: u64, flags, fd, from: u64| {
         // SAFETY: places memory anywhere, or (MAP_FIXED) within the reservation made just before.
-        let address = unsafe { libc::mmap(at as *mut _, len as usize, writable, flags, fd, 0) };
+        let address = unsafe {
+            libc::mmap(at as *mut _, len as usize, writable, flags, fd, from as libc::off_t)
+        };
         if address == libc::MAP_FAILED {
             Err(io::Error::last_os_error())
         } else {
             Ok(address as u64)
         }
     };
-    let host = call(0, size + ALIGN, anonymous, -1)?.next_multiple_of(ALIGN);
+    let host = call(0, size + ALIGN, anonymous, -1, 0)?.next_multiple_of(ALIGN);
     let sharing = if private { libc::MAP_PRIVATE | libc::MAP_NORESERVE } else { libc::MAP_SHARED };
-    call(host, mapped, sharing | libc::MAP_FIXED, file.as_raw_fd())
+    call(host, mapped, sharing | libc::MAP_FIXED, file.as_raw_fd(), start)
 }
 
 impl Backend for Pmem {

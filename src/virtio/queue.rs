@@ -74,7 +74,7 @@ pub fn len(buffers: &[libc::iovec]) -> u64 {
 }
 
 /// Copies the first bytes out of `buffers` and shortens them by as many; how many there were.
-#[cfg(any(feature = "block", feature = "pmem"))]
+#[cfg(any(feature = "block", feature = "pmem", feature = "streams"))]
 pub fn take_front(buffers: &mut Vec<libc::iovec>, to: &mut [u8]) -> usize {
     let mut done = 0;
     while done < to.len()

@@ -70,6 +70,15 @@ macro_rules! table {
         }
 
         impl Configs {
+            /// Words that the kernel's command line gets for them.
+            pub fn cmdline(&self) -> Option<&'static str> {
+                #[cfg(feature = "streams")]
+                if self.streams.iter().any(|streams| streams.arguments.is_some()) {
+                    return Some(super::streams::HAS_ARGUMENTS);
+                }
+                None
+            }
+
             /// Makes them all, in the order of the table.
             pub(super) fn open(&'static self, host: &mut Host<'_>) -> Result<Vec<Device>> {
                 let mut devices = Vec::new();
@@ -98,6 +107,7 @@ macro_rules! table {
 
 table! { $
     "console" "--console" consoles: Console(super::console::Console, brisk_devices::virtio::console::QUEUES);
+    "streams" "--console streams" streams: Streams(super::streams::Side, brisk_devices::virtio::console::QUEUES);
     "block" "--disk" disks: Block(super::block::Block, super::block::MAX_QUEUES);
     "pmem" "--pmem" pmems: Pmem(super::pmem::Pmem, brisk_devices::virtio::pmem::QUEUES);
     "rng" "--rng" rngs: Rng(super::rng::Rng, brisk_devices::virtio::rng::QUEUES);

@@ -19,7 +19,7 @@ pub fn image(len: u64) -> (File, PmemConfig, tempfile::TempDir) {
     let file = File::create_new(&path).unwrap();
     file.set_len(len).unwrap();
     let path = path.to_str().unwrap().to_owned();
-    (file, PmemConfig { path, discard_writes: false }, dir)
+    (file, PmemConfig { path, discard_writes: false, part: None }, dir)
 }
 
 /// The device on this image.

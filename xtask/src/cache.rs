@@ -229,7 +229,7 @@ pub fn files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// SHA-256 of a file, in hex.
-fn file_sum(path: &Path) -> Result<String> {
+pub fn file_sum(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     let mut file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
     io::copy(&mut file, &mut hasher)?;

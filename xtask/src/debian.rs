@@ -40,10 +40,15 @@ pub const ALL: &[&str] = &[
     "fdisk",
     "mmdebstrap",
     "xfsprogs",
+    // images of containers
+    "umoci",
     // tests: ACPI's compiler, and the initramfs' reader
     "acpica-tools",
     "cpio",
 ];
+
+/// What images are made with.
+pub const IMAGES: &[&str] = &["erofs-utils", "umoci"];
 
 /// Installs those of `packages` that are missing, and says so in one line. `qemu-system-x86` comes
 /// from the backports suite where the release's own is too old.

@@ -25,10 +25,13 @@ struct Xtask {
 
 #[derive(FromArgs)]
 #[argh(subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, once")]
 enum Task {
     Setup(setup::Args),
     Kernel(guest::kernel::Args),
     Images(guest::images::Args),
+    Image(guest::oci::Args),
+    Bundle(build::bundle::Args),
     Place(guest::place::Args),
     Lab(lab::Args),
     Boot(lab::boot::Args),
@@ -60,6 +63,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Setup(args) => setup::run(&args),
         Task::Kernel(args) => guest::kernel::run(&args),
         Task::Images(args) => guest::images::run(&args),
+        Task::Image(args) => guest::oci::run(&args),
+        Task::Bundle(args) => build::bundle::run(&args),
         Task::Place(args) => guest::place::run(&args),
         Task::Lab(args) => lab::command(&args),
         Task::Boot(args) => lab::boot::run(&args),

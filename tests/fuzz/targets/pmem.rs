@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 
 fn pmem(discard_writes: bool, shrunk: bool) -> RefCell<VirtioDevice<Pmem, 1>> {
     let (file, path) = file(2 << 20);
-    let config = PmemConfig { path, discard_writes };
+    let config = PmemConfig { path, discard_writes, part: None };
     let (mut model, mut pmem, size) = Pmem::map(&config, PMEM).expect("an image");
     assert_eq!(size, 2 << 20);
     if shrunk {

@@ -13,7 +13,7 @@ use crate::build::{self, Order, features};
 use crate::ui::Step;
 use crate::{cache, paths};
 
-mod licences;
+pub mod licences;
 
 /// Make a tar archive with every scenario's binaries, manifests, checksums, licences and help.
 #[derive(FromArgs)]

@@ -14,6 +14,7 @@ use crate::ui::Step;
 use crate::{cache, paths};
 use parts::Parts;
 
+pub mod bundle;
 pub mod dist;
 pub mod docs;
 pub mod features;

@@ -9,6 +9,16 @@
 //! features = ["pmem", "hugepages", "console"]
 //! # Baked into the binary, so that ./brisk alone boots it. Flags given to ./brisk win.
 //! args = ["--kernel", "/srv/vmlinux", "--pmem", "file=/srv/api.raw", "--cmdline", "root=/dev/pmem0"]
+//!
+//! # With `image` it is for `cargo xtask bundle`, and `args` are the workload's.
+//! [scenario.web]
+//! image = "oci:./layout:latest"   # or tar:FILE, rootfs:DIR, image:FILE
+//! kernel = "micro"                # or guest, or a vmlinux
+//! memory = "128M"
+//! env = ["PORT=80"]
+//! command = ["/usr/bin/web"]      # instead of the image's
+//! args = ["--verbose"]            # where none are given
+//! writable = "tmpfs"              # or no
 //! ```
 
 use anyhow::{Context, Result, bail};
@@ -33,6 +43,62 @@ pub struct Scenario {
     pub args: Vec<String>,
     /// An example command. What it boots is in `crate::build::matrix`.
     pub example: String,
+    /// What a bundle of it runs.
+    pub workload: Option<Workload>,
+}
+
+/// The keys of a scenario of which `cargo xtask bundle` makes one executable.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+pub struct Workload {
+    /// `oci:LAYOUT:TAG`, `tar:FILE`, `rootfs:DIR` or `image:FILE`.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// `micro`, `guest`, or a vmlinux.
+    #[serde(default)]
+    pub kernel: Option<String>,
+    /// The guest's memory, `128M`.
+    #[serde(default)]
+    pub memory: Option<String>,
+    /// `NAME=VALUE`.
+    #[serde(default)]
+    pub env: Vec<String>,
+    /// Instead of the image's.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
+    /// Where none are given.
+    #[serde(default, skip)]
+    pub args: Option<Vec<String>>,
+    /// `tmpfs` or `no`.
+    #[serde(default)]
+    pub writable: Option<String>,
+    /// More features of brisk.
+    #[serde(default, skip)]
+    pub features: Vec<String>,
+}
+
+/// Checks what can be checked without the image.
+///
+/// # Errors
+/// The key that is wrong.
+pub fn check(workload: &Workload) -> Result<()> {
+    if let Some(text) = &workload.writable
+        && !["tmpfs", "no"].contains(&text.as_str())
+    {
+        bail!("writable {text}: give tmpfs or no");
+    }
+    if let Some(text) = &workload.memory {
+        let number = text.trim_end_matches(['K', 'M', 'G', 'T']);
+        let good = text.len() - number.len() <= 1 && number.parse::<u64>().is_ok();
+        if !good {
+            bail!("memory {text}: give a number of bytes with K, M or G behind it");
+        }
+    }
+    if let Some(pair) =
+        workload.env.iter().find(|pair| !pair.contains('=') || pair.starts_with('='))
+    {
+        bail!("env {pair}: give NAME=VALUE");
+    }
+    Ok(())
 }
 
 /// A row of the table.
@@ -112,9 +178,16 @@ struct File {
 struct Own {
     #[serde(default)]
     about: String,
-    features: Vec<toml::Spanned<String>>,
+    features: Option<Vec<toml::Spanned<String>>>,
     #[serde(default)]
     args: Vec<toml::Spanned<String>>,
+    image: Option<toml::Spanned<String>>,
+    kernel: Option<String>,
+    memory: Option<String>,
+    #[serde(default)]
+    env: Vec<String>,
+    command: Option<Vec<String>>,
+    writable: Option<String>,
 }
 
 /// The scenarios that come with brisk.
@@ -125,6 +198,7 @@ pub fn table() -> Vec<Scenario> {
         features: row.features.split(',').map(str::to_owned).collect(),
         args: Vec::new(),
         example: row.example.to_owned(),
+        workload: None,
     };
     TABLE.iter().map(row).collect()
 }
@@ -169,13 +243,18 @@ fn parse(text: &str, known: &[String]) -> Result<Vec<Scenario>> {
         if TABLE.iter().any(|row| row.name == name.get_ref()) {
             bail!("line {at}: {} is a scenario of brisk's own; take another name", name.get_ref());
         }
-        for feature in &own.features {
+        if own.features.is_none() && own.image.is_none() {
+            bail!("line {at}: missing field `features` (or `image`, for a bundle)");
+        }
+        for feature in own.features.iter().flatten() {
             if !known.contains(feature.get_ref()) {
                 let (at, list) = (line(feature.span()), known.join(", "));
                 bail!("line {at}: there is no feature `{}`; there are {list}", feature.get_ref());
             }
         }
+        // Of a bundle they are the workload's.
         if let Some(first) = own.args.first()
+            && own.image.is_none()
             && !first.get_ref().starts_with("--")
         {
             bail!("line {}: args start with a flag, as in [\"--kernel\", …]", line(first.span()));
@@ -186,12 +265,32 @@ fn parse(text: &str, known: &[String]) -> Result<Vec<Scenario>> {
         let plain = |words: Vec<toml::Spanned<String>>| {
             words.into_iter().map(toml::Spanned::into_inner).collect::<Vec<_>>()
         };
+        let features = plain(own.features.unwrap_or_default());
+        let args = plain(own.args);
+        let workload = own.image.as_ref().map(|image| Workload {
+            image: Some(image.get_ref().clone()),
+            kernel: own.kernel.clone(),
+            memory: own.memory.clone(),
+            env: own.env.clone(),
+            command: own.command.clone(),
+            args: (!args.is_empty()).then(|| args.clone()),
+            writable: own.writable.clone(),
+            features: features.clone(),
+        });
+        if let (Some(workload), Some(image)) = (&workload, &own.image) {
+            let at = line(image.span());
+            check(workload).with_context(|| format!("line {at}: [scenario.{}]", name.get_ref()))?;
+            crate::guest::oci::parse(image.get_ref()).with_context(|| format!("line {at}"))?;
+        } else if own.kernel.is_some() || own.memory.is_some() || own.command.is_some() {
+            bail!("line {at}: `kernel`, `memory` and `command` are for a bundle, with `image`");
+        }
         scenarios.push(Scenario {
             name: name.into_inner(),
             about: own.about,
-            features: plain(own.features),
-            args: plain(own.args),
+            features,
+            args: if workload.is_some() { Vec::new() } else { args },
             example: "brisk".to_owned(),
+            workload,
         });
     }
     Ok(scenarios)

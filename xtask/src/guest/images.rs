@@ -52,7 +52,7 @@ const UNIT: u64 = 2 << 20;
 /// Bytes of a sector.
 const SECTOR: u64 = 512;
 /// The file systems' UUID and hash seed: the same in every build.
-const UUID: &str = "62726973-6b00-4000-8000-000000000001";
+pub const UUID: &str = "62726973-6b00-4000-8000-000000000001";
 /// Size of the small ext4 file system in MiB: as little as has room for a journal of the usual size.
 const SMALL_MIB: u64 = 62;
 /// Size of the XFS in MiB: the least that mkfs.xfs makes.
@@ -344,7 +344,7 @@ fn partition_table(start: u64, size: u64) -> Result<[u8; 512]> {
 }
 
 /// Runs a command, whose output matters only when it fails.
-fn quiet(command: &Expression, what: &str) -> Result<()> {
+pub fn quiet(command: &Expression, what: &str) -> Result<()> {
     let run = command.stdin_null().stderr_to_stdout().stdout_capture().unchecked().run();
     let output = run.with_context(|| format!("cannot run {what}"))?;
     let text = String::from_utf8_lossy(&output.stdout);

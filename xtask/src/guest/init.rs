@@ -9,14 +9,25 @@ use std::path::PathBuf;
 use crate::cache::{Cache, Inputs};
 use crate::guest::cpio::Archive;
 
-/// Init's source.
-const INIT: &str = include_str!("../../guest/init.rs");
+/// The programs' sources, by the names that they have for the compiler. The format of the streams' frames
+/// is brisk's own file.
+const SOURCES: &[(&str, &str)] = &[
+    ("hello.rs", include_str!("../../guest/hello.rs")),
+    ("init.rs", include_str!("../../guest/init.rs")),
+    ("streams.rs", include_str!("../../guest/streams.rs")),
+    ("sys.rs", include_str!("../../guest/sys.rs")),
+    ("verbs.rs", include_str!("../../guest/verbs.rs")),
+    ("wire.rs", include_str!("../../../devices/src/streams/wire.rs")),
+    ("workload.rs", include_str!("../../guest/workload.rs")),
+];
+
+/// What is compiled of them.
+const PROGRAMS: &[&str] = &["init", "hello"];
 
 /// How init is compiled: small, freestanding, static. `-z noseparate-code` keeps it in as few pages
 /// as it has bytes for.
 const FLAGS: &[&str] = &[
     "--edition=2024",
-    "--crate-name=init",
     "--target=x86_64-unknown-linux-gnu",
     "-Copt-level=s",
     "-Cpanic=abort",
@@ -33,6 +44,8 @@ pub struct Guest {
     pub shell_initramfs: PathBuf,
     /// Our init alone, a static ELF program, for disk images.
     pub init: PathBuf,
+    /// The smallest workload, a static ELF program.
+    pub hello: PathBuf,
 }
 
 /// The guests' userspace, built when it is not in the cache.
@@ -44,24 +57,29 @@ pub fn ensure(cache: &Cache) -> Result<Guest> {
     let version = cmd!(&rustc, "-vV").read().context("cannot run rustc")?;
     let busybox = fs::read("/bin/busybox").context("/bin/busybox of package busybox-static")?;
     let inputs = Inputs::new()
-        .with("init", INIT)
+        .with("sources", SOURCES.iter().map(|(_, text)| *text).collect::<String>())
         .with("flags", FLAGS.join(" "))
         .with("compiler", version)
         .with("busybox", &busybox)
         .with("archive", archive(b"", None));
     let dir = cache.artifact("guest", &inputs, |work, out| {
-        let source = work.join("init.rs");
-        fs::write(&source, INIT)?;
-        let mut args: Vec<_> = FLAGS.iter().map(Into::into).collect();
-        args.extend([source.into_os_string(), "-o".into(), out.join("init").into_os_string()]);
-        let compiled = cmd(&rustc, args)
-            .stderr_to_stdout()
-            .stdout_capture()
-            .unchecked()
-            .run()
-            .context("cannot run rustc")?;
-        let text = String::from_utf8_lossy(&compiled.stdout);
-        ensure!(compiled.status.success(), "xtask/guest/init.rs: {text}");
+        for (name, text) in SOURCES {
+            fs::write(work.join(name), text)?;
+        }
+        for name in PROGRAMS {
+            let mut args: Vec<_> = FLAGS.iter().map(Into::into).collect();
+            args.push(format!("--crate-name={name}").into());
+            let source = work.join(format!("{name}.rs"));
+            args.extend([source.into_os_string(), "-o".into(), out.join(name).into_os_string()]);
+            let compiled = cmd(&rustc, args)
+                .stderr_to_stdout()
+                .stdout_capture()
+                .unchecked()
+                .run()
+                .context("cannot run rustc")?;
+            let text = String::from_utf8_lossy(&compiled.stdout);
+            ensure!(compiled.status.success(), "xtask/guest/{name}.rs: {text}");
+        }
         let init = fs::read(out.join("init"))?;
         fs::write(out.join("initramfs"), archive(&init, None))?;
         fs::write(out.join("initramfs-shell"), archive(&init, Some(&busybox)))?;
@@ -71,7 +89,24 @@ pub fn ensure(cache: &Cache) -> Result<Guest> {
         initramfs: dir.join("initramfs"),
         shell_initramfs: dir.join("initramfs-shell"),
         init: dir.join("init"),
+        hello: dir.join("hello"),
     })
+}
+
+/// The initramfs of a workload, which `config` describes (see `xtask/guest/workload.rs`).
+///
+/// # Errors
+/// Init cannot be read.
+pub fn workload(guest: &Guest, config: &[u8]) -> Result<Vec<u8>> {
+    let init = fs::read(&guest.init)?;
+    Ok(Archive::new()
+        .directory("dev")
+        .character_device("dev/console", 5, 1)
+        .directory("proc")
+        .directory("sys")
+        .file("init", 0o755, &init)
+        .file("config", 0o644, config)
+        .finish())
 }
 
 /// An initramfs of init, the places that it mounts to, and busybox.

@@ -10,6 +10,7 @@ pub mod cpio;
 pub mod images;
 pub mod init;
 pub mod kernel;
+pub mod oci;
 pub mod place;
 pub mod stock;
 

@@ -49,7 +49,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     report.step("format", |count| {
         cargo("fmt --all --check", count)?;
         // Not part of a package, as it is compiled for guests.
-        stream("rustfmt", &["--check", "--edition=2024", "xtask/guest/init.rs"], count)
+        let guest = ["xtask/guest/init.rs", "xtask/guest/hello.rs"];
+        stream("rustfmt", &[&["--check", "--edition=2024"], &guest[..]].concat(), count)
     });
     report.step("lints", |count| {
         cargo("clippy --quiet --workspace --all-targets -- -D warnings", count)?;
@@ -177,6 +178,7 @@ fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
 
 /// Runs tests of package brisk in L1, all in one. They find what they boot by the environment: on
 /// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP`,
+/// `BRISK_BUNDLE`, `BRISK_BUNDLE_FIXED` and `BRISK_BUNDLE_SHELL` (see `build::bundle::for_tests`),
 /// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with
 /// `NAME.vmlinuz`, `NAME.initramfs` and `NAME.initramfs-xfs` for each of Debian's kernels, and
 /// `BRISK_DISK_*`, which a test that writes copies first; `BRISK_XTASK` is this program.
@@ -187,7 +189,7 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     let micro_smp = kernel::ensure(&cache, kernel::Config::MicroSmp)?;
     let guest = init::ensure(&cache)?;
     let (brisk, programs) = build(tests)?;
-    let files = [
+    let mut files = vec![
         ("BRISK_BIN", brisk),
         ("BRISK_KERNEL", kernel.vmlinux),
         ("BRISK_BZIMAGE", kernel.bzimage),
@@ -196,6 +198,7 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
         ("BRISK_INITRAMFS", guest.initramfs),
         ("BRISK_SHELL_INITRAMFS", guest.shell_initramfs),
     ];
+    files.extend(build::bundle::for_tests(&cache)?);
     let mut script = "mkdir /tmp/files\n".to_owned();
     for (name, path) in &files {
         let path = quote(&path.to_string_lossy());

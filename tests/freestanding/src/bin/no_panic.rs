@@ -12,6 +12,7 @@ use brisk_devices::serial::Serial;
 use brisk_devices::virtio::block::{self, Block};
 use brisk_devices::virtio::console::Console;
 use brisk_devices::virtio::pci::{Function, VirtioPci};
+use brisk_devices::streams::Frames;
 use brisk_devices::virtio::pmem::Pmem;
 use brisk_devices::virtio::rng::Rng;
 use brisk_devices::virtio::{Common, Device, State, mmio};
@@ -40,7 +41,18 @@ extern "C" fn main() -> ! {
     virtio(&mut Pmem::new(any(), any()));
     virtio(&mut Rng);
     configuration();
+    streams();
     freestanding::exit(0)
+}
+
+/// What a guest sends on a workload's streams.
+fn streams() {
+    let mut frames = black_box(Frames::new());
+    let bytes = black_box([0; 64]);
+    let mut rest = black_box(bytes.as_slice());
+    while let Some(event) = frames.next(&mut rest) {
+        black_box(event);
+    }
 }
 
 /// What the compiler cannot know.

@@ -55,6 +55,23 @@ pub fn of_all(target: &str) -> Result<String> {
     Ok(page)
 }
 
+/// Name, version and licence of every crate that is linked into a full build.
+///
+/// # Errors
+/// cargo failed.
+pub fn list(target: &str) -> Result<BTreeMap<String, String>> {
+    let linked = linked(target)?;
+    let words = ["metadata", "--format-version=1", "--filter-platform", target];
+    let text = cmd("cargo", words).dir(paths::workspace()).read().context("cargo metadata")?;
+    let metadata: Metadata = serde_json::from_str(&text).context("cargo metadata")?;
+    let named = |package: Package| {
+        let id = format!("{} {}", package.name, package.version);
+        let ours = package.source.is_some() && linked.contains(&id);
+        ours.then(|| (id, package.license.unwrap_or_default()))
+    };
+    Ok(metadata.packages.into_iter().filter_map(named).collect())
+}
+
 /// Names and versions of the crates in a full build, without what only runs in the compiler.
 fn linked(target: &str) -> Result<BTreeSet<String>> {
     let words = "tree --quiet --package=brisk --edges=normal,no-proc-macro --prefix=none --target";

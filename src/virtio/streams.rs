@@ -1,0 +1,383 @@
+//! `--console streams` (feature `streams`): a workload's standard input, output and error as this
+//! process's own, in frames on virtio-console; see [`brisk_devices::streams`].
+//!
+//! No thread and no wait: what an output does not take now is kept, at most a window of it, since the
+//! guest sends no more before it is told that there is room.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::ManuallyDrop;
+
+use brisk_devices::streams::{Event, Frames, Output, wire};
+use brisk_devices::virtio::console;
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
+
+use super::queue::{self, Broken, Buffers, Taken};
+use super::{Backend, Found, Halt, Host, Kind};
+use crate::descriptors;
+use crate::error::Result;
+use crate::events::{self, Events};
+use crate::shared::{Handle, Shared};
+use crate::terminal::{self, Input};
+
+/// What becomes of a standard output that the workload has closed; all else is the terminal's.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[crate::seccomp::rule::Rule] = &[
+    crate::seccomp::rule::Rule::call(libc::SYS_dup2),
+    crate::seccomp::rule::Rule::call(libc::SYS_close),
+];
+
+/// Tells the guest's init to wait for the workload's arguments.
+pub const HAS_ARGUMENTS: &str = "brisk.args";
+
+/// Bytes copied from or to the guest at a time.
+const CHUNK: usize = 4096;
+/// Room is told when that much of it is there: fewer frames.
+const ENOUGH: usize = wire::WINDOW / 4;
+
+/// `--console streams`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamsConfig {
+    /// The workload's, where it gets any from here: a NUL behind each.
+    pub arguments: Option<&'static [u8]>,
+}
+
+impl StreamsConfig {
+    /// With the workload's arguments among this process's own.
+    pub fn from_arguments() -> StreamsConfig {
+        StreamsConfig { arguments: crate::workload::arguments() }
+    }
+}
+
+/// All three, and what goes to the guest.
+struct Streams {
+    frames: Frames,
+    input: Input,
+    /// Bytes of input that the guest has room for; none before it is ready.
+    room: usize,
+    /// Since it was last looked at.
+    more_room: bool,
+    end_told: bool,
+    outputs: [Sink; 2],
+    /// Frames, and parts of them, for the guest.
+    waiting: VecDeque<u8>,
+    /// Until the guest is ready.
+    arguments: Option<&'static [u8]>,
+    buffers: Buffers,
+}
+
+/// An output's other end.
+struct Sink {
+    output: Output,
+    file: ManuallyDrop<File>,
+    /// What it did not take yet.
+    pending: VecDeque<u8>,
+    /// Bytes that it took and the guest was not told of.
+    taken: usize,
+    /// Nobody reads it any more.
+    gone: bool,
+    /// The guest has closed it.
+    ended: bool,
+}
+
+/// One of the console's two queues, which have all else in common.
+pub struct Side {
+    transmits: bool,
+    streams: Handle<Shared<Streams>>,
+}
+
+impl Kind for Side {
+    type Config = StreamsConfig;
+
+    fn open(
+        config: &'static StreamsConfig,
+        _host: &mut Host<'_>,
+    ) -> Result<(console::Console, Vec<Side>)> {
+        let streams = Handle::new(Shared::new(Streams::new(config.arguments)));
+        let side = |transmits| Side { transmits, streams: Handle::clone(&streams) };
+        Ok((console::Console::new(None), vec![side(false), side(true)]))
+    }
+}
+
+impl Streams {
+    /// On the process's own standard streams.
+    fn new(arguments: Option<&'static [u8]>) -> Streams {
+        events::install_for_workload();
+        terminal::hold_output();
+        let sink = |output, fd| Sink {
+            output,
+            file: terminal::standard(fd),
+            pending: VecDeque::new(),
+            taken: 0,
+            gone: false,
+            ended: false,
+        };
+        Streams {
+            frames: Frames::new(),
+            input: Input::plain(),
+            room: 0,
+            more_room: false,
+            end_told: false,
+            outputs: [
+                sink(Output::Standard, libc::STDOUT_FILENO),
+                sink(Output::Errors, libc::STDERR_FILENO),
+            ],
+            waiting: VecDeque::new(),
+            arguments,
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// There may be input, or room for output.
+    fn wake(&mut self, events: Events) {
+        if events.intersects(Events::INPUT) {
+            self.input.wake();
+        }
+        if events.intersects(Events::OUTPUT) {
+            self.outputs.iter_mut().for_each(Sink::flush);
+            self.tell();
+        }
+    }
+
+    /// The VM has ended: writes out what waits, unless a signal says to leave it.
+    fn hand_on(&mut self) {
+        events::forward(false);
+        for sink in &mut self.outputs {
+            let pending = sink.pending.make_contiguous();
+            let _ = descriptors::write_all(&sink.file, pending);
+        }
+    }
+
+    /// Sends what the guest has room for.
+    ///
+    /// # Errors
+    /// The driver broke the ring.
+    fn receive(
+        &mut self,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+    ) -> std::result::Result<bool, Broken> {
+        if let Some(signal) = events::take_forwarded() {
+            self.frame(wire::SIGNAL, &[signal]);
+        }
+        if self.room > 0 {
+            self.input.fill();
+        }
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let result = queue::drain(queue, memory, |chain| {
+            self.take_input();
+            if self.waiting.is_empty() {
+                return Ok(Taken::Requeue);
+            }
+            buffers.collect(chain, memory)?;
+            let mut written = 0;
+            while written < CHUNK && !self.waiting.is_empty() {
+                let part = self.waiting.as_slices().0;
+                let count = queue::put_front(&mut buffers.writable, part);
+                if count == 0 {
+                    break;
+                }
+                self.waiting.drain(..count);
+                written += count;
+            }
+            Ok(Taken::Used(written as u32))
+        });
+        self.buffers = buffers;
+        result
+    }
+
+    /// Takes what the guest sends; all of it, at once.
+    ///
+    /// # Errors
+    /// The driver broke the ring.
+    fn send(
+        &mut self,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+    ) -> std::result::Result<bool, Broken> {
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let result = queue::drain(queue, memory, |chain| {
+            buffers.collect(chain, memory)?;
+            let mut chunk = [0; CHUNK];
+            loop {
+                let count = queue::take_front(&mut buffers.readable, &mut chunk);
+                if count == 0 {
+                    return Ok(Taken::Used(0));
+                }
+                self.take(&chunk[..count]);
+            }
+        });
+        self.buffers = buffers;
+        self.tell();
+        if !self.waiting.is_empty() || std::mem::take(&mut self.more_room) {
+            // The other queue's turn, as if input had come.
+            events::again(Events::INPUT);
+        }
+        result
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) {
+        while let Some(event) = self.frames.next(&mut bytes) {
+            match event {
+                Event::Ready(count) => {
+                    if let Some(arguments) = self.arguments.take() {
+                        self.frame(wire::ARGUMENTS, arguments);
+                    }
+                    self.room = self.room.saturating_add(count as usize).min(wire::WINDOW);
+                    self.more_room = true;
+                    events::forward(true);
+                }
+                Event::Data(output, data) => self.outputs[output as usize].put(data),
+                Event::End(output) => self.outputs[output as usize].end(),
+                Event::Text(text) => self.outputs[Output::Errors as usize].put(text),
+            }
+        }
+    }
+
+    /// A frame of input, where there is some, and its end once.
+    fn take_input(&mut self) {
+        if !self.waiting.is_empty() || self.room == 0 || self.end_told {
+            return;
+        }
+        let mut bytes = [0; CHUNK - wire::HEADER];
+        let count = self.room.min(bytes.len());
+        let count = self.input.take(&mut bytes[..count]);
+        if count == 0 && !self.input.ended() {
+            return;
+        }
+        self.room -= count;
+        self.end_told = count == 0;
+        self.frame(wire::INPUT, &bytes[..count]);
+    }
+
+    /// Tells the guest what became of what it sent.
+    fn tell(&mut self) {
+        for index in 0..self.outputs.len() {
+            let sink = &mut self.outputs[index];
+            let kind = sink.output.kind();
+            if sink.taken >= ENOUGH {
+                let [a, b, c, d] = (std::mem::take(&mut sink.taken) as u32).to_le_bytes();
+                self.frame(wire::TAKEN, &[kind, a, b, c, d]);
+            } else if sink.gone && !sink.ended {
+                sink.ended = true;
+                self.frame(wire::CLOSED, &[kind]);
+            }
+        }
+    }
+
+    fn frame(&mut self, kind: u8, content: &[u8]) {
+        self.waiting.extend(wire::header(kind, content.len()));
+        self.waiting.extend(content);
+    }
+}
+
+impl Backend for Side {
+    type Model = console::Console;
+
+    const EVENTS: Events = Events::STREAMS;
+
+    fn process(
+        &mut self,
+        queue: &mut Queue,
+        memory: &GuestMemoryMmap,
+    ) -> std::result::Result<bool, Halt> {
+        let mut streams = self.streams.lock();
+        let moved = match self.transmits {
+            true => streams.send(queue, memory),
+            false => streams.receive(queue, memory),
+        };
+        Ok(moved?)
+    }
+
+    fn poll(&mut self, events: Events, _model: &mut console::Console) -> Found {
+        if self.transmits {
+            return Found::default();
+        }
+        self.streams.lock().wake(events);
+        Found { queue: true, ..Found::default() }
+    }
+
+    fn hand_on(&mut self) {
+        if self.transmits {
+            self.streams.lock().hand_on();
+        }
+    }
+}
+
+impl Sink {
+    fn put(&mut self, mut data: &[u8]) {
+        if self.pending.is_empty() {
+            while !data.is_empty() && !self.gone {
+                match self.file.write(data) {
+                    Ok(count) => {
+                        self.taken += count;
+                        data = &data[count..];
+                    }
+                    Err(error) if !self.goes_on(&error) => break,
+                    Err(_) => {}
+                }
+            }
+        }
+        if data.is_empty() || self.gone {
+            return;
+        }
+        if self.pending.is_empty() {
+            terminal::signal_when_writable(&self.file, true);
+        }
+        // A guest that sends more than it may loses it.
+        let room = wire::WINDOW - self.pending.len().min(wire::WINDOW);
+        self.pending.extend(&data[..data.len().min(room)]);
+        // There may be room since: then nothing will signal it.
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while !self.pending.is_empty() && !self.gone {
+            match self.file.write(self.pending.as_slices().0) {
+                Ok(count) => {
+                    self.taken += count;
+                    self.pending.drain(..count);
+                    if self.pending.is_empty() {
+                        terminal::signal_when_writable(&self.file, false);
+                    }
+                }
+                Err(error) if !self.goes_on(&error) => break,
+                Err(_) => {}
+            }
+        }
+        if self.gone {
+            self.pending.clear();
+        }
+        if self.ended {
+            self.close();
+        }
+    }
+
+    /// Whether to try again now; a reader that went away is noted.
+    fn goes_on(&mut self, error: &io::Error) -> bool {
+        match error.kind() {
+            io::ErrorKind::Interrupted => true,
+            io::ErrorKind::WouldBlock => false,
+            _ => {
+                self.gone = true;
+                false
+            }
+        }
+    }
+
+    /// The guest has closed it: so is it here, when all is written, and its reader finds the end.
+    fn end(&mut self) {
+        self.ended = true;
+        self.close();
+    }
+
+    /// Standard output only: on standard error brisk may have something to say itself.
+    fn close(&mut self) {
+        if self.pending.is_empty() && self.output == Output::Standard && !self.gone {
+            self.gone = true;
+            terminal::close_output(&self.file);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Without the feature `streams` nobody has a workload's arguments to hand on.
+
+use std::ffi::OsString;
+
+/// Those for brisk itself: all.
+pub fn own(arguments: &mut dyn Iterator<Item = OsString>) -> &mut dyn Iterator<Item = OsString> {
+    arguments
+}

@@ -1,0 +1,493 @@
+//! `cargo xtask bundle`: a workload as one executable file that is a VM.
+//!
+//! The file is brisk itself, and behind it, each at a multiple of a page, its flags, its texts, the
+//! kernel, an initramfs with our init and the workload's description, and the image. brisk finds them
+//! by an index among its own variables (`src/bundle.rs`), maps the image and reads the rest out of
+//! `/proc/self/exe`.
+
+use anyhow::{Context, Result, bail, ensure};
+use argh::FromArgs;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::build::scenario::{self, Scenario, Workload};
+use crate::build::{self, Order, dist, features};
+use crate::cache::{self, Cache};
+use crate::guest::oci::{self, Recipe, Source};
+use crate::guest::{init, kernel};
+use crate::ui::Step;
+use crate::{debian, paths};
+
+mod deploy;
+mod elf;
+mod layout;
+
+/// Make one executable of brisk, a kernel and an image: a VM that runs one workload.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "bundle")]
+pub struct Args {
+    #[argh(option)]
+    /// a scenario of your brisk.toml that has an `image`
+    scenario: Option<String>,
+    #[argh(option)]
+    /// an OCI layout, LAYOUT or LAYOUT:TAG
+    oci: Option<String>,
+    #[argh(option)]
+    /// a tar archive of a root directory
+    tar: Option<PathBuf>,
+    #[argh(option)]
+    /// a root directory
+    rootfs: Option<PathBuf>,
+    #[argh(option)]
+    /// an image that `cargo xtask image` made
+    image: Option<PathBuf>,
+    #[argh(switch)]
+    /// the example workload that comes with brisk, which greets
+    hello: bool,
+    #[argh(option)]
+    /// the executable (default: the scenario's name, or app)
+    out: Option<PathBuf>,
+    #[argh(option)]
+    /// micro, guest, or a vmlinux (default micro)
+    kernel: Option<String>,
+    #[argh(option)]
+    /// the guest's memory (default 128M)
+    memory: Option<String>,
+    #[argh(option)]
+    /// NAME=VALUE in the workload's environment; may be repeated
+    env: Vec<String>,
+    #[argh(option)]
+    /// a word of the workload's command, instead of the image's; may be repeated
+    command: Vec<String>,
+    #[argh(option)]
+    /// an argument where none is given to the executable, instead of the image's; may be repeated
+    arg: Vec<String>,
+    #[argh(option)]
+    /// tmpfs: what is written goes to memory (default); no: nothing can be written
+    writable: Option<String>,
+    #[argh(option)]
+    /// more features for brisk, with commas between
+    features: Option<String>,
+    #[argh(option)]
+    /// write an OCI image with the executable as its one file too: LAYOUT or LAYOUT:TAG
+    oci_out: Option<String>,
+    #[argh(option)]
+    /// write files for systemd, Kubernetes, Nomad and Slurm into this directory too
+    deploy: Option<PathBuf>,
+}
+
+/// Of what the bundle's brisk always is.
+const FEATURES: &[&str] = &["bundle"];
+/// What marks the index in brisk's program (`src/bundle.rs`).
+const MAGIC: &[u8; 16] = b"brisk bundle 1\r\n";
+const PAGE: u64 = 4096;
+const HUGE: u64 = 2 << 20;
+/// Images from this length on start at a multiple of 2 MiB of the file, so that its pages can be mapped
+/// in that size where it is on a file system that has such.
+const LARGE: u64 = 32 << 20;
+/// Panics are printed and nothing else: the console is the workload's.
+const CMDLINE: &str = "console=hvc0 loglevel=1";
+
+/// All that a bundle is made of.
+struct Parts {
+    name: String,
+    brisk: Vec<u8>,
+    flags: String,
+    help: String,
+    manifest: String,
+    kernel: Vec<u8>,
+    initramfs: Vec<u8>,
+    image: PathBuf,
+}
+
+/// Runs the task.
+///
+/// # Errors
+/// The image or the scenario is wrong, or something does not build.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    debian::ensure(debian::IMAGES)?;
+    let known = features::of_brisk()?;
+    let (name, workload) = match &args.scenario {
+        None => ("app".to_owned(), Workload::default()),
+        Some(name) => {
+            let found = scenario::find(name, &known.names())?;
+            let workload = found.workload.with_context(|| {
+                format!("--scenario {name}: names no `image`, which a bundle is made of")
+            })?;
+            (found.name, workload)
+        }
+    };
+    let workload = with_flags(workload, args)?;
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(&name));
+    let name = out.file_name().map_or(name, |name| name.to_string_lossy().into_owned());
+    let cache = Cache::open()?;
+    let image = match &workload.image {
+        Some(text) => oci::ensure(&cache, &oci::parse(text)?, false)?,
+        None if args.hello => hello(&cache)?,
+        None => bail!("give one of --scenario, --oci, --tar, --rootfs, --image and --hello"),
+    };
+    let sizes = make(&cache, &name, &workload, image, &out)?;
+    println!("{}: {} bytes: {sizes}", out.display(), fs::metadata(&out)?.len());
+    if let Some(reference) = &args.oci_out {
+        layout::write(reference, &out, &name)?;
+    }
+    if let Some(directory) = &args.deploy {
+        deploy::write(directory, &out, &name)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the executable `out`; answers the sizes of its parts.
+fn make(
+    cache: &Cache,
+    name: &str,
+    workload: &Workload,
+    image: oci::Image,
+    out: &Path,
+) -> Result<String> {
+    let known = features::of_brisk()?;
+    let recipe = recipe(image.recipe, workload);
+    ensure!(
+        !recipe.entrypoint.is_empty() || !recipe.cmd.is_empty(),
+        "the image names no command; give one by --command WORD (or `command` in brisk.toml)"
+    );
+    let config = config(&recipe, workload, name)?;
+    let guest = init::ensure(cache)?;
+    let kernel = kernel(cache, workload.kernel.as_deref().unwrap_or("micro"))?;
+    let mut wanted: BTreeSet<String> = FEATURES.iter().map(|f| (*f).to_owned()).collect();
+    wanted.extend(workload.features.iter().cloned());
+    let list = wanted.into_iter().collect::<Vec<_>>().join(",");
+    let scenario = build::adhoc(&list, &known.names())?;
+    let brisk = program(&scenario)?;
+    let memory = workload.memory.clone().unwrap_or_else(|| "128M".to_owned());
+    let mut parts = Parts {
+        flags: flags(&memory, workload),
+        help: String::new(),
+        manifest: String::new(),
+        initramfs: init::workload(&guest, &config)?,
+        name: name.to_owned(),
+        brisk,
+        kernel,
+        image: image.path,
+    };
+    let features = known.closure(&scenario.features);
+    let manifest = manifest(&parts, &recipe, &memory, &features, &known.version)?;
+    parts.help = help(&parts, &recipe, &manifest);
+    parts.manifest = serde_json::to_string_pretty(&manifest)? + "\n";
+    write(&parts, out)?;
+    Ok(format!(
+        "brisk {}, kernel {}, init {}, image {}",
+        parts.brisk.len(),
+        parts.kernel.len(),
+        parts.initramfs.len(),
+        fs::metadata(&parts.image)?.len()
+    ))
+}
+
+/// What the Linux tests get: names of variables, and bundles in the cache's or cargo's directory: the
+/// example, the same where nothing can be written, and a root with busybox alone.
+///
+/// # Errors
+/// Something does not build.
+pub fn for_tests(cache: &Cache) -> Result<Vec<(&'static str, PathBuf)>> {
+    let dir = paths::target()?.join("bundles");
+    fs::create_dir_all(&dir)?;
+    let usual = Workload::default();
+    let fixed = Workload { writable: Some("no".to_owned()), ..usual.clone() };
+    let shell = Workload {
+        command: Some(vec!["/bin/busybox".to_owned()]),
+        env: vec!["GREETING=hello there".to_owned()],
+        ..usual.clone()
+    };
+    let root = tempfile::tempdir()?;
+    world_readable(root.path())?;
+    fs::create_dir(root.path().join("bin"))?;
+    fs::copy("/bin/busybox", root.path().join("bin/busybox")).context("busybox-static")?;
+    std::os::unix::fs::symlink("busybox", root.path().join("bin/sh"))?;
+    fs::write(root.path().join("file"), "old\n")?;
+    let busybox = oci::ensure(cache, &Source::Rootfs(root.path().to_owned()), false)?;
+    let mut made = Vec::new();
+    for (variable, name, workload, image) in [
+        ("BRISK_BUNDLE", "hello", &usual, hello(cache)?),
+        ("BRISK_BUNDLE_FIXED", "fixed", &fixed, hello(cache)?),
+        ("BRISK_BUNDLE_SHELL", "shell", &shell, busybox),
+    ] {
+        let path = dir.join(name);
+        make(cache, name, workload, image, &path)?;
+        made.push((variable, path));
+    }
+    Ok(made)
+}
+
+/// What the command line says goes before the file.
+fn with_flags(mut workload: Workload, args: &Args) -> Result<Workload> {
+    let path = |kind: &str, path: &PathBuf| format!("{kind}:{}", path.display());
+    let given: Vec<String> = [
+        args.oci.as_ref().map(|text| format!("oci:{text}")),
+        args.tar.as_ref().map(|p| path("tar", p)),
+        args.rootfs.as_ref().map(|p| path("rootfs", p)),
+        args.image.as_ref().map(|p| path("image", p)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    ensure!(given.len() + usize::from(args.hello) <= 1, "give one image");
+    workload.image = given.into_iter().next().or(workload.image);
+    workload.kernel = args.kernel.clone().or(workload.kernel);
+    workload.memory = args.memory.clone().or(workload.memory);
+    workload.writable = args.writable.clone().or(workload.writable);
+    workload.env.extend(args.env.iter().cloned());
+    if !args.command.is_empty() {
+        workload.command = Some(args.command.clone());
+    }
+    if !args.arg.is_empty() {
+        workload.args = Some(args.arg.clone());
+    }
+    let more = args.features.iter().flat_map(|list| list.split(','));
+    workload.features.extend(more.filter(|f| !f.is_empty()).map(str::to_owned));
+    scenario::check(&workload)?;
+    Ok(workload)
+}
+
+/// The image's recipe with what the workload says otherwise.
+fn recipe(mut recipe: Recipe, workload: &Workload) -> Recipe {
+    if let Some(command) = &workload.command {
+        recipe.entrypoint.clone_from(command);
+        recipe.cmd.clear();
+    }
+    if let Some(args) = &workload.args {
+        if recipe.entrypoint.is_empty() {
+            recipe.entrypoint = std::mem::take(&mut recipe.cmd);
+        }
+        recipe.cmd.clone_from(args);
+    }
+    for pair in &workload.env {
+        let key = pair.split('=').next().unwrap_or(pair);
+        recipe.env.retain(|old| old.split('=').next() != Some(key));
+        recipe.env.push(pair.clone());
+    }
+    recipe
+}
+
+/// What the guest's init reads (`xtask/guest/workload.rs`).
+fn config(recipe: &Recipe, workload: &Workload, name: &str) -> Result<Vec<u8>> {
+    let host: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    let (uid, gid) = (recipe.uid.to_string(), recipe.gid.to_string());
+    let mut lines = vec![
+        ("root", "/dev/pmem0"),
+        ("type", "erofs"),
+        ("writable", workload.writable.as_deref().unwrap_or("tmpfs")),
+        ("hostname", if host.is_empty() { "brisk" } else { &host }),
+        ("uid", &uid),
+        ("gid", &gid),
+        ("cwd", &recipe.cwd),
+    ];
+    let groups: Vec<String> = recipe.groups.iter().map(u32::to_string).collect();
+    lines.extend(groups.iter().map(|group| ("group", group.as_str())));
+    lines.extend(recipe.env.iter().map(|pair| ("env", pair.as_str())));
+    // An image without an entrypoint is its command, which gets the arguments as any program does.
+    let (command, arguments) = match recipe.entrypoint.is_empty() {
+        true => (&recipe.cmd, &[][..]),
+        false => (&recipe.entrypoint, &recipe.cmd[..]),
+    };
+    lines.extend(command.iter().map(|word| ("command", word.as_str())));
+    lines.extend(arguments.iter().map(|word| ("argument", word.as_str())));
+    let mut text = Vec::new();
+    for (key, value) in lines {
+        ensure!(!value.contains('\0'), "{key}: a NUL in {value:?}");
+        text.extend(format!("{key}={value}\0").into_bytes());
+    }
+    Ok(text)
+}
+
+/// brisk's flags, as `scenario::baked` has them.
+fn flags(memory: &str, workload: &Workload) -> String {
+    let own = "/proc/self/exe";
+    let mut words: Vec<String> = ["--kernel", own, "--initramfs", own].map(Into::into).into();
+    words.extend(["--console", "streams", "--exit-status"].map(Into::into));
+    words.extend(["--cmdline".to_owned(), CMDLINE.to_owned()]);
+    let thp = if workload.features.iter().any(|f| f == "thp") { ",thp=on" } else { "" };
+    words.extend(["--memory".to_owned(), format!("size={memory}{thp}")]);
+    scenario::baked(&words)
+}
+
+/// A kernel by its name here or by its file, packed.
+fn kernel(cache: &Cache, name: &str) -> Result<Vec<u8>> {
+    let path = match name.parse::<kernel::Config>() {
+        Ok(config) => {
+            debian::ensure(debian::ALL)?;
+            kernel::ensure(cache, config)?.vmlinux
+        }
+        Err(names) if !Path::new(name).exists() => bail!("--kernel {names}; and no such file"),
+        Err(_) => PathBuf::from(name),
+    };
+    let bytes = fs::read(&path).with_context(|| format!("--kernel {}", path.display()))?;
+    elf::pack(&bytes).with_context(|| format!("--kernel {}", path.display()))
+}
+
+/// brisk, static.
+fn program(scenario: &Scenario) -> Result<Vec<u8>> {
+    let step = Step::start(&format!("building brisk with {}", scenario.name));
+    let (source, target_dir) = (paths::workspace(), &paths::target()?);
+    let order = Order { source, target_dir, scenario, fixed: true, target: build::TARGET };
+    let product = build::make(&order)?;
+    step.done();
+    Ok(product.program)
+}
+
+/// The image of the example.
+fn hello(cache: &Cache) -> Result<oci::Image> {
+    let guest = init::ensure(cache)?;
+    let root = tempfile::tempdir()?;
+    world_readable(root.path())?;
+    for name in ["dev", "proc", "sys"] {
+        fs::create_dir(root.path().join(name))?;
+    }
+    fs::copy(&guest.hello, root.path().join("hello"))?;
+    world_readable(&root.path().join("hello"))?;
+    let mut image = oci::ensure(cache, &Source::Rootfs(root.path().to_owned()), false)?;
+    image.recipe.entrypoint = vec!["/hello".to_owned()];
+    Ok(image)
+}
+
+fn world_readable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+/// What `--brisk-manifest` prints.
+fn manifest(
+    parts: &Parts,
+    recipe: &Recipe,
+    memory: &str,
+    features: &BTreeSet<String>,
+    version: &str,
+) -> Result<Value> {
+    let part = |bytes: &[u8]| json!({"size": bytes.len(), "sha256": cache::sum(bytes)});
+    let image = json!({
+        "size": fs::metadata(&parts.image)?.len(),
+        "sha256": cache::file_sum(&parts.image)?,
+        "made_of": recipe.digest,
+    });
+    Ok(json!({
+        "name": parts.name,
+        "version": version,
+        "features": features,
+        "memory": memory,
+        "command": recipe.entrypoint,
+        "arguments": recipe.cmd,
+        "environment": recipe.env,
+        "user": recipe.uid,
+        "group": recipe.gid,
+        "directory": recipe.cwd,
+        "brisk": part(&parts.brisk),
+        "kernel": part(&parts.kernel),
+        "initramfs": part(&parts.initramfs),
+        "image": image,
+        "licences": {
+            "brisk": "Apache-2.0 OR MIT",
+            "crates": dist::licences::list(build::TARGET)?,
+            "kernel": "GPL-2.0-only WITH Linux-syscall-note",
+        },
+    }))
+}
+
+/// What `--help` prints.
+fn help(parts: &Parts, recipe: &Recipe, manifest: &Value) -> String {
+    let mut text = format!(
+        "Usage: {} [--] [ARGUMENT...]\n\n\
+         A virtual machine that runs one program, in one file; needs /dev/kvm.\n\n",
+        parts.name
+    );
+    let command = [&recipe.entrypoint[..], &recipe.cmd[..]].concat().join(" ");
+    let rows = [
+        ("runs", command),
+        ("memory", manifest["memory"].as_str().unwrap_or_default().to_owned()),
+        ("image", recipe.digest.clone()),
+        (
+            "brisk",
+            format!("{} with {}", manifest["version"].as_str().unwrap_or_default(), {
+                let names = manifest["features"].as_array().into_iter().flatten();
+                names.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+            }),
+        ),
+    ];
+    for (key, value) in rows {
+        let _ = writeln!(text, "  {key:8}{value}");
+    }
+    text + "\nArguments go to the program, all of them behind `--`. Standard input, output and error are \
+            its own, and so is\nthe exit status; 125 is brisk's own failure, 126 and 127 that the program \
+            cannot be run or is not there, 128+N\nthat signal N ended it. SIGTERM and SIGINT go to the \
+            program, which then has 10 s.\n\n  \
+            --help             this, where it is the only argument\n  \
+            --brisk-manifest   what is in this file, as JSON, where it is the only argument\n"
+}
+
+/// Writes the executable; the same parts give the same bytes.
+fn write(parts: &Parts, out: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let cannot = || format!("--out {}: cannot write", out.display());
+    let directory = out.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))
+        .with_context(cannot)?;
+    let index = fill(parts, file.as_file_mut()).with_context(cannot)?;
+    let mut brisk = parts.brisk.clone();
+    let mut found = (0..brisk.len().saturating_sub(MAGIC.len()))
+        .filter(|at| brisk.get(*at..at + MAGIC.len()).is_some_and(|bytes| bytes == MAGIC));
+    let at = found.next().context("the program has no index of a bundle")?;
+    ensure!(found.next().is_none(), "the program has two indices of a bundle");
+    let from = at + MAGIC.len();
+    let to = brisk.get_mut(from..from + index.len() * 8).context("a cut off index")?;
+    for (to, value) in to.chunks_exact_mut(8).zip(&index) {
+        to.copy_from_slice(&value.to_le_bytes());
+    }
+    let target = file.as_file_mut();
+    target.seek(SeekFrom::Start(0))?;
+    target.write_all(&brisk).with_context(cannot)?;
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o755)).with_context(cannot)?;
+    // A running program cannot be written to, but replaced.
+    file.persist(out).with_context(cannot)?;
+    Ok(())
+}
+
+/// Writes all but brisk itself; the index: start and length of flags, help, manifest, kernel, initramfs
+/// and image.
+fn fill(parts: &Parts, file: &mut File) -> Result<Vec<u64>> {
+    let mut index = Vec::new();
+    let mut at = parts.brisk.len() as u64;
+    let small: [&[u8]; 5] = [
+        parts.flags.as_bytes(),
+        parts.help.as_bytes(),
+        parts.manifest.as_bytes(),
+        &parts.kernel,
+        &parts.initramfs,
+    ];
+    for (number, bytes) in small.into_iter().enumerate() {
+        // Texts stand together.
+        at = if [1, 2].contains(&number) { at } else { at.next_multiple_of(PAGE) };
+        file.seek(SeekFrom::Start(at))?;
+        file.write_all(bytes)?;
+        index.extend([at, bytes.len() as u64]);
+        at += bytes.len() as u64;
+    }
+    let mut image = BufReader::new(File::open(&parts.image)?);
+    let len = image.get_ref().metadata()?.len();
+    at = at.next_multiple_of(if len >= LARGE { HUGE } else { PAGE });
+    file.seek(SeekFrom::Start(at))?;
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match image.read(&mut chunk)? {
+            0 => break,
+            count => file.write_all(&chunk[..count])?,
+        }
+    }
+    index.extend([at, len]);
+    // Whole pages, as the image is mapped.
+    file.set_len((at + len).next_multiple_of(PAGE))?;
+    Ok(index)
+}
