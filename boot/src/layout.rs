@@ -92,6 +92,13 @@ pub const COM1_GSI: u32 = 4;
 /// First interrupt for virtio-mmio devices.
 pub const VIRTIO_MMIO_GSI: u32 = 5;
 
+/// The interrupt of virtio-mmio device `index`: they are right after the serial port's, so that the
+/// IOAPIC needs no pin that nothing is behind.
+#[must_use]
+pub const fn virtio_mmio_gsi(index: u32) -> u32 {
+    VIRTIO_MMIO_GSI.saturating_add(index)
+}
+
 /// ACPI sleep control register (ACPI 6.5, 4.8.4.2.1), an I/O port, one byte.
 pub const SLEEP_CONTROL_PORT: u16 = 0x600;
 

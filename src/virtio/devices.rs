@@ -1,10 +1,9 @@
 //! All devices: which kinds there are, the features say; how they are reached, the transport.
 
-use brisk_boot::PciHost;
+use brisk_boot::{PciHost, layout};
 use vm_memory::GuestMemoryMmap;
 
 use super::table::{AnyLane, Device, FLAGS, each};
-use super::transport::mmio;
 #[cfg(feature = "pci")]
 use super::transport::pci::{HOST, Pci};
 use super::{Access, Halt, Host, Reply};
@@ -142,7 +141,7 @@ impl Devices {
             return pci.tell(index, slot, reply, sink);
         }
         if reply != Reply::Nothing {
-            sink.signal(Signal::Gsi(mmio::gsi(index)));
+            sink.signal(Signal::Gsi(layout::virtio_mmio_gsi(index as u32) as u8));
         }
     }
 

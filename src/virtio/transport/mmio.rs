@@ -31,7 +31,7 @@ impl Devices {
             .map(|index| VirtioMmio {
                 base: layout::VIRTIO_MMIO_BASE + u64::from(index * layout::VIRTIO_MMIO_SIZE),
                 size: layout::VIRTIO_MMIO_SIZE,
-                gsi: gsi(index as usize).into(),
+                gsi: layout::virtio_mmio_gsi(index),
             })
             .collect()
     }
@@ -63,10 +63,4 @@ impl Devices {
 fn window(offset: u64) -> (usize, u64) {
     let size = u64::from(layout::VIRTIO_MMIO_SIZE);
     ((offset / size) as usize, offset % size)
-}
-
-/// The interrupt of device `index`: right after the serial port's, so that the IOAPIC needs no pin
-/// that nothing is behind.
-pub(in crate::virtio) fn gsi(index: usize) -> u8 {
-    layout::VIRTIO_MMIO_GSI as u8 + index as u8
 }
