@@ -76,6 +76,10 @@ pub struct Args {
     /// instead of boots, requests of 4 KiB to a disk: fio in the guest, brisk beside QEMU's microvm
     #[argh(switch)]
     fio: bool,
+    /// instead of boots, requests of several vCPUs at once, by this brisk beside the program given,
+    /// with features serial, block, io-uring and smp; --runs pairs
+    #[argh(option)]
+    fio_smp: Option<PathBuf>,
     /// measure nothing; apply and compile the patches that --ab and the scenario platform are built with
     #[argh(switch)]
     check_patches: bool,
@@ -121,6 +125,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         if args.record {
             record(fio::lines(&report)?)?;
         }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(before) = &args.fio_smp {
+        print!("{}", fio::smp::measure(before, args.runs)?);
         return Ok(ExitCode::SUCCESS);
     }
     let guest = Guest { kernel: args.kernel.as_deref(), append: &args.append };

@@ -18,6 +18,7 @@ use crate::measure::metrics::history::{Better, Line, Metric};
 use crate::{build, debian};
 
 mod image;
+pub mod smp;
 
 /// fio's jobs.
 const JOBS: [&str; 4] = ["read", "randread", "write", "randwrite"];

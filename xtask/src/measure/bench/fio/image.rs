@@ -22,7 +22,8 @@ const SHIM: &str = include_str!("shim.c");
 pub const DONE: &str = "fio: done";
 
 /// PID 1. `fio_disk`, a word of the kernel's command line, is the disk under test; the first job is
-/// not counted, by which fio itself comes off its own disk. Requests that are on their way at a time
+/// not counted, by which fio itself comes off its own disk. With `fio_smp` two jobs run, in as many
+/// threads, and no others. Requests that are on their way at a time
 /// are threads', each with a part of the disk, for this kernel has no other way to have several. Each
 /// job leaves one line (`--minimal`); see fio(1), "Terse output".
 fn init() -> String {
@@ -40,6 +41,8 @@ fn init() -> String {
          }}\n\
          run read 1 > /dev/null\n"
     );
+    text += "if [ -n \"${fio_smp:-}\" ]; then\n  \
+             for job in randread randwrite; do run $job $fio_smp; done\n  exec $b reboot -f\nfi\n";
     for depth in DEPTHS {
         JOBS.iter().for_each(|job| text += &format!("run {job} {depth}\n"));
     }

@@ -1,0 +1,183 @@
+//! `cargo xtask bench --fio-smp PROGRAM`: requests of several vCPUs at once, each with a queue of its
+//! own, this brisk beside another one. In the lab's fast mode, whose L1 has two CPUs: its clock is no
+//! stopwatch, so what counts is the ratio of two runs one after the other.
+
+use anyhow::{Context, Result, ensure};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use tabled::builder::Builder;
+
+use super::{FEATURES, REQUEST, image, table};
+use crate::cache::Cache;
+use crate::guest::kernel;
+use crate::lab::{self, path_in_l1, quote};
+use crate::{build, debian};
+
+/// vCPUs of a guest; as many jobs of fio's run, twice.
+const CPUS: [u32; 2] = [2, 4];
+const ENGINES: [&str; 2] = ["sync", "io_uring"];
+/// Where the disk is: in L1's memory, and behind 9p, where each request waits.
+const PLACES: [(&str, &str); 2] = [("memory", "/tmp/fio"), ("9p", "/tmp/out")];
+const WHO: [&str; 2] = ["before", "after"];
+
+/// What a job of one guest came to, in requests a millisecond.
+#[derive(Debug, PartialEq)]
+struct Row {
+    guest: String,
+    job: String,
+    per_ms: f64,
+}
+
+/// Measures `runs` pairs of each guest, `before` beside the source as it is, and returns the table.
+///
+/// # Errors
+/// Something could not be built, or a job did not run.
+pub fn measure(before: &Path, runs: u32) -> Result<String> {
+    debian::ensure(debian::ALL)?;
+    let cache = Cache::open()?;
+    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux;
+    let root = image::ensure(&cache)?;
+    let after = build::program(Some(&[FEATURES, &["smp"]].concat()))?;
+    let step = crate::ui::Step::start("fio in the lab, several vCPUs");
+    let output = lab::run(&lab::Job {
+        mode: lab::Mode::Fast,
+        script: script([before, &after, &kernel, &root], runs),
+        timeout: Duration::from_secs(120 * u64::from(runs) * 4),
+        ..lab::Job::default()
+    })?;
+    step.done();
+    ensure!(output.status == 0, "the script failed in the lab:\n{}", output.console);
+    let log = fs::read_to_string(output.dir.join("log")).context("no log")?;
+    render(&parse(&log)?)
+}
+
+fn script(files: [&Path; 4], runs: u32) -> String {
+    let mut text = String::from("set -u; dir=/tmp/fio; mkdir $dir || exit 1\n");
+    for (from, to) in files.iter().zip(["before", "after", "vmlinux", "root.raw"]) {
+        let from = quote(&path_in_l1(from).to_string_lossy());
+        let _ = writeln!(text, "cp {from} $dir/{to} || exit 1");
+    }
+    for (_, place) in PLACES {
+        let _ = writeln!(text, "dd if=/dev/zero of={place}/data.raw bs=1M count=8 2> /dev/null");
+    }
+    let line = "root=/dev/vda init=/sbin/init console=ttyS0 quiet fio_disk=vdb";
+    for _ in 0..runs {
+        for cpus in CPUS {
+            for engine in ENGINES {
+                for (name, place) in PLACES {
+                    for who in WHO {
+                        let _ = writeln!(
+                            text,
+                            "timeout 100 $dir/{who} --kernel $dir/vmlinux --cpus boot={cpus} \
+                             --disk path=$dir/root.raw,readonly=on \
+                             --disk path={place}/data.raw,engine={engine} --memory size=256M \
+                             --cmdline '{line} fio_smp={jobs}' --serial file=$dir/serial \
+                             < /dev/null > $dir/said 2>&1\n\
+                             {{ echo '#{who} {cpus},{engine},{name}'; cat $dir/said $dir/serial; \
+                             }} >> /tmp/out/log",
+                            jobs = cpus * 2
+                        );
+                    }
+                }
+            }
+        }
+    }
+    text
+}
+
+/// fio's lines, as [`super::parse`] has them, of the guests whose names are before.
+fn parse(log: &str) -> Result<Vec<(&str, Row)>> {
+    let mut rows = Vec::new();
+    let (mut who, mut guest) = ("", "");
+    for line in log.lines() {
+        if let Some(name) = line.strip_prefix('#') {
+            (who, guest) = name.split_once(' ').context("no guest's name")?;
+        } else if line.starts_with("3;fio-") {
+            let fields: Vec<&str> = line.trim_end().split(';').collect();
+            let number = |at: usize| -> Result<u64> {
+                fields.get(at).and_then(|text| text.parse().ok()).context("not fio's line")
+            };
+            let (kib, ms) = (number(5)? + number(46)?, number(8)? + number(49)?);
+            ensure!(number(4)? == 0 && ms > 0, "{guest}: {line}");
+            let per_ms = (kib * 1024 / REQUEST) as f64 / ms as f64;
+            let job = fields[2].split('-').next().unwrap_or_default().to_owned();
+            rows.push((who, Row { guest: guest.to_owned(), job, per_ms }));
+        }
+    }
+    Ok(rows)
+}
+
+/// For each guest and job the medians, and that of the pairs' ratios.
+fn render(rows: &[(&str, Row)]) -> Result<String> {
+    let mut builder = Builder::default();
+    builder.push_record(["vCPUs, engine, disk", "job", "before", "after", "ratio", "pairs"]);
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for (_, row) in rows {
+        let key = (&*row.guest, &*row.job);
+        if seen.contains(&key) {
+            continue;
+        }
+        seen.push(key);
+        let [before, after] = WHO.map(|who| -> Vec<f64> {
+            let same = |(by, row): &&(&str, Row)| *by == who && (&*row.guest, &*row.job) == key;
+            rows.iter().filter(same).map(|(_, row)| row.per_ms).collect()
+        });
+        ensure!(before.len() == after.len(), "{key:?}: a guest did not come to its end");
+        let ratios: Vec<f64> = before.iter().zip(&after).map(|(b, a)| a / b).collect();
+        let cells = [&before, &after, &ratios].map(|values| format!("{:.2}", median(values)));
+        let [before, after, ratio] = cells;
+        builder.push_record([key.0, key.1, &before, &after, &ratio, &ratios.len().to_string()]);
+    }
+    Ok(format!(
+        "fio: psync in two threads a vCPU, direct=1, 4 KiB; requests a millisecond, medians\n\n{}\n",
+        table::finish(builder)
+    ))
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(job: &str, ms: u64) -> String {
+        let mut fields = vec!["0".to_owned(); 121];
+        (fields[0], fields[1], fields[2]) = ("3".into(), "fio-3.33".into(), job.into());
+        (fields[5], fields[8]) = ("8192".into(), ms.to_string());
+        fields.join(";") + "\r\n"
+    }
+
+    #[test]
+    fn pairs_come_to_a_ratio() {
+        let mut log = String::new();
+        for (before, after) in [(200, 100), (300, 100), (400, 100)] {
+            for (who, ms) in [("before", before), ("after", after)] {
+                let _ = write!(log, "#{who} 2,sync,memory\n{}", line("randread-4", ms));
+            }
+        }
+        let text = render(&parse(&log).unwrap()).unwrap();
+        let row: Vec<&str> = text.lines().last().unwrap().split('|').map(str::trim).collect();
+        assert_eq!(row[1..7], ["2,sync,memory", "randread", "6.83", "20.48", "3.00", "3"]);
+        let odd = log.rsplit_once("#after").unwrap().0;
+        assert!(render(&parse(odd).unwrap()).unwrap_err().to_string().contains("its end"));
+        assert!(parse("3;fio-3.33;x;0;0").is_err());
+    }
+
+    #[test]
+    fn shells_understand_it() {
+        let text = script([Path::new("/tmp/it's"); 4], 2);
+        assert_eq!(text.matches(" --cpus ").count(), 2 * 2 * 2 * 2 * 2);
+        let check = std::process::Command::new("sh").args(["-n", "-c", &text]).status();
+        assert!(check.unwrap().success(), "{text}");
+    }
+}
