@@ -21,6 +21,10 @@ mod pci;
 #[path = "exits/signals.rs"]
 mod signals;
 
+#[cfg(feature = "seccomp")]
+#[path = "exits/seccomp.rs"]
+mod seccomp;
+
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, Stdio};

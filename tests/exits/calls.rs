@@ -10,7 +10,7 @@ use std::process::Command;
 use super::common::{Ended, Running, brisk};
 use super::{Lab, TEXT, guests};
 
-const KVM_RUN: u64 = 0xae80;
+pub const KVM_RUN: u64 = 0xae80;
 const SYSGOOD_TRAP: i32 = libc::SIGTRAP | 0x80;
 
 /// A system call that is about to be made.
@@ -28,7 +28,7 @@ impl Call {
 }
 
 /// Makes `command` show its calls, on CPUs that no more than `cpus` are of.
-fn traced(command: &mut Command, cpus: usize) {
+pub fn traced(command: &mut Command, cpus: usize) {
     let prepare = move || {
         // SAFETY: system calls with our own memory.
         unsafe {
@@ -45,7 +45,7 @@ fn traced(command: &mut Command, cpus: usize) {
     unsafe { command.pre_exec(prepare) };
 }
 
-fn check(result: i32) -> Result<()> {
+pub fn check(result: i32) -> Result<()> {
     if result < 0 { Err(Error::last_os_error()) } else { Ok(()) }
 }
 
