@@ -46,6 +46,7 @@ enum Task {
     Trace(measure::trace::Args),
     Test(test::Args),
     Fuzz(test::fuzz::Args),
+    Calls(test::calls::Args),
 }
 
 fn main() -> ExitCode {
@@ -79,5 +80,6 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Trace(args) => measure::trace::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Fuzz(args) => test::fuzz::run(&args),
+        Task::Calls(args) => test::calls::run(&args),
     }
 }

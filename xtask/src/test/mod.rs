@@ -19,6 +19,7 @@ use crate::measure::{bench, readme};
 use crate::{build, paths, setup};
 use count::Count;
 
+pub mod calls;
 mod count;
 pub mod fuzz;
 
@@ -145,6 +146,7 @@ const SHIPPED: &[(&str, Work)] = &[
     ("sizes within budgets", size::check_budgets),
     ("the same bytes from another directory", build::twice::check_usual),
     ("every scenario boots in the lab", matrix::boots),
+    ("system calls of every scenario", calls::check),
     ("exits and system calls not more than recorded", check::counts),
 ];
 
@@ -243,7 +245,17 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
 /// Builds test programs of package brisk, optimised since L1's CPU is slow. Returns the path of
 /// brisk itself and of the programs.
 fn build(tests: &[&str]) -> Result<(PathBuf, Vec<PathBuf>)> {
-    let mut words = vec!["test", "--release", "--no-run", "--message-format=json", "-p", "brisk"];
+    build_as("release", tests)
+}
+
+/// The path of one test program of package brisk, as it is built for this machine.
+fn program_of_tests(name: &str) -> Result<PathBuf> {
+    build_as("dev", &[name])?.1.pop().context("no test program")
+}
+
+fn build_as(profile: &str, tests: &[&str]) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let mut words = vec!["test", "--profile", profile, "--no-run", "--message-format=json"];
+    words.extend(["-p", "brisk"]);
     tests.iter().for_each(|test| words.extend(["--test", test]));
     println!("$ cargo {}", words.join(" "));
     let messages = cmd("cargo", words).dir(paths::workspace()).read().context("cargo failed")?;

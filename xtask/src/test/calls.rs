@@ -1,0 +1,150 @@
+//! `cargo xtask calls`: what system calls each scenario's program can make once its guest runs, tried
+//! from inside, and the table of them in `SECURITY.md`.
+
+use anyhow::{Context, Result, ensure};
+use argh::FromArgs;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::program_of_tests;
+use crate::build::{self, Order, scenario};
+use crate::lab::{self, Job, quote};
+use crate::paths;
+use crate::ui::Step;
+
+/// Try each system call in every scenario's program, and compare with SECURITY.md.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "calls")]
+pub struct Args {
+    /// write the table into SECURITY.md instead
+    #[argh(switch)]
+    save: bool,
+}
+
+/// The tests that are run with each program.
+const TESTS: [&str; 2] = ["seccomp::each_system_call", "seccomp::a_forbidden_call_ends_the_vm"];
+
+/// Runs the task.
+///
+/// # Errors
+/// A program does not build, or lets through what SECURITY.md does not say.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.save {
+        let lists = each(true)?;
+        let path = paths::workspace().join("SECURITY.md");
+        let text = fs::read_to_string(&path)?;
+        let (before, rest) = text.split_once(OPEN).context("SECURITY.md: no table of calls")?;
+        let (_, after) = rest.split_once(CLOSE).context("SECURITY.md: no end of the table")?;
+        fs::write(&path, format!("{before}{OPEN}{}{CLOSE}{after}", table(&lists)))?;
+    } else {
+        println!("{} tests passed", check()?);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+const OPEN: &str = "<!-- calls -->\n";
+const CLOSE: &str = "<!-- /calls -->";
+
+/// Compares all with SECURITY.md. Returns how many tests that were.
+///
+/// # Errors
+/// As [`run`].
+pub fn check() -> Result<u32> {
+    let lists = each(false)?;
+    Ok((lists.len() * TESTS.len()) as u32)
+}
+
+/// Runs the tests with each scenario's program, on this machine's KVM or in the lab; where `save`, with
+/// what each allows.
+fn each(save: bool) -> Result<Vec<(String, String)>> {
+    let dir = tempfile::tempdir()?;
+    let tests = program_of_tests("exits")?;
+    let subjects = scenario::table();
+    let mut script = "status=0\n".to_owned();
+    let mut files = Vec::new();
+    let mut step = Step::counted("building every scenario", subjects.len() as u64);
+    for (index, subject) in subjects.iter().enumerate() {
+        let (source, target_dir) = (paths::workspace(), &paths::target()?);
+        // Both ways of linking, in turn, as they are booted.
+        let fixed = index % 2 == 1;
+        let order = Order { source, target_dir, scenario: subject, fixed, target: build::TARGET };
+        let product = build::make(&order).with_context(|| format!("scenario {}", subject.name))?;
+        let path = dir.path().join(format!("brisk-{}", subject.name));
+        fs::write(&path, product.program)?;
+        files.push((path, format!("brisk-{}", subject.name)));
+        let name = &subject.name;
+        let calls =
+            if save { format!("BRISK_CALLS=\"$PWD/{name}.calls\" ") } else { String::new() };
+        let _ = writeln!(
+            script,
+            "chmod +x brisk-{name}\n\
+             BRISK_BIN=\"$PWD/brisk-{name}\" BRISK_SCENARIO={name} {calls}{} --exact {} \
+             --test-threads=1 > said 2>&1 || {{ echo {name}:; cat said; status=1; }}\n\
+             grep -q '^test result: ok. {} passed' said || {{ echo {name}: not all ran; status=1; }}",
+            quote(&tests.to_string_lossy()),
+            TESTS.join(" "),
+            TESTS.len(),
+        );
+        step.tick();
+    }
+    step.done();
+    script += "exit $status\n";
+    let step = Step::start("trying each system call in every scenario");
+    let output;
+    let results: PathBuf = if OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok() {
+        let command = duct::cmd!("sh", "-c", &script).dir(dir.path()).stdin_null();
+        let done = command.stderr_to_stdout().stdout_capture().unchecked().run()?;
+        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+        dir.path().to_path_buf()
+    } else {
+        let timeout = Duration::from_secs(900);
+        output = lab::run(&Job { script, files, timeout, ..Job::default() })?;
+        ensure!(output.status == 0, "{}", output.console);
+        output.dir.clone()
+    };
+    step.done();
+    let list = |name: &String| match save {
+        true => fs::read_to_string(results.join(format!("{name}.calls"))).context(name.clone()),
+        false => Ok(String::new()),
+    };
+    subjects.iter().map(|subject| Ok((subject.name.clone(), list(&subject.name)?))).collect()
+}
+
+/// A row for each thing that some scenario allows, a column a scenario.
+fn table(lists: &[(String, String)]) -> String {
+    let mut rows: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
+    for (at, (_, list)) in lists.iter().enumerate() {
+        for line in list.lines() {
+            rows.entry(line).or_insert_with(|| vec![false; lists.len()])[at] = true;
+        }
+    }
+    let mut text = "| system call |".to_owned();
+    lists.iter().for_each(|(name, _)| text += &format!(" {name} |"));
+    text += "\n|---|";
+    lists.iter().for_each(|_| text += ":-:|");
+    text += "\n";
+    for (call, there) in rows {
+        let _ = write!(text, "| `{call}` |");
+        there.iter().for_each(|there| text += if *there { " x |" } else { "  |" });
+        text += "\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_row_a_call_and_one_column_a_scenario() {
+        let lists = [("a", "ioctl KVM_RUN\nwrite\n"), ("b", "read\nioctl KVM_RUN\n")];
+        let lists = lists.map(|(name, list)| (name.to_owned(), list.to_owned()));
+        let wanted = "| system call | a | b |\n|---|:-:|:-:|\n| `ioctl KVM_RUN` | x | x |\n\
+                      | `read` |  | x |\n| `write` | x |  |\n";
+        assert_eq!(table(&lists), wanted);
+    }
+}
