@@ -21,6 +21,8 @@ mod pci;
 #[path = "exits/signals.rs"]
 mod signals;
 
+#[path = "exits/hostile.rs"]
+mod hostile;
 #[cfg(feature = "seccomp")]
 #[path = "exits/seccomp.rs"]
 mod seccomp;

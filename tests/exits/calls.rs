@@ -15,10 +15,12 @@ const SYSGOOD_TRAP: i32 = libc::SIGTRAP | 0x80;
 
 /// A system call that is about to be made.
 #[derive(Debug, Clone, Copy)]
-struct Call {
-    number: i64,
+pub struct Call {
+    /// Who makes it.
+    pub thread: i32,
+    pub number: i64,
     /// Its first four arguments.
-    arguments: [u64; 4],
+    pub arguments: [u64; 4],
 }
 
 impl Call {
@@ -51,7 +53,7 @@ pub fn check(result: i32) -> Result<()> {
 
 /// Runs a traced command to its end, and shows `last` each call until it says that it saw enough.
 #[track_caller]
-fn watch(command: &mut Command, last: impl FnMut(Call) -> bool) -> Ended {
+pub fn watch(command: &mut Command, last: impl FnMut(Call) -> bool) -> Ended {
     watch_process(command, &std::cell::Cell::new(0), last)
 }
 
@@ -124,7 +126,7 @@ fn call(thread: i32) -> Call {
         registers
     };
     let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
-    Call { number: registers.orig_rax as i64, arguments }
+    Call { thread, number: registers.orig_rax as i64, arguments }
 }
 
 /// Runs a guest on so many CPUs and counts: all calls until the first KVM_RUN, that one included; those

@@ -12,7 +12,7 @@ use brisk::interrupts::Signal;
 use brisk::kvm::{System, Vm};
 use brisk::virtio::Devices;
 use brisk_boot::layout;
-use brisk_fuzz::{Address, PMEM, Step, areas, change, file, memory};
+use brisk_fuzz::{Address, PMEM, Step, areas, change, file, new_memory};
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -136,7 +136,7 @@ fn bus(vm: &'static Vm, transport: &str, slot: u32, ram_end: u64) -> RefCell<Bus
     );
     let words: Vec<String> = line.split(' ').map(String::from).collect();
     let Ok(Command::Run(config)) = cli::parse(&words) else { panic!("{line}") };
-    let memory = memory();
+    let memory = new_memory();
     let config: &'static _ = Box::leak(config);
     let mut slots = Devices::open(config, &memory, vm, slot, ram_end).expect("devices");
     slots.make_readable(vm, slot + 1).expect("a slot");
