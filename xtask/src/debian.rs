@@ -45,6 +45,8 @@ pub const ALL: &[&str] = &[
     // tests: ACPI's compiler, and the initramfs' reader
     "acpica-tools",
     "cpio",
+    // tests: what brisk is shut in
+    "bubblewrap",
 ];
 
 /// What images are made with.

@@ -6,6 +6,8 @@ use duct::{Expression, cmd};
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tabled::builder::Builder;
+use tabled::settings::{Alignment, Style, object::Columns};
 
 use crate::paths;
 use crate::ui::Step;
@@ -20,6 +22,12 @@ pub struct Args {
     /// seconds for each target (default 30)
     #[argh(option, default = "30")]
     seconds: u32,
+    /// minutes for each target instead
+    #[argh(option)]
+    minutes: Option<u32>,
+    /// go on after a target that failed
+    #[argh(switch)]
+    all: bool,
     /// build the targets, do not run them
     #[argh(switch)]
     build: bool,
@@ -30,7 +38,8 @@ pub struct Args {
 /// # Errors
 /// The nightly compiler or cargo-fuzz is missing, a target does not build, or one failed.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    ensure!(args.seconds > 0, "--seconds 0: 0 means without end; give a number from 1 up");
+    let seconds = args.minutes.map_or(args.seconds, |minutes| minutes.saturating_mul(60));
+    ensure!(seconds > 0, "--seconds 0: 0 means without end; give a number from 1 up");
     let present = cargo_fuzz(&["--version"]).stdout_null().stderr_null().unchecked().run();
     if !present.is_ok_and(|output| output.status.success()) {
         bail!(
@@ -55,17 +64,54 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.build {
         return Ok(ExitCode::SUCCESS);
     }
+    let mut table = Builder::from_iter([HEAD]);
+    let mut failures = Vec::new();
     for target in chosen {
-        let step = Step::start(&format!("fuzz {target}, {} s", args.seconds));
-        let runs = fuzz(target, args.seconds)?;
+        let step = Step::start(&format!("fuzz {target}, {seconds} s"));
+        let (text, failed) = fuzz(target, seconds)?;
         step.done();
-        println!("{target}: {runs} runs, none failed");
+        if failed {
+            failures.push(format!("{text}\nfuzz target {target} failed"));
+            if !args.all {
+                break;
+            }
+        }
+        table.push_record(row(target, &text, failed));
     }
+    let mut table = table.build();
+    table.with(Style::markdown()).modify(Columns::new(1..), Alignment::right());
+    println!("{table}");
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs one target; how many inputs it was given.
-fn fuzz(target: &str, seconds: u32) -> Result<u64> {
+const HEAD: [&str; 7] = ["target", "runs", "a second", "edges", "features", "corpus", "findings"];
+
+/// What libFuzzer says at the end, in the columns of [`HEAD`].
+fn row(target: &str, text: &str, failed: bool) -> [String; 7] {
+    let stat = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or("-", str::trim).to_owned()
+    };
+    // "#4096\tpulse  cov: 12 ft: 34 corp: 5/67b lim: 4 exec/s: 2048 rss: 99Mb"
+    let last = text.lines().rfind(|line| line.contains(" cov: ")).unwrap_or_default();
+    let seen = |name: &str| {
+        let mut words = last.split_whitespace().skip_while(|word| *word != name).skip(1);
+        words.next().map_or("-", |word| word.split('/').next().unwrap_or(word)).to_owned()
+    };
+    [
+        target.to_owned(),
+        stat("stat::number_of_executed_units:"),
+        stat("stat::average_exec_per_sec:"),
+        seen("cov:"),
+        seen("ft:"),
+        seen("corp:"),
+        u8::from(failed).to_string(),
+    ]
+}
+
+/// Runs one target; what libFuzzer said, and whether an input made it fail.
+fn fuzz(target: &str, seconds: u32) -> Result<(String, bool)> {
     let dir = dir();
     let corpus = dir.join("corpus").join(target);
     fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
@@ -78,15 +124,14 @@ fn fuzz(target: &str, seconds: u32) -> Result<u64> {
     }
     // An input that takes 10 s is a loop without end.
     words.extend(["--", &seconds, "-timeout=10", "-print_final_stats=1"]);
-    let text = output(&format!("fuzz target {target}"), &cargo_fuzz(&words))?;
-    runs(&text).with_context(|| format!("fuzz target {target} does not say what it did:\n{text}"))
-}
-
-/// The number of runs in libFuzzer's closing statistics.
-fn runs(text: &str) -> Option<u64> {
-    let line =
-        text.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"))?;
-    line.trim().parse().ok()
+    let output = cargo_fuzz(&words).stderr_to_stdout().stdout_capture().unchecked().run()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told = text.contains("stat::number_of_executed_units:");
+    ensure!(
+        told || !output.status.success(),
+        "fuzz target {target} does not say what it did:\n{text}"
+    );
+    Ok((text, !output.status.success()))
 }
 
 /// What a command says, on both streams; if it fails, that is the error.
@@ -125,10 +170,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_number_of_runs() {
-        let text = "#9\tDONE\nstat::number_of_executed_units: 2361011\nstat::average_exec: 1\n";
-        assert_eq!(runs(text), Some(2_361_011));
-        assert_eq!(runs("#9 DONE"), None);
+    fn a_row_has_what_libfuzzer_says() {
+        let text = "#8\tINITED cov: 1 ft: 2 corp: 3/4b exec/s: 0\n\
+                    #9\tDONE   cov: 12 ft: 34 corp: 5/67b lim: 4 exec/s: 2048 rss: 99Mb\n\
+                    stat::number_of_executed_units: 2361011\n\
+                    stat::average_exec_per_sec:     1180505\n";
+        assert_eq!(row("elf", text, false), ["elf", "2361011", "1180505", "12", "34", "5", "0"]);
+        assert_eq!(row("elf", "crash", true), ["elf", "-", "-", "-", "-", "-", "1"]);
     }
 
     /// A target that cargo-fuzz does not know would never run.
