@@ -321,3 +321,46 @@ fn wait(ring: RawFd) {
         libc::syscall(libc::SYS_io_uring_enter, ring, 0, 1, GETEVENTS, std::ptr::null::<u8>(), 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    /// What becomes of one entry.
+    fn result(ring: &mut IoUring, entry: &io_uring::squeue::Entry) -> i32 {
+        // SAFETY: what an entry refers to outlives this function, which waits for its end.
+        unsafe { ring.submission().push(entry).expect("room") };
+        ring.submit_and_wait(1).expect("the ring");
+        ring.completion().next().expect("a completion").result()
+    }
+
+    #[test]
+    fn a_ring_reads_writes_and_flushes_the_image_and_nothing_else() {
+        let file = tempfile::tempfile().expect("a file");
+        file.write_all_at(b"image", 0).expect("written");
+        let disk = Disk { file: file.into(), direct: false, write_through: false };
+        let mut ring = restricted(4, &disk).expect("a ring");
+        let mut bytes = [0u8; 5];
+        let buffer = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: 5 };
+        let other = types::Fd(disk.file.as_raw_fd());
+        let path = c"/etc/passwd".as_ptr();
+        for forbidden in [
+            opcode::Nop::new().build(),
+            opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path).build(),
+            opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+            opcode::Read::new(FILE, bytes.as_mut_ptr(), 5).build(),
+            opcode::Readv::new(other, &raw const buffer, 1).build(),
+        ] {
+            assert_eq!(result(&mut ring, &forbidden), -libc::EACCES, "{forbidden:?}");
+        }
+        let read = opcode::Readv::new(FILE, &raw const buffer, 1).build();
+        assert_eq!(result(&mut ring, &read), 5);
+        assert_eq!(&bytes, b"image");
+        assert_eq!(result(&mut ring, &opcode::Fsync::new(FILE).build()), 0);
+        // No more than that for good.
+        assert!(ring.submitter().register_files(&[disk.file.as_raw_fd()]).is_err());
+        assert!(ring.submitter().unregister_files().is_err());
+    }
+}
