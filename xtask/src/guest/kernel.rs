@@ -129,27 +129,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// # Errors
 /// The source cannot be fetched or the build failed.
 pub fn ensure(cache: &Cache, config: Config) -> Result<Built> {
-    let Recipe { name, fragments, patches, files } = config.recipe();
-    let fragment = &*fragments.concat();
-    let compiler = cmd!("gcc", "-dumpfullversion").read().context("cannot run gcc")?;
-    let source = || -> Result<Option<(String, Inputs)>> {
-        Ok(debian::candidate(SOURCE)?.map(|version| {
-            let inputs = Inputs::new()
-                .with("source", &version)
-                .with("fragment", fragment)
-                .with("patch", patches.concat())
-                .with("compiler", &compiler);
-            (version, inputs)
-        }))
-    };
-    let (version, inputs) = match source()? {
-        Some((version, inputs)) if cache.has(name, &inputs) => (version, inputs),
+    let recipe = config.recipe();
+    let (version, inputs) = match recipe.source()? {
+        Some((version, inputs)) if cache.has(recipe.name, &inputs) => (version, inputs),
         // Not built yet: better from today's lists, as older packages vanish from the mirrors.
         _ => {
             debian::update();
-            source()?.with_context(|| format!("apt knows no package {SOURCE}"))?
+            recipe.source()?.with_context(|| format!("apt knows no package {SOURCE}"))?
         }
     };
+    let Recipe { name, fragments, patches, files } = recipe;
+    let fragment = &*fragments.concat();
     let dir = cache.artifact(name, &inputs, |work, out| {
         locked(work, "true", &[]).run().context("cannot run flock")?;
         unpack(&version, patches, work)?;
@@ -178,6 +168,30 @@ pub fn source(into: &Path, config: Config) -> Result<()> {
     unpack(&version, config.recipe().patches, work.path())?;
     fs::remove_dir(into)?;
     fs::rename(work.path().join("tree"), into).context("the kernel's source")
+}
+
+/// Whether the kernel of this config is in the cache.
+///
+/// # Errors
+/// There is no gcc.
+pub fn is_built(cache: &Cache, config: Config) -> Result<bool> {
+    let recipe = config.recipe();
+    Ok(recipe.source()?.is_some_and(|(_, inputs)| cache.has(recipe.name, &inputs)))
+}
+
+impl Recipe {
+    /// The version of the source that apt would fetch, and all that the kernel is made of.
+    fn source(&self) -> Result<Option<(String, Inputs)>> {
+        let compiler = cmd!("gcc", "-dumpfullversion").read().context("cannot run gcc")?;
+        Ok(debian::candidate(SOURCE)?.map(|version| {
+            let inputs = Inputs::new()
+                .with("source", &version)
+                .with("fragment", self.fragments.concat())
+                .with("patch", self.patches.concat())
+                .with("compiler", compiler);
+            (version, inputs)
+        }))
+    }
 }
 
 /// Makes `work/tree`, the patched source.

@@ -28,10 +28,10 @@ pub struct Args {
     /// in the lab with the clock that counts instructions
     #[argh(switch)]
     stopwatch: bool,
-    /// guest (our own, default), micro or micro-smp (our own, as little as boots), a stock kernel of
-    /// Debian's to a Debian's userspace (debian-cloud,
-    /// debian-6.1-cloud, debian-generic), or a file
-    #[argh(option, default = "Kernel::Own(kernel::Config::Guest)")]
+    /// micro (our own, as little as boots; default), micro-smp, guest (our own, all that the tests
+    /// use), a stock kernel of Debian's to a Debian's userspace (debian-cloud, debian-6.1-cloud,
+    /// debian-generic), or a file
+    #[argh(option, default = "Kernel::Own(kernel::Config::Micro)")]
     kernel: Kernel,
     /// arguments for brisk, after --; in the lab, files below /tmp are at /run/host/tmp
     #[argh(positional, greedy)]
@@ -76,29 +76,39 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let on = if args.stopwatch { On::Lab } else { place(args.on)? };
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
+    let brisk = build::program(None)?;
+    if let Kernel::Own(config) = args.kernel
+        && args.extra.is_empty()
+        && !kernel::is_built(&cache, config)?
+    {
+        println!(
+            "{} is not built yet, which takes some minutes: Debian's own kernel first, as it is in \
+             its package",
+            config.name()
+        );
+        boot(args, on, &brisk, &Files::ours(&cache, lab::kernel(&cache)?)?)?;
+        println!("now {}, of which much that takes time is left out", config.name());
+    }
     let files = match &args.kernel {
-        Kernel::Own(config) => {
-            let files = Files::ours(&cache, kernel::ensure(&cache, *config)?.vmlinux)?;
-            Ok(match config {
-                kernel::Config::Guest => files,
-                kernel::Config::Micro => Files { console: Console::Virtio, ..files },
-                kernel::Config::MicroSmp => Files { console: Console::Virtio, cpus: 2, ..files },
-            })
-        }
+        Kernel::Own(config) => Files::own(&cache, *config),
         Kernel::Stock(stock) => Files::stock(&cache, stock),
         Kernel::File(path) => Files::ours(&cache, path.canonicalize()?),
     }?;
-    let brisk = build::program(None)?;
+    boot(args, on, &brisk, &files)
+}
+
+/// Boots `files` and says how it went.
+fn boot(args: &Args, on: On, brisk: &Path, files: &Files) -> Result<ExitCode> {
     let (status, log) = match on {
         On::Host => {
             let dir = tempfile::tempdir()?;
             let log = dir.path().join("boot.jsonl");
-            let args = arguments(&files, &log, &args.extra);
-            let output = cmd(&brisk, args).unchecked().run().context("cannot run brisk")?;
+            let args = arguments(files, &log, &args.extra);
+            let output = cmd(brisk, args).unchecked().run().context("cannot run brisk")?;
             (output.status.code().unwrap_or(1), fs::read_to_string(&log).unwrap_or_default())
         }
         On::Lab => {
-            let mut job = job(&brisk, &files, &args.extra);
+            let mut job = job(brisk, files, &args.extra);
             if args.stopwatch {
                 job.mode = lab::Mode::Stopwatch;
             }
@@ -202,6 +212,19 @@ impl Files {
     pub fn ours(cache: &Cache, kernel: PathBuf) -> Result<Self> {
         let initramfs = init::ensure(cache)?.initramfs;
         Ok(Self { kernel, initramfs, image: None, console: Console::Serial, cpus: 1 })
+    }
+
+    /// A kernel of our own and init.
+    ///
+    /// # Errors
+    /// One of them cannot be built.
+    pub fn own(cache: &Cache, config: kernel::Config) -> Result<Self> {
+        let files = Self::ours(cache, kernel::ensure(cache, config)?.vmlinux)?;
+        Ok(match config {
+            kernel::Config::Guest => files,
+            kernel::Config::Micro => Self { console: Console::Virtio, ..files },
+            kernel::Config::MicroSmp => Self { console: Console::Virtio, cpus: 2, ..files },
+        })
     }
 
     /// A kernel of Debian's, which goes on to the userspace of a Debian.

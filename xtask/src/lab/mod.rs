@@ -127,6 +127,14 @@ pub fn ensure(cache: &Cache) -> Result<()> {
     l1::ensure(cache).map(drop)
 }
 
+/// L1's kernel, which is Debian's: unpacked where xtask knows how.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn kernel(cache: &Cache) -> Result<PathBuf> {
+    Ok(l1::ensure(cache)?.kernel)
+}
+
 /// Runs a job in L1 and waits for its end.
 ///
 /// # Errors

@@ -162,8 +162,7 @@ fn flags(cell: &str) -> impl Iterator<Item = &str> {
 fn timeline() -> Result<String> {
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
-    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
-    let files = boot::Files::ours(&cache, kernel.vmlinux)?;
+    let files = boot::Files::own(&cache, kernel::Config::Micro)?;
     let mut job = boot::job(&build::program(None)?, &files, &[]);
     job.script.insert_str(0, "exec 2> /tmp/out/timeline\n");
     job.relay = false;
