@@ -16,6 +16,9 @@ mod common;
 mod disks;
 #[path = "linux/machine.rs"]
 mod machine;
+#[cfg(feature = "console")]
+#[path = "linux/mappings.rs"]
+mod mappings;
 #[path = "linux/memory.rs"]
 mod memory;
 #[cfg(all(feature = "console", feature = "block", feature = "pmem"))]

@@ -55,6 +55,8 @@ pub struct Built {
     pub vmlinux: PathBuf,
     /// bzImage.
     pub bzimage: PathBuf,
+    /// Where the symbols are, as `nm` writes it.
+    pub map: PathBuf,
 }
 
 /// How a config is built.
@@ -154,7 +156,11 @@ pub fn ensure(cache: &Cache, config: Config) -> Result<Built> {
         fs::copy(tree.join("System.map"), out.join("System.map"))?;
         Ok(())
     })?;
-    Ok(Built { vmlinux: dir.join("vmlinux"), bzimage: dir.join("bzImage") })
+    Ok(Built {
+        vmlinux: dir.join("vmlinux"),
+        bzimage: dir.join("bzImage"),
+        map: dir.join("System.map"),
+    })
 }
 
 /// Unpacks a config's patched source into a directory that is there.

@@ -179,7 +179,8 @@ fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
 }
 
 /// Runs tests of package brisk in L1, all in one. They find what they boot by the environment: on
-/// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP`,
+/// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP`
+/// and the `System.map` of each, which ends in `_MAP`,
 /// `BRISK_BUNDLE`, `BRISK_BUNDLE_FIXED` and `BRISK_BUNDLE_SHELL` (see `build::bundle::for_tests`),
 /// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with
 /// `NAME.vmlinuz`, `NAME.initramfs` and `NAME.initramfs-xfs` for each of Debian's kernels, and
@@ -196,7 +197,9 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
         ("BRISK_KERNEL", kernel.vmlinux),
         ("BRISK_BZIMAGE", kernel.bzimage),
         ("BRISK_MICRO", micro.vmlinux),
+        ("BRISK_MICRO_MAP", micro.map),
         ("BRISK_MICRO_SMP", micro_smp.vmlinux),
+        ("BRISK_MICRO_SMP_MAP", micro_smp.map),
         ("BRISK_INITRAMFS", guest.initramfs),
         ("BRISK_SHELL_INITRAMFS", guest.shell_initramfs),
     ];
