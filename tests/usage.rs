@@ -4,6 +4,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod common;
+#[path = "usage/devices.rs"]
+mod devices;
 #[path = "usage/harm.rs"]
 mod harm;
 #[path = "usage/images.rs"]

@@ -11,6 +11,9 @@ mod block;
 mod console;
 #[path = "virtio/driver.rs"]
 mod driver;
+#[cfg(feature = "io-uring")]
+#[path = "virtio/durable.rs"]
+mod durable;
 #[path = "virtio/failing.rs"]
 mod failing;
 #[path = "virtio/hostile.rs"]
