@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use argh::FromArgs;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::collect;
@@ -48,8 +49,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         args.metrics.split(',').map(suite::find).collect::<Result<Vec<&'static BootMetric>>>()?;
     let mut line = Line::here(SUITE, "lab")?;
     line.kernels = collect::kernels(collect::Extent::Exact)?;
+    let programs = programs(&metrics)?;
     for _ in 0..args.labs {
-        let found = once(&metrics, args.runs)?;
+        let found = once(&metrics, &programs, args.runs)?;
         for (name, values) in found {
             line.metrics.entry(name).or_default().s.extend(values);
         }
@@ -65,17 +67,27 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A's programs, one for each metric: built once, for A is to stay A.
+///
+/// # Errors
+/// One does not build.
+pub fn programs(metrics: &[&'static BootMetric]) -> Result<Vec<PathBuf>> {
+    metrics.iter().map(|metric| build::program(Some(metric.find()?.0.features))).collect()
+}
+
 /// The values of several runs in one L1.
 ///
 /// # Errors
 /// As [`run`].
-pub fn once(metrics: &[&'static BootMetric], runs: u32) -> Result<BTreeMap<String, Vec<f64>>> {
-    let programs = metrics.iter().map(|metric| build::program(Some(metric.find()?.0.features)));
-    let programs = programs.collect::<Result<Vec<_>>>()?;
+pub fn once(
+    metrics: &[&'static BootMetric],
+    programs: &[PathBuf],
+    runs: u32,
+) -> Result<BTreeMap<String, Vec<f64>>> {
     let mut all = Vec::new();
     let mut cases = Vec::new();
     for _ in 0..runs {
-        for (&metric, program) in metrics.iter().zip(&programs) {
+        for (&metric, program) in metrics.iter().zip(programs) {
             let (scenario, step) = metric.find()?;
             cases.push(Case { vmm: Vmm::Brisk(program.clone()), scenario, step, kernel: None });
             all.push(metric);
