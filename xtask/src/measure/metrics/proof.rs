@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use argh::FromArgs;
 use duct::cmd;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::blame::{self, Side};
@@ -247,7 +247,8 @@ pub fn alarms() -> Result<u32> {
         metrics: [(name.to_owned(), Metric { s: values, ..Metric::default() })].into(),
         ..Line::default()
     };
-    let programs = noise::programs(&[metric])?;
+    // Both are of the source as it is now.
+    let (programs, slower) = (noise::programs(&[metric])?, slower(metric)?);
     let mut values = Vec::new();
     for _ in 0..5 {
         values.extend(noise::once(&[metric], &programs, 4)?.remove(name).context("nothing")?);
@@ -264,7 +265,10 @@ pub fn alarms() -> Result<u32> {
         ensure!(alarm.is_none(), "a false alarm at run {index}: {alarm:?} of {values:?}");
         lines.push(new);
     }
-    let slow = slower(metric)?;
+    let (workload, step) = metric.find()?;
+    let case = Case { vmm: Vmm::Brisk(slower), scenario: workload, step, kernel: None };
+    let slow = collect::of_cases(&[metric], &[case], On::Lab)?.pop().context("nothing")??;
+    let slow = slow.value().context("no boots")?;
     let middle = median(&values).context("no values")?;
     println!(
         "A by the median {middle:.3}, slower {slow:.3}: {:+.2} %",
@@ -277,7 +281,7 @@ pub fn alarms() -> Result<u32> {
 }
 
 /// A brisk that does half a per cent more.
-fn slower(metric: &'static suite::BootMetric) -> Result<f64> {
+fn slower(metric: &'static suite::BootMetric) -> Result<PathBuf> {
     let cache = Cache::open()?;
     let dir = tempfile::tempdir()?;
     source::copy(paths::workspace(), dir.path())?;
@@ -287,15 +291,13 @@ fn slower(metric: &'static suite::BootMetric) -> Result<f64> {
     let slow = "    for turn in 0..87_000_u32 {\n        std::hint::black_box(turn);\n    }\n";
     replace(&dir.path().join("src/main.rs"), call, &format!("{slow}{call}"))?;
     let commit = commit(dir.path(), "slower")?;
-    let (scenario, step) = metric.find()?;
+    let (scenario, _) = metric.find()?;
     let checkout = Checkout::open(&cache, dir.path())?;
     let super::revision::Built::File(path) = checkout.brisk(&cache, &commit, scenario.features)?
     else {
         anyhow::bail!("the slower brisk does not build")
     };
-    let case = Case { vmm: Vmm::Brisk(path), scenario, step, kernel: None };
-    let found = collect::of_cases(&[metric], &[case], On::Lab)?.pop().context("nothing")??;
-    found.value().context("no boots")
+    Ok(path)
 }
 
 /// E-divisive finds what Apache Otava finds, in series with steps and without: the same points by its
