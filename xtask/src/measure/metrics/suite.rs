@@ -63,14 +63,14 @@ pub const BOOTS: &[BootMetric] = &[
         "pages",
         Some("4 KiB"),
         false,
-        "the last step with 4 KiB pages, no UART",
+        "the last step, no UART, pages as the host gives them: by L1's default (always) transparent huge ones too",
     ),
     boot(
         "boot_time_pages_thp_ms",
         "pages",
         Some("THP"),
         false,
-        "the same by transparent huge pages",
+        "the same, transparent huge pages asked for by thp=on",
     ),
     boot(
         "boot_time_pages_2m_ms",
