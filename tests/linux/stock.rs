@@ -40,14 +40,15 @@ fn by_pci_from_block() {
     }
 }
 
-#[cfg(all(feature = "pci", feature = "pmem"))]
+/// With the kernel's own hwrng, which is virtio-rng's.
+#[cfg(all(feature = "pci", feature = "pmem", feature = "rng"))]
 #[test]
 fn by_pci_from_pmem() {
     let image = artifact("BRISK_DISK_DEBIAN_EROFS_PARTITION");
     let pmem = format!("file={},discard_writes=on", image.display());
     for kernel in KERNELS {
-        let flags = ["--transport", "pci", "--pmem", &pmem];
-        reaches_userspace(&debian(kernel, "/dev/pmem0p1", &flags));
+        let flags = ["--transport", "pci", "--pmem", &pmem, "--rng", "src=/dev/urandom"];
+        reads_random_bytes(debian(kernel, "/dev/pmem0p1", &flags));
     }
 }
 
@@ -68,6 +69,25 @@ fn a_debian_with_systemd() {
         assert!(text.contains(line), "no `{line}`:\n{text}");
     }
     assert!(guest.codes().contains(&0x60), "{:x?}", guest.codes());
+}
+
+/// Reads from the device in the initramfs, twice 16 bytes, and goes on.
+#[cfg(feature = "rng")]
+#[track_caller]
+fn reads_random_bytes(mut guest: Guest) {
+    guest.cmdline += " brisk_hwrng=1";
+    reaches_userspace(&guest);
+    let text = guest.output();
+    let said: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split_once("hwrng: "))
+        .map(|(_, said)| said.trim_end())
+        .collect();
+    assert_eq!(said.len(), 3, "{text}");
+    assert!(said[0].starts_with("virtio_rng"), "{text}");
+    let random =
+        |bytes: &str| bytes.len() == 32 && bytes.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(random(said[1]) && random(said[2]) && said[1] != said[2], "{text}");
 }
 
 /// All functions are there for `lspci`, on one bus, with capabilities that it can read, MSI-X in use
@@ -102,13 +122,13 @@ fn lspci_reads_the_bus() {
     assert_eq!(lines("-[0000:00]-"), 1, "{text}");
 }
 
-#[cfg(all(feature = "mmio", feature = "pmem"))]
+#[cfg(all(feature = "mmio", feature = "pmem", feature = "rng"))]
 #[test]
 fn by_mmio_from_pmem() {
     let image = artifact("BRISK_DISK_DEBIAN_EXT4_PARTITION");
     let pmem = format!("file={},discard_writes=on", image.display());
-    let flags = ["--transport", "mmio", "--pmem", &pmem];
-    reaches_userspace(&debian("debian-cloud", "/dev/pmem0p1", &flags));
+    let flags = ["--transport", "mmio", "--pmem", &pmem, "--rng", "src=/dev/urandom"];
+    reads_random_bytes(debian("debian-cloud", "/dev/pmem0p1", &flags));
 }
 
 /// XFS, which our own kernel has not, with its files mapped straight from the image.

@@ -53,6 +53,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("block", &["virtio_blk"]),
     ("pmem", &["nd_pmem", "virtio_pmem"]),
     ("console", &["virtio_console"]),
+    ("rng", &["virtio_rng"]),
     ("ext4", &["ext4"]),
     ("erofs", &["erofs"]),
 ];
@@ -85,6 +86,13 @@ for word in $line; do
 done
 if [ -e /sys/bus/acpi/devices/LNRO0005:00 ]; then load mmio; else load pci; fi
 case $line in *" console=hvc"*) load console ;; esac
+case $line in
+  *" brisk_hwrng=1"*)
+    load rng
+    echo "hwrng: $($b cat /sys/class/misc/hw_random/rng_current)"
+    for try in 1 2; do echo "hwrng: $($b dd if=/dev/hwrng bs=16 count=1 2> /dev/null | $b hexdump -v -e '1/1 "%02x"')"; done
+    ;;
+esac
 case $root in /dev/pmem*) load pmem ;; *) load block ;; esac
 tries=0
 until [ -b "$root" ]; do
