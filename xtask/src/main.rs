@@ -47,6 +47,7 @@ enum Task {
     Test(test::Args),
     Fuzz(test::fuzz::Args),
     Calls(test::calls::Args),
+    Mutants(test::mutants::Args),
 }
 
 fn main() -> ExitCode {
@@ -81,5 +82,6 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => test::run(&args),
         Task::Fuzz(args) => test::fuzz::run(&args),
         Task::Calls(args) => test::calls::run(&args),
+        Task::Mutants(args) => test::mutants::run(&args),
     }
 }

@@ -22,6 +22,7 @@ use count::Count;
 pub mod calls;
 mod count;
 pub mod fuzz;
+pub mod mutants;
 
 /// Run formatting, lints, unit tests, exit tests and Linux boots.
 #[derive(FromArgs)]
