@@ -109,14 +109,22 @@ pub fn run<B: Backend, const Q: usize>(
     memory: &GuestMemoryMmap,
     steps: &[Step],
 ) {
-    set(function, memory, 0x70, 0);
-    assert_eq!(get(function, 0x70), 0, "a reset that left a status");
+    reset(function, memory);
     for step in steps.iter().take(MAX_STEPS) {
         take(function, memory, step);
         // The registers that never change.
         assert_eq!(get(function, 0), 0x7472_6976);
         assert_eq!(get(function, 4), 2);
     }
+}
+
+/// Resets the device, which is then done with all of the driver's memory.
+pub fn reset<B: Backend, const Q: usize>(
+    function: &mut VirtioDevice<B, Q>,
+    memory: &GuestMemoryMmap,
+) {
+    set(function, memory, 0x70, 0);
+    assert_eq!(get(function, 0x70), 0, "a reset that left a status");
 }
 
 fn take<B: Backend, const Q: usize>(
@@ -249,4 +257,16 @@ fn write<B: Backend, const Q: usize>(
     if let Reply::Notified(queue) = function.write(offset, data, memory) {
         let _ = function.process(queue, memory);
     }
+}
+
+/// A file of `len` bytes on the disk that the working directory is on, and its path while it is open: it
+/// has no other name.
+pub fn on_disk(len: u64) -> (File, String) {
+    // SAFETY: a constant, terminated name; the descriptor is new and nobody else's.
+    let file = unsafe {
+        File::from_raw_fd(libc::open(c".".as_ptr(), libc::O_TMPFILE | libc::O_RDWR, 0o600))
+    };
+    file.set_len(len).expect("a file here");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    (file, path)
 }
