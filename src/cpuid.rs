@@ -57,7 +57,9 @@ pub fn for_vcpu(cpuid: &mut CpuId, id: u8, count: u8, nested: bool) -> Result<()
                 }
                 entry.edx = entry.edx & !HTT | if count > 1 { HTT } else { 0 };
                 // No machine check ever comes. Where there are banks, Linux with CONFIG_X86_MCE sets
-                // up KVM's 32, at six exits each.
+                // up KVM's 32, at six exits each. The price is a line in its log, "mce: Unable to init
+                // MCE device", which comes exactly where both bits are not there (`mce_available`), and
+                // with both the first thing is to ask how many banks there are: an exit more at least.
                 entry.edx &= !(MCE | MCA);
             }
             // Deterministic caches: threads that share one, cores in the package.

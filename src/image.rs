@@ -3,7 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+
+use brisk_boot::format::{self, Format};
 
 use crate::cli::words::os_string;
 use crate::error::{Error, Result};
@@ -92,6 +94,7 @@ impl Wish<'_> {
         if len == 0 {
             return Err(self.wrong("is empty; give an image file"));
         }
+        self.check_format(&file)?;
         self.lock(&file, &meta)?;
         Ok(Image {
             file,
@@ -100,6 +103,22 @@ impl Wish<'_> {
             sector,
             id: Id::of(&meta),
         })
+    }
+
+    /// Refuses what is not raw: to the guest it would be rubbish, and what that writes would ruin it.
+    fn check_format(&self, file: &File) -> Result<()> {
+        // As O_DIRECT wants it.
+        #[repr(align(4096))]
+        struct Head([u8; 4096]);
+        let mut head = Head([0; 4096]);
+        let have = file.read_at(&mut head.0, 0).unwrap_or(0);
+        match format::recognise(&head.0[..have]) {
+            Some(Format::Disk(name)) => Err(self.wrong(&format!(
+                "is a {name} image, and only raw ones are used; try: qemu-img convert -O raw {} NEW",
+                self.path
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// For an image that cannot be opened; one that may only be read names the key that helps.

@@ -123,19 +123,20 @@ fn a_long_write_to_a_disk() {
 }
 
 #[test]
-fn gibibytes_of_zeroes() {
-    alone("gibibytes_of_zeroes", || {
+fn a_gibibyte_of_zeroes() {
+    alone("a_gibibyte_of_zeroes", || {
         let directory = directory();
         let (path, mut driver) = disk(&directory);
         let mut segments = Vec::new();
-        for gibibyte in 0..3u64 {
-            segments.extend((gibibyte << 21).to_le_bytes());
-            segments.extend((1u32 << 21).to_le_bytes());
+        // As much as a request may ask for.
+        for part in 0..16u64 {
+            segments.extend((part << 17).to_le_bytes());
+            segments.extend((1u32 << 17).to_le_bytes());
             segments.extend([0; 4]);
         }
         driver.put(HEADER + 0x100, &segments);
         request(&driver, 13, &[(HEADER + 0x100, segments.len() as u32, false)]);
         let written = interrupted(&mut driver, 0, &path);
-        assert!(written < 3 << 30, "all {written} bytes");
+        assert!(written < 1 << 30, "all {written} bytes");
     });
 }

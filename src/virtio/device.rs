@@ -54,13 +54,15 @@ pub struct VirtioDevice<B: Backend, const Q: usize> {
     pub(super) common: Common<Q>,
     pub(super) model: B::Model,
     lanes: Vec<Lane<B>>,
+    /// That the driver broke a queue was said.
+    warned: bool,
 }
 
 impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
     /// A device after reset, with what stands behind each of its queues.
     pub fn new(model: B::Model, backends: impl IntoIterator<Item = B>) -> Self {
         let lanes = backends.into_iter().map(Lane::new).collect();
-        VirtioDevice { common: Common::new(), model, lanes }
+        VirtioDevice { common: Common::new(), model, lanes, warned: false }
     }
 
     /// How many queues the driver finds.
@@ -166,7 +168,13 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
             }
             Err(Halt::End(end)) => Reply::End(end),
             Err(Halt::Broken) => {
-                log::debug!("virtio device {}: broken queue {index}", B::Model::ID);
+                if !std::mem::replace(&mut self.warned, true) {
+                    log::warn!(
+                        "virtio device {}: the driver broke queue {index}: a chain longer than it, or \
+                         an address where the guest has no memory; the device waits for its reset",
+                        B::Model::ID
+                    );
+                }
                 self.lanes.iter().for_each(Lane::stop);
                 Reply::config(self.common.needs_reset())
             }
@@ -306,5 +314,55 @@ mod tests {
             assert!(device.common.interrupt_status().is_empty());
             assert_eq!(lanes[0].serve(memory), Ok(false));
         });
+    }
+}
+
+#[cfg(test)]
+mod stopped {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use virtio_queue::QueueT;
+    use vm_memory::GuestAddress;
+
+    use super::*;
+
+    /// Counts how often the driver took its queue back.
+    struct Stopped(Arc<AtomicU32>);
+    struct Model;
+
+    impl Device for Model {
+        const ID: u32 = 42;
+        fn queue_max_size(&self, _queue: u16) -> u16 {
+            16
+        }
+        fn features(&self) -> u64 {
+            0
+        }
+        fn read_config(&self, _offset: u32, _data: &mut [u8]) {}
+    }
+
+    impl Backend for Stopped {
+        type Model = Model;
+        fn process(&mut self, _: &mut Queue, _: &GuestMemoryMmap) -> Result<bool, Halt> {
+            Err(Halt::Broken)
+        }
+        fn stop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whatever takes a queue from the device, the backend lets go of its buffers first.
+    #[test]
+    fn who_takes_a_queue_back_stops_what_serves_it() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let count = Arc::new(AtomicU32::new(0));
+        let mut device = VirtioDevice::<_, 1>::new(Model, [Stopped(Arc::clone(&count))]);
+        for (stops, effect) in (1..).zip([Effect::Reset, Effect::QueueStop(0)]) {
+            device.lanes[0].0.lock().queue = Queue::new(16).ok();
+            let _ = device.apply(effect, &memory);
+            assert_eq!(count.load(Ordering::Relaxed), stops);
+            assert!(device.lanes[0].0.lock().queue.is_none());
+        }
     }
 }

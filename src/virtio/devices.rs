@@ -40,7 +40,14 @@ impl Devices {
         free_slot: u32,
         ram_end: u64,
     ) -> Result<Devices> {
-        let mut host = Host { vm, slot: free_slot, guest: ram_end, cpus: config.cpus, index: 0 };
+        let mut host = Host {
+            memory: memory.clone(),
+            vm,
+            slot: free_slot,
+            guest: ram_end,
+            cpus: config.cpus,
+            index: 0,
+        };
         let slots = config.devices.open(&mut host)?;
         if slots.len() > MAX_VIRTIO {
             return Err(Error::Usage(format!(
@@ -48,12 +55,13 @@ impl Devices {
                 slots.len()
             )));
         }
+        warn_of_pages(config.memory.size, host.guest - ram_end);
         Ok(Devices {
             #[cfg(feature = "pci")]
             pci: (config.transport != Transport::Mmio)
                 .then(|| Pci::new(&slots, config.transport == Transport::PciPorts)),
             slots,
-            memory: Box::leak(Box::new(memory.clone())),
+            memory: Box::leak(Box::new(host.memory)),
         })
     }
 
@@ -209,5 +217,52 @@ impl Job {
     pub fn run(self) -> Served {
         let Job { device, queue, lane, memory } = self;
         Served { device, queue, result: lane.serve(memory) }
+    }
+}
+
+/// Says so where the guest needs much of its `ram` bytes for what it has to know of the pages of `more`
+/// bytes of memory, its pmem: 64 bytes for each 4 KiB (Linux, `struct page`). It panics where it has not
+/// as many.
+fn warn_of_pages(ram: u64, more: u64) {
+    let needs = more / 64;
+    if needs > ram / 4 {
+        log::warn!(
+            "--pmem: the guest needs {} MiB of its {} MiB of RAM for page structures of what is \
+             mapped; give it more --memory, or the image by --disk",
+            needs >> 20,
+            ram >> 20
+        );
+    }
+}
+
+#[cfg(all(test, feature = "pmem"))]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+    use super::*;
+    use crate::cli::{self, Command};
+    use crate::kvm::System;
+
+    /// What the guest may map, it may give to a device.
+    #[test]
+    fn a_pmem_is_memory_for_all_devices() {
+        const END: u64 = 4 << 30;
+        let dir = tempfile::tempdir().unwrap();
+        let images = ["a", "b"].map(|name| dir.path().join(name));
+        images.iter().for_each(|image| std::fs::write(image, vec![0; 2 << 20]).unwrap());
+        let values = images.each_ref().map(|image| format!("file={}", image.display()));
+        let words = ["--kernel", "none", "--console", "off", "--pmem", &values[0], &values[1]];
+        let Ok(Command::Run(config)) = cli::parse(&mut words.iter().map(Into::into)) else {
+            panic!("the command line")
+        };
+        let vm = System::open().unwrap().create_vm().unwrap();
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let devices = Devices::open(Box::leak(config), &ram, &vm, 0, END).unwrap();
+        for (image, at) in images.iter().zip([END, END + (2 << 20)]) {
+            devices.memory.write_obj(7u8, GuestAddress(at + (1 << 20))).unwrap();
+            assert_eq!(std::fs::read(image).unwrap()[1 << 20], 7);
+        }
+        assert!(devices.memory.get_slice(GuestAddress(END + (4 << 20)), 1).is_err());
+        assert!(ram.get_slice(GuestAddress(END), 1).is_err());
     }
 }

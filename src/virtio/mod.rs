@@ -50,6 +50,9 @@ pub type Access = access::Access<Job>;
 
 /// What a device may need to be made.
 pub struct Host<'a> {
+    /// All memory that the guest has so far: its RAM, and devices that are memory. A request's buffers
+    /// may be in any of it.
+    pub memory: GuestMemoryMmap,
     /// Gets the memory of a device that is memory.
     pub vm: &'a Vm,
     /// The next free memory slot.

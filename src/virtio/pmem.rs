@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
 
 use brisk_devices::virtio::pmem;
 use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::queue::{self, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
@@ -120,6 +121,8 @@ impl Kind for Pmem {
         }
         // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
         unsafe { host.vm.set_memory(host.slot, guest, size, pmem.host)? };
+        host.memory = with_window(&host.memory, guest, size, pmem.host)
+            .ok_or_else(|| Error::Failed(format!("--pmem {}: no room for it", config.path)))?;
         host.slot += 1;
         host.guest = guest + size;
         Ok((model, vec![pmem]))
@@ -268,6 +271,22 @@ impl Pmem {
             }
         }
     }
+}
+
+/// `memory` and, at the guest-physical address `guest`, the `size` bytes that are mapped at `host`.
+fn with_window(
+    memory: &GuestMemoryMmap,
+    guest: u64,
+    size: u64,
+    host: u64,
+) -> Option<GuestMemoryMmap> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
+    let window = unsafe {
+        MmapRegion::build_raw(host as *mut u8, size as usize, access, libc::MAP_SHARED).ok()?
+    };
+    let region = GuestRegionMmap::new(window, GuestAddress(guest))?;
+    memory.insert_region(Arc::new(region)).ok()
 }
 
 /// Asks for `event` when the image at `path` is changed by a call of somebody's (the guest's own

@@ -22,6 +22,21 @@ pub fn start(setup: &virtio::Queue, features: u64, memory: &GuestMemoryMmap) -> 
     queue.is_valid(memory).then_some(queue)
 }
 
+/// A chain that the driver put into a queue.
+pub struct Chain<'a> {
+    descriptors: DescriptorChain<&'a GuestMemoryMmap>,
+    /// The most buffers that it may have: as many as the queue has descriptors, by an indirect table
+    /// too (virtio 1.3, 2.7.4.1 and 2.7.5.3.1). So what is kept for a chain has a bound.
+    most: usize,
+}
+
+impl Chain<'_> {
+    /// The number of its first descriptor, by which it goes back.
+    pub fn head_index(&self) -> u16 {
+        self.descriptors.head_index()
+    }
+}
+
 /// A chain's buffers, as the host's addresses. Kept between requests, so that none allocates.
 #[derive(Default)]
 pub struct Buffers {
@@ -39,15 +54,15 @@ impl Buffers {
     /// Takes the buffers of `chain`; empty ones are left out.
     ///
     /// # Errors
-    /// A buffer is not in RAM, or a readable one follows a writable one (virtio 1.3, 2.7.4.2).
-    pub fn collect(
-        &mut self,
-        chain: DescriptorChain<&GuestMemoryMmap>,
-        memory: &GuestMemoryMmap,
-    ) -> Result<(), Broken> {
+    /// There are too many, one is not in the guest's memory, or a readable one follows a writable one
+    /// (virtio 1.3, 2.7.4.2).
+    pub fn collect(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap) -> Result<(), Broken> {
         self.readable.clear();
         self.writable.clear();
-        for descriptor in chain {
+        for (count, descriptor) in chain.descriptors.enumerate() {
+            if count == chain.most {
+                return Err(Broken);
+            }
             let len = descriptor.len() as usize;
             if len == 0 {
                 continue;
@@ -141,8 +156,10 @@ pub fn shorten(buffers: &mut Vec<libc::iovec>, mut most: usize) {
 pub fn next<'a>(
     queue: &mut Queue,
     memory: &'a GuestMemoryMmap,
-) -> Result<Option<DescriptorChain<&'a GuestMemoryMmap>>, Broken> {
-    Ok(queue.iter(memory).map_err(|_| Broken)?.next())
+) -> Result<Option<Chain<'a>>, Broken> {
+    let most = queue.size().into();
+    let descriptors = queue.iter(memory).map_err(|_| Broken)?.next();
+    Ok(descriptors.map(|descriptors| Chain { descriptors, most }))
 }
 
 /// Gives chain `head` back with `written` bytes in it.
@@ -177,7 +194,7 @@ pub enum Taken {
 pub fn drain(
     queue: &mut Queue,
     memory: &GuestMemoryMmap,
-    mut each: impl FnMut(DescriptorChain<&GuestMemoryMmap>) -> Result<Taken, Broken>,
+    mut each: impl FnMut(Chain<'_>) -> Result<Taken, Broken>,
 ) -> Result<bool, Broken> {
     let mut used = false;
     'all: loop {
@@ -240,5 +257,57 @@ mod tests {
         });
         assert!(result.is_ok());
         assert_eq!((served, queue.next_avail(), queue.next_used()), (100, 100, 100));
+    }
+
+    /// A chain that the driver puts into the queue after it was found empty, and before notifications are
+    /// on, is announced by nobody: it is looked for once more. Here the used ring's flags, which are
+    /// cleared to turn them on, are at once the available ring's index, which that moves from 65,535 on
+    /// to 0.
+    #[test]
+    fn the_ring_is_looked_at_again_once_notifications_are_on() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let mut queue = Queue::new(16).unwrap();
+        queue.try_set_avail_ring_address(GuestAddress(0x1ffe)).unwrap();
+        queue.try_set_used_ring_address(GuestAddress(0x2000)).unwrap();
+        queue.set_next_avail(u16::MAX);
+        queue.set_ready(true);
+        memory.write_obj(u16::MAX, GuestAddress(0x2000)).unwrap();
+        let mut served = 0;
+        let result = drain(&mut queue, &memory, |_chain| {
+            served += 1;
+            Ok(Taken::Used(0))
+        });
+        assert!(result.is_ok());
+        assert_eq!(served, 1, "what came in between was not seen");
+    }
+
+    /// As many buffers as the queue has descriptors, and one more, by an indirect table.
+    #[test]
+    fn a_chain_longer_than_the_queue_is_broken() {
+        const TABLE: u64 = 0x4000;
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap();
+        for (count, good) in [(15u64, true), (16, true), (17, false), (4000, false)] {
+            let mut queue = Queue::new(16).unwrap();
+            queue.try_set_desc_table_address(GuestAddress(0)).unwrap();
+            queue.try_set_avail_ring_address(GuestAddress(0x1000)).unwrap();
+            queue.try_set_used_ring_address(GuestAddress(0x2000)).unwrap();
+            queue.set_ready(true);
+            // VIRTQ_DESC_F_INDIRECT; each of the table's has VIRTQ_DESC_F_NEXT but the last.
+            memory.write_obj([TABLE, (count * 16) | (4 << 32)], GuestAddress(0)).unwrap();
+            for index in 0..count {
+                let next = if index + 1 < count { (1 << 32) | ((index + 1) << 48) } else { 0 };
+                let at = GuestAddress(TABLE + index * 16);
+                memory.write_obj([0x8_0000u64, 1 | next], at).unwrap();
+            }
+            memory.write_obj([0u16, 1, 0], GuestAddress(0x1000)).unwrap();
+            let mut buffers = Buffers::default();
+            let result = drain(&mut queue, &memory, |chain| {
+                buffers.collect(chain, &memory)?;
+                Ok(Taken::Used(0))
+            });
+            assert_eq!(result.is_ok(), good, "{count}");
+            assert!(!good || buffers.readable.len() as u64 == count);
+            assert!(buffers.readable.capacity() <= 32, "{}", buffers.readable.capacity());
+        }
     }
 }

@@ -142,6 +142,26 @@ fn by_io_uring() {
 }
 
 #[cfg(feature = "pmem")]
+/// A file that the guest has mapped from a pmem is itself the buffer of a write to a disk.
+#[cfg(all(feature = "block", feature = "pmem"))]
+#[test]
+fn a_buffer_in_a_pmem() {
+    let image = artifact("BRISK_DISK_EXT4_PARTITION");
+    for engine in ["sync", "io_uring"] {
+        let scratch = Scratch::new();
+        let to = scratch.file("disk", vec![0; 1 << 20]);
+        let disk = format!("path={},engine={engine}", to.display());
+        let pmem = format!("file={},discard_writes=on", image.display());
+        let mut guest = Guest::from_root("/dev/pmem0p1", &["--disk", &disk, "--pmem", &pmem]);
+        guest.cmdline += " rootflags=dax rootfstype=ext4 brisk.do=direct=/sbin/init:/dev/vda";
+        guest.reaches_userspace();
+        let text = guest.output();
+        assert!(text.contains("brisk-init: written directly"), "{engine}: {text}");
+        let written = std::fs::read(to).expect("the disk");
+        assert!(written.starts_with(b"\x7fELF") && written[4096..].iter().all(|byte| *byte == 0));
+    }
+}
+
 #[test]
 fn dax() {
     for (name, fs) in

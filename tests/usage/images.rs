@@ -32,6 +32,39 @@ fn images() {
     }
 }
 
+/// What the guest would see rubbish of, and ruin.
+#[test]
+fn images_that_are_not_raw() {
+    let place = Place::new();
+    for (offset, magic, name) in
+        [(0, &b"QFI\xfb"[..], "qcow2"), (0, b"vhdxfile", "vhdx"), (0, b"KDMV", "vmdk")]
+    {
+        let mut image = vec![0; 2 << 20];
+        image[offset..offset + magic.len()].copy_from_slice(magic);
+        place.0.file("image", &image);
+        for (flag, file, _) in IMAGES {
+            let parts = [*flag, "image", name, "qemu-img convert -O raw image"];
+            place.refuses(&[flag, &key(file, "image")], FAILED, &parts);
+        }
+        assert_eq!(std::fs::read(place.0.path("image")).expect("the image"), image);
+    }
+}
+
+/// 64 bytes of RAM for each page that is mapped.
+#[cfg(all(feature = "pmem", feature = "logging"))]
+#[test]
+fn a_pmem_that_needs_more_ram_than_there_is() {
+    let place = Place::new();
+    let image = std::fs::File::create(place.0.path("image")).expect("a file");
+    for (size, warns) in [(256 << 20, false), (2 << 30, true), (64 << 30, true)] {
+        image.set_len(size).expect("a sparse file");
+        let ended = run(&mut place.command(&["--pmem", "file=image"])).with_status(0);
+        assert_eq!(ended.stderr.contains("page structures"), warns, "{size}: {ended:?}");
+        let needs = format!("{} MiB of its 16 MiB", size >> 26);
+        assert!(!warns || ended.stderr.contains(&needs), "{ended:?}");
+    }
+}
+
 #[test]
 fn images_that_may_not_be_written() {
     let place = Place::new();

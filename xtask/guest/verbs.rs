@@ -6,6 +6,7 @@ use crate::sys::{self, Path, call, cut, nr, number, open, print, read};
 /// What init can be asked for: name, what it does with its argument (NUL-terminated, maybe empty).
 const VERBS: &[(&str, fn(&[u8]))] = &[
     ("cat", cat),           // =FILE: prints a file
+    ("direct", direct),     // =FILE:DEVICE: a page of the mapped file to the device, O_DIRECT
     ("echo", echo),         // copies the console's input to its output until a line `quit`
     ("hold", hold),         // sleeps for ever
     ("out", out),           // =PORT:VALUE: writes a byte to an I/O port (hexadecimal)
@@ -99,6 +100,19 @@ fn echo(_: &[u8]) {
         }
         print(text);
     }
+}
+
+/// A file that is mapped straight from a pmem is so written from there.
+fn direct(argument: &[u8]) {
+    const PAGE: usize = 4096;
+    let (from, to) = cut(argument, b':');
+    let from = open(Path::new(from).bytes(), 0);
+    // PROT_READ, MAP_SHARED
+    let map = call(nr::MMAP, [0, PAGE, 1, 1, from, 0]);
+    let to = open(Path::new(to).bytes(), 0o40001); // O_WRONLY | O_DIRECT
+    let written = call(nr::WRITE, [to, map, PAGE, 0, 0, 0]);
+    say(if written == PAGE { b"written directly" } else { b"not written directly" });
+    call(nr::FSYNC, [to, 0, 0, 0, 0, 0]);
 }
 
 fn out(argument: &[u8]) {

@@ -86,10 +86,10 @@ impl Default for Options {
     }
 }
 
-/// Most sectors in one segment of a discard or write-zeroes request: 1 GiB, so that one request
-/// does not hold the host for long.
-const MAX_SEGMENT_SECTORS: u32 = 1 << 21;
-/// Most segments in such a request.
+/// Most sectors in one segment of a discard or write-zeroes request: 64 MiB.
+const MAX_SEGMENT_SECTORS: u32 = 1 << 17;
+/// Most segments in such a request, so that all of one come to 1 GiB at most: one request does not hold
+/// the host for long, be it that each segment is the same.
 const MAX_SEGMENTS: u64 = 16;
 
 /// Configuration space (virtio 1.3, 5.2.4) up to the write-zeroes fields.

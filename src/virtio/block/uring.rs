@@ -324,6 +324,9 @@ fn wait(ring: RawFd) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
     use std::os::unix::fs::FileExt;
 
     use super::*;
@@ -362,5 +365,76 @@ mod tests {
         // No more than that for good.
         assert!(ring.submitter().register_files(&[disk.file.as_raw_fd()]).is_err());
         assert!(ring.submitter().unregister_files().is_err());
+    }
+
+    /// Runs one request to its end; its status.
+    fn status(disk: &Disk, operation: Operation, buffers: Vec<libc::iovec>) -> u8 {
+        let mut engine = Engine::new(4, disk, Events::NONE).unwrap();
+        let mut status = 0xff;
+        let to = &raw mut status;
+        let flight = Flight { head: 0, operation, buffers, offset: 0, room: 1, status: to };
+        assert!(engine.push(flight).is_ok());
+        let mut done = false;
+        while !done {
+            engine.run(disk, |_, _| done = true);
+        }
+        // SAFETY: our own byte, which the engine has written.
+        unsafe { to.read_volatile() }
+    }
+
+    /// A file that takes writes and can be made durable by nothing: procfs has no fsync, which the kernel
+    /// answers with EINVAL.
+    fn never_durable(write_through: bool) -> Disk {
+        let file = OpenOptions::new().read(true).write(true).open("/proc/self/comm").unwrap();
+        assert!(file.sync_data().is_err());
+        Disk { file: file.into(), direct: false, write_through }
+    }
+
+    #[test]
+    fn a_flush_is_one() {
+        assert_eq!(
+            status(&never_durable(false), Operation::Flush, Vec::new()),
+            Status::IoErr as u8
+        );
+    }
+
+    #[test]
+    fn a_write_without_a_flush_to_come_is_durable() {
+        let name = b"brisk-test";
+        let write = |disk: &Disk| {
+            let buffer = libc::iovec { iov_base: name.as_ptr() as *mut _, iov_len: name.len() };
+            status(disk, Operation::Write, vec![buffer])
+        };
+        assert_eq!(write(&never_durable(false)), Status::Ok as u8);
+        assert_eq!(write(&never_durable(true)), Status::IoErr as u8);
+    }
+
+    /// What is on its way arrives before the driver has its buffers back.
+    #[test]
+    fn quiescing_waits_for_what_is_on_its_way() {
+        let (from, mut to) = io::pipe().unwrap();
+        let disk = Disk {
+            file: File::from(OwnedFd::from(from)).into(),
+            direct: false,
+            write_through: false,
+        };
+        let mut engine = Engine::new(4, &disk, Events::NONE).unwrap();
+        let (mut data, mut status) = (vec![0u8; 512], 0xff);
+        let buffers = vec![libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: 512 }];
+        let operation = Operation::Read;
+        let status = &raw mut status;
+        let flight = Flight { head: 0, operation, buffers, offset: 0, room: 513, status };
+        assert!(engine.push(flight).is_ok());
+        engine.run(&disk, |_, _| panic!("the pipe is empty"));
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            to.write_all(&[7; 512]).unwrap();
+        });
+        engine.quiesce(&disk, |_, _| ());
+        assert_eq!(engine.in_flight, 0);
+        // SAFETY: nobody writes to either any more.
+        unsafe { assert_eq!(status.read_volatile(), Status::Ok as u8) };
+        assert!(data.iter().all(|&byte| byte == 7));
+        writer.join().unwrap();
     }
 }
