@@ -177,6 +177,9 @@ mod tests {
         assert_eq!(words(&["--cmdline", "--kernel=k"]), ["--cmdline", "--kernel=k"]);
         assert_eq!(words(&["--cmdline="]), ["--cmdline", ""]);
         assert!(error(&["--timeline=on"]).contains("--timeline takes no value"));
+        for switch in SWITCHES {
+            assert_eq!(words(&[switch, "--kernel=k"]), [*switch, "--kernel", "k"]);
+        }
     }
 
     #[test]
