@@ -103,6 +103,8 @@ impl Machine {
             pci,
             ioapic_gsi,
             ioapic_pins,
+            generation_id: None,
+            power_button: None,
         };
         vcpus[0].set_entry(&write_boot_data(&description, &loaded, &mut ram)?)?;
         timer.mark(Point::KernelLoaded);

@@ -7,6 +7,10 @@ use crate::Range;
 /// tables.
 pub const MP_POINTER: Range = Range { start: 0, len: 16 };
 
+/// The VM generation id, where a machine has one ([`crate::Machine::generation_id`]): in the page that
+/// the MP pointer has touched already, and that Linux reserves.
+pub const GENERATION_ID: Range = Range { start: 0x20, len: 16 };
+
 /// Where the BIOS keeps how the machine was reset, 2 bytes, which Linux writes before each reset
 /// whatever its kind: 0x1234 for a warm one, else 0. [`crate::write()`] puts [`RESET_FLAG_UNTOUCHED`]
 /// there, by which a triple fault that is meant as a reset (`reboot=t`) is told from a crash.

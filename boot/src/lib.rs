@@ -32,7 +32,7 @@ mod tests_any;
 
 pub use entry::{DescriptorTable, Entry, Segment};
 pub use error::Error;
-pub use machine::{Machine, PciHost, Range, VirtioMmio, ram, ram_end};
+pub use machine::{GenerationId, Machine, PciHost, Range, VirtioMmio, ram, ram_end};
 pub use memmap::{MemoryKind, MemoryRegion, memory_map};
 
 /// How the kernel is started.
@@ -53,8 +53,8 @@ pub enum Protocol {
 /// of the bzImage that the kernel came in; without one a minimal header is made.
 ///
 /// `low` is guest memory `0..1 MiB`, all zero: only bytes that are not zero are sure to be written,
-/// and only inside [`layout::MP_POINTER`], [`layout::RESET_FLAG`], [`layout::TABLES`] and, for
-/// Linux64, [`layout::ZERO_PAGE`] and [`layout::PAGE_TABLES`].
+/// and only inside [`layout::MP_POINTER`], [`layout::GENERATION_ID`], [`layout::RESET_FLAG`],
+/// [`layout::TABLES`] and, for Linux64, [`layout::ZERO_PAGE`] and [`layout::PAGE_TABLES`].
 ///
 /// # Errors
 /// Any [`Error`]: the description is inconsistent, or the tables do not fit.
@@ -67,6 +67,10 @@ pub fn write(
 ) -> Result<Entry, Error> {
     machine.check()?;
     let mut tables = low::Tables::new(low)?;
+    if let Some(generation) = &machine.generation_id {
+        let place = tables.fixed(layout::GENERATION_ID.start, generation.id.len())?;
+        place.copy_from_slice(&generation.id);
+    }
     smbios::write(&mut tables)?;
     let rsdp = acpi::write(machine, &mut tables)?;
     mp::write(machine, &mut tables)?;

@@ -72,6 +72,17 @@ impl PciHost {
     }
 }
 
+/// A number that is another one whenever the guest's memory was copied or put back to an earlier state
+/// ("Virtual Machine Generation ID", Microsoft, 2018), by which a guest knows that its random numbers
+/// are no longer its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GenerationId {
+    /// The number, at [`layout::GENERATION_ID`].
+    pub id: [u8; 16],
+    /// One edge on this interrupt says that it has changed.
+    pub gsi: u32,
+}
+
 /// What a guest finds: RAM, CPUs and the devices that it cannot discover by itself.
 #[derive(Clone, Debug)]
 pub struct Machine<'a> {
@@ -94,6 +105,10 @@ pub struct Machine<'a> {
     pub ioapic_gsi: u8,
     /// Pins of the IOAPIC; 0 for no IOAPIC.
     pub ioapic_pins: u8,
+    /// A number that tells clones apart, announced by ACPI.
+    pub generation_id: Option<GenerationId>,
+    /// A power button, announced by ACPI: one edge on this interrupt is a press.
+    pub power_button: Option<u32>,
 }
 
 /// `size` bytes of RAM as they are below and above the hole, in address order; the second range is
@@ -153,6 +168,8 @@ impl Machine<'_> {
         if self.serial {
             self.check_gsi(layout::COM1_GSI)?;
         }
+        let generation = self.generation_id.map(|id| id.gsi);
+        generation.into_iter().chain(self.power_button).try_for_each(|gsi| self.check_gsi(gsi))?;
         for device in self.virtio_mmio {
             self.check_device(Range { start: device.base, len: device.size.into() }, true)?;
             self.check_gsi(device.gsi)?;

@@ -67,6 +67,8 @@ pub(crate) fn machine() -> Machine<'static> {
         pci: None,
         ioapic_gsi: 0,
         ioapic_pins: 7,
+        generation_id: None,
+        power_button: None,
     }
 }
 

@@ -61,6 +61,8 @@ proptest! {
         pci in any_pci(),
         ioapic_gsi in any::<u8>(),
         ioapic_pins in prop_oneof![any::<u8>(), Just(64)],
+        generation in prop::option::of((any::<[u8; 16]>(), 0u32..32)),
+        power_button in prop::option::of(0u32..32),
         entry in prop_oneof![any::<u64>(), Just(ENTRY)],
         linux64 in any::<bool>(),
     ) {
@@ -74,11 +76,14 @@ proptest! {
             pci,
             ioapic_gsi,
             ioapic_pins,
+            generation_id: generation.map(|(id, gsi)| crate::GenerationId { id, gsi }),
+            power_button,
         };
         let protocol = if linux64 { Protocol::Linux64 } else { Protocol::Pvh };
         let mut low = vec![0; 1 << 20];
         let result = write(&machine, protocol, entry, None, &mut low);
-        let mut places = vec![layout::MP_POINTER, layout::RESET_FLAG, layout::TABLES];
+        let mut places = vec![layout::MP_POINTER, layout::GENERATION_ID, layout::RESET_FLAG];
+        places.push(layout::TABLES);
         if linux64 {
             places.extend([layout::ZERO_PAGE, layout::PAGE_TABLES]);
         }

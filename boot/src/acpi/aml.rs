@@ -15,6 +15,10 @@ const SCOPE_OP: u8 = 0x10;
 const BUFFER_OP: u8 = 0x11;
 const PACKAGE_OP: u8 = 0x12;
 const METHOD_OP: u8 = 0x14;
+const ARG0_OP: u8 = 0x68;
+const NOTIFY_OP: u8 = 0x86;
+const LEQUAL_OP: u8 = 0x93;
+const IF_OP: u8 = 0xa0;
 const EXT_DEVICE_OP: [u8; 2] = [0x5b, 0x82];
 
 /// Encoder state. Once something does not fit, nothing more is written and [`Aml::finish`] tells.
@@ -88,11 +92,22 @@ impl<'a> Aml<'a> {
     }
 
     /// `Method (name, arguments, NotSerialized) { body }`
-    pub(super) fn method(&mut self, name: &Name, arguments: u8, body: &[u8]) {
+    pub(super) fn method(&mut self, name: &Name, arguments: u8, body: impl FnOnce(&mut Self)) {
         self.package(&[METHOD_OP], |aml| {
             aml.bytes(name);
             aml.bytes(&[arguments]);
-            aml.bytes(body);
+            body(aml);
+        });
+    }
+
+    /// `If (Arg0 == value) { Notify (device, code) }`
+    pub(super) fn notify_if(&mut self, value: u32, device: &Name, code: u8) {
+        self.package(&[IF_OP], |aml| {
+            aml.bytes(&[LEQUAL_OP, ARG0_OP]);
+            aml.integer(value);
+            aml.bytes(&[NOTIFY_OP]);
+            aml.bytes(device);
+            aml.integer(code.into());
         });
     }
 

@@ -1,4 +1,4 @@
-//! DSDT: soft-off, COM1, the virtio-mmio devices and the PCI host bridge. The guest executes what
+//! DSDT: soft-off, COM1, the virtio-mmio devices, the PCI host bridge, events. The guest executes what
 //! is here while it boots, so there is nothing in it but what a driver needs.
 //!
 //! `_STA` (present by default), `_CCA` (coherent by default on x86, ACPI 6.5, 6.2.17) and `_PRT`
@@ -17,7 +17,8 @@ pub(super) fn write(machine: &Machine<'_>, tables: &mut Tables<'_>) -> Result<u6
     write_table(tables, b"DSDT", 2, |body| {
         let mut aml = Aml::new(body);
         aml.name_package(b"_S5_", &[layout::SLEEP_TYPE_S5]);
-        if machine.serial || !machine.virtio_mmio.is_empty() || machine.pci.is_some() {
+        let events = machine.generation_id.is_some() || machine.power_button.is_some();
+        if machine.serial || !machine.virtio_mmio.is_empty() || machine.pci.is_some() || events {
             aml.scope(b"_SB_", |aml| devices(machine, aml));
         }
         aml.finish().ok_or(Error::TablesFull)
@@ -44,6 +45,7 @@ fn devices(machine: &Machine<'_>, aml: &mut Aml<'_>) {
             });
         });
     }
+    events(machine, aml);
     if let Some(pci) = &machine.pci {
         aml.device(b"PCI0", |aml| host_bridge(pci, aml));
         // PCI Firmware 3.3, 4.1.2: the enhanced configuration space is a motherboard resource. Linux
@@ -57,6 +59,45 @@ fn devices(machine: &Machine<'_>, aml: &mut Aml<'_>) {
         });
     }
 }
+
+/// The generic event device (5.6.9), and what its interrupts are about.
+fn events(machine: &Machine<'_>, aml: &mut Aml<'_>) {
+    let events = [
+        (machine.generation_id.map(|id| id.gsi), b"VGEN", NOTIFY_CHANGED),
+        (machine.power_button, b"PWRB", NOTIFY_PRESSED),
+    ];
+    let events = events.iter().filter_map(|&(gsi, device, code)| Some((gsi?, device, code)));
+    if events.clone().next().is_none() {
+        return;
+    }
+    if machine.generation_id.is_some() {
+        aml.device(b"VGEN", |aml| {
+            aml.name_string(b"_HID", "BRSK0001");
+            // By the one name or the other Linux knows it, since 6.10 by the shorter.
+            aml.name_string(b"_CID", "VM_Gen_Counter");
+            aml.name_string(b"_DDN", "VM_Gen_Counter");
+            aml.name_package(b"ADDR", &[layout::GENERATION_ID.start as u8, 0]);
+        });
+    }
+    if machine.power_button.is_some() {
+        aml.device(b"PWRB", |aml| aml.name_eisa_id(b"_HID", b"PNP0C0C"));
+    }
+    aml.device(b"GED_", |aml| {
+        aml.name_string(b"_HID", "ACPI0013");
+        aml.name_resources(b"_CRS", |aml| {
+            events.clone().for_each(|(gsi, ..)| interrupt(aml, gsi));
+        });
+        aml.method(b"_EVT", 1, |aml| {
+            events.clone().for_each(|(gsi, device, code)| aml.notify_if(gsi, device, code));
+        });
+    });
+}
+
+/// The generation counter changed.
+const NOTIFY_CHANGED: u8 = 0x80;
+/// S0 power button pressed (table 5.125).
+const NOTIFY_PRESSED: u8 = 0x80;
+const _: () = assert!(layout::GENERATION_ID.start < 0x100);
 
 /// `V000` and up.
 fn virtio_name(index: usize) -> Name {
@@ -83,7 +124,7 @@ fn host_bridge(pci: &PciHost, aml: &mut Aml<'_>) {
     // PCI Firmware 3.3, 4.5.1: `Return (Arg3)`, the capabilities as the guest asked for them,
     // grants all of them.
     const RETURN_ARG3: [u8; 2] = [0xa4, 0x6b];
-    aml.method(b"_OSC", 4, &RETURN_ARG3);
+    aml.method(b"_OSC", 4, |aml| aml.bytes(&RETURN_ARG3));
 }
 
 /// I/O port descriptor (6.4.2.5), 16-bit decode.

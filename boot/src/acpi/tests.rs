@@ -158,6 +158,26 @@ fn iasl_agrees_small() {
 }
 
 #[test]
+fn iasl_agrees_events() {
+    let id = crate::GenerationId { id: *b"0123456789abcdef", gsi: 5 };
+    let events = Machine { generation_id: Some(id), power_button: Some(6), ..machine() };
+    check_with_iasl("events", &events);
+    check_with_iasl("button", &Machine { power_button: Some(6), virtio_mmio: &[], ..machine() });
+    let guest = Guest::new(&events, Protocol::Linux64).unwrap();
+    assert_eq!(guest.bytes(layout::GENERATION_ID.start, 16), b"0123456789abcdef");
+    let dsdt = &tables_of(&events)["DSDT"];
+    for name in [&b"VM_Gen_Counter\0"[..], b"ACPI0013\0", b"PWRB", b"_EVT"] {
+        assert!(dsdt.windows(name.len()).any(|part| part == name), "{name:?}");
+    }
+    // Not a byte where there are none.
+    let without = &tables_of(&machine())["DSDT"];
+    assert!(!without.windows(4).any(|part| part == b"GED_"));
+    let outside = Machine { power_button: Some(60), ..machine() };
+    assert_eq!(Guest::new(&outside, Protocol::Pvh).err(), outside.check().err());
+    assert!(outside.check().is_err());
+}
+
+#[test]
 fn iasl_agrees_pci() {
     check_with_iasl("pci", &Machine { pci: Some(pci()), ..machine() });
     let host = crate::PciHost { last_bus: 255, mem64: None, ..pci() };

@@ -53,6 +53,8 @@ fn boot() -> bool {
         }),
         ioapic_gsi: 0,
         ioapic_pins: 8,
+        generation_id: None,
+        power_button: None,
     };
     // SAFETY: one thread, and no other reference.
     let low = unsafe { &mut *(&raw mut LOW) };
