@@ -9,6 +9,8 @@ pub enum End {
     Reset,
     /// Ctrl-A x, SIGTERM or SIGINT.
     Quit,
+    /// None, if the guest is to run on: it asked to be saved.
+    Snapshot,
 }
 
 /// What became of an access.

@@ -11,6 +11,9 @@ use crate::measure::boot_timer::{BootTimer, Point};
 use crate::measure::exit_kind::ExitKind;
 use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
+use crate::snapshot::At;
+#[cfg(feature = "snapshot")]
+use crate::snapshot::parts::{Parts, Writer};
 use crate::uart::{self, Uart};
 #[cfg(feature = "pci")]
 use crate::virtio::PCI_BUSES;
@@ -46,6 +49,7 @@ pub struct Bus {
     pub(crate) stats: ExitStats,
     pub(crate) exit_status: ExitStatus,
     pub(crate) trace: Trace,
+    pub(crate) snapshot_at: At,
     pub(crate) ring: Ring,
 }
 
@@ -92,10 +96,8 @@ impl Bus {
                 Access::Done
             }
             layout::BOOT_TIMER_PORT if BootTimer::LISTENS => {
-                for access in data.chunks_exact(width.into()) {
-                    self.mark(access[0]);
-                }
-                Access::Done
+                let codes = data.chunks_exact(width.into()).map(|access| access[0]);
+                Access::done(codes.filter_map(|code| self.mark(code)).last())
             }
             COM1..=COM1_END => match &mut self.serial {
                 Some(serial) => {
@@ -201,6 +203,9 @@ impl Bus {
         if events.intersects(Events::STOP) {
             return Polled::end(End::Quit);
         }
+        if events.intersects(Events::SNAPSHOT) {
+            return Polled::end(End::Snapshot);
+        }
         if events.intersects(Events::INPUT)
             && let Some(serial) = &mut self.serial
         {
@@ -258,9 +263,31 @@ impl Bus {
     }
 
     /// The guest wrote `code` to port 0x80.
-    pub(crate) fn mark(&mut self, code: u8) {
+    pub(crate) fn mark(&mut self, code: u8) -> Option<End> {
         self.timer.mark(Point::Code(code));
         self.trace.mark(code);
+        self.snapshot_at.is(code).then_some(End::Snapshot)
+    }
+
+    /// Saves every device, when what it has on its way is done.
+    #[cfg(feature = "snapshot")]
+    pub fn save(&mut self, to: &mut Writer) {
+        self.catch_up();
+        self.virtio.save(to, &self.interrupts);
+        if let Some(serial) = &mut self.serial {
+            serial.save(to);
+        }
+        self.interrupts.save(to);
+    }
+
+    /// Makes these new devices, apart from virtio's, what those were.
+    ///
+    /// # Errors
+    /// They were others.
+    #[cfg(feature = "snapshot")]
+    pub fn restore(&mut self, from: &Parts<'_>) -> crate::error::Result<()> {
+        self.interrupts.restore(from)?;
+        self.serial.as_mut().map_or(Ok(()), |serial| serial.restore(from))
     }
 
     /// Counts an exit for a signal.

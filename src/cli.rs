@@ -76,6 +76,13 @@ struct Args {
     /// default true (feature seccomp)
     #[argh(option)]
     seccomp: Option<String>,
+    /// path=DIR,at=CODE[,then=exit|go-on]: save the VM when the guest writes CODE to port 0x80
+    /// (feature snapshot)
+    #[argh(option)]
+    snapshot: Option<String>,
+    /// DIR or source_url=file://DIR: go on from there (feature snapshot)
+    #[argh(option)]
+    restore: Option<String>,
     /// off, error, warn, info, debug or trace; by default warn (feature logging)
     #[argh(option)]
     log_level: Option<String>,
@@ -110,6 +117,10 @@ pub fn parse(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Command> {
     if let Some(baked) = option_env!("BRISK_DEFAULT_ARGS") {
         add_baked(baked, &mut words)?;
     }
+    #[cfg(feature = "snapshot")]
+    let restored = crate::snapshot::arguments::open(&words)?;
+    #[cfg(feature = "snapshot")]
+    crate::snapshot::arguments::add_saved(restored.as_ref(), &mut words)?;
     let all: Vec<&str> = words.iter().map(String::as_str).collect();
     if all.contains(&"--exit-status") {
         exit_status::expect();
@@ -129,7 +140,11 @@ pub fn parse(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Command> {
     need(!args.exit_status || cfg!(feature = "exit-status"), "--exit-status", "exit-status")?;
     need(args.log_level.is_none() || cfg!(feature = "logging"), "--log-level", "logging")?;
     log::start(args.log_level.as_deref().unwrap_or("warn"))?;
-    Ok(Command::Run(Box::new(config(args, bundle)?)))
+    #[allow(unused_mut, reason = "only a snapshot has more to say")]
+    let mut config = config(args, bundle)?;
+    #[cfg(feature = "snapshot")]
+    crate::snapshot::arguments::set(&mut config, restored, &words);
+    Ok(Command::Run(Box::new(config)))
 }
 
 /// Adds arguments that `cargo xtask build` baked in: a flag a line, its values after tabs. A flag
@@ -165,6 +180,8 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
     let timed = args.boot_log.is_some() || args.timeline;
     without(timed, cfg!(feature = "boot-timer"), "--boot-log, --timeline", "boot-timer")?;
     without(args.stats.is_some(), cfg!(feature = "exit-stats"), "--stats", "exit-stats")?;
+    let snapshot = args.snapshot.is_some() || args.restore.is_some();
+    without(snapshot, cfg!(feature = "snapshot"), "--snapshot, --restore", "snapshot")?;
     without(args.trace.is_some(), cfg!(feature = "trace"), "--trace", "trace")?;
     let filtered = !matches!(args.seccomp.as_deref(), None | Some("false"));
     without(filtered, cfg!(feature = "seccomp"), "--seccomp", "seccomp")?;
@@ -209,6 +226,14 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
             _ => Seccomp::default(),
         },
         trace: args.trace,
+        #[cfg(feature = "snapshot")]
+        snapshot: args
+            .snapshot
+            .as_deref()
+            .map(crate::snapshot::SnapshotConfig::parse)
+            .transpose()?,
+        #[cfg(feature = "snapshot")]
+        restore: None,
     })
 }
 

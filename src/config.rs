@@ -42,6 +42,12 @@ pub struct Config {
     pub seccomp: Seccomp,
     /// `--trace`
     pub trace: Option<String>,
+    /// `--snapshot`
+    #[cfg(feature = "snapshot")]
+    pub snapshot: Option<crate::snapshot::SnapshotConfig>,
+    /// `--restore`
+    #[cfg(feature = "snapshot")]
+    pub restore: Option<crate::snapshot::Restored>,
 }
 
 #[cfg(test)]
@@ -65,6 +71,10 @@ impl Default for Config {
             stats: None,
             seccomp: Seccomp::default(),
             trace: None,
+            #[cfg(feature = "snapshot")]
+            snapshot: None,
+            #[cfg(feature = "snapshot")]
+            restore: None,
         }
     }
 }

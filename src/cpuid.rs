@@ -31,6 +31,12 @@ pub fn is_intel(cpuid: &CpuId) -> bool {
     is_from(cpuid, *b"Genu")
 }
 
+/// Whether the host's CPU is AMD's: leaf 0 spells "AuthenticAMD".
+#[cfg(feature = "snapshot")]
+pub fn is_amd(cpuid: &CpuId) -> bool {
+    is_from(cpuid, *b"Auth")
+}
+
 /// Whether the vendor's name in leaf 0 starts with `name`.
 fn is_from(cpuid: &CpuId, name: [u8; 4]) -> bool {
     cpuid.as_slice().iter().any(|entry| entry.function == 0 && entry.ebx.to_le_bytes() == name)

@@ -52,6 +52,19 @@ impl Error {
     pub fn kvm(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
         move |error| Error::Kvm { call, error }
     }
+
+    /// For a KVM call that libc made: `errno` says why it failed.
+    #[cfg(feature = "snapshot")]
+    pub fn last_kvm(call: &'static str) -> Error {
+        Error::Kvm { call, error: kvm_ioctls::Error::last() }
+    }
+}
+
+#[cfg(feature = "snapshot")]
+impl From<crate::snapshot::Wrong> for Error {
+    fn from(wrong: crate::snapshot::Wrong) -> Error {
+        Error::Failed(format!("--restore: {wrong}"))
+    }
 }
 
 impl fmt::Display for Error {

@@ -6,6 +6,12 @@ use brisk_devices::ioapic::{self, IoApic};
 
 use crate::kvm::Vm;
 use crate::shared::Shared;
+#[cfg(feature = "snapshot")]
+use {
+    crate::error::Result,
+    crate::snapshot::parts::{Kind, Parts, Writer},
+    zerocopy::IntoBytes,
+};
 
 /// The most pins that the IOAPIC can have.
 pub const MAX_PINS: usize = 16;
@@ -71,6 +77,23 @@ impl Interrupts {
         let mut ioapic = self.ioapic.lock();
         ioapic.eoi(vector);
         self.deliver(&mut ioapic);
+    }
+
+    /// Saves the IOAPIC.
+    #[cfg(feature = "snapshot")]
+    pub fn save(&self, to: &mut Writer) {
+        to.add(Kind::IoApic, 0, self.ioapic.lock().save().as_bytes());
+    }
+
+    /// Makes the IOAPIC what it was.
+    ///
+    /// # Errors
+    /// That one had other pins.
+    #[cfg(feature = "snapshot")]
+    pub fn restore(&self, from: &Parts<'_>) -> Result<()> {
+        let saved: ioapic::Saved = from.read(Kind::IoApic, 0)?;
+        let restored = self.ioapic.lock().restore(&saved);
+        Ok(restored.map_err(|_| from.wrong(Kind::IoApic, 0))?)
     }
 
     fn deliver(&self, ioapic: &mut IoApic<MAX_PINS>) {

@@ -4,6 +4,9 @@
 //! IPIs must be fast, live in the kernel; the IOAPIC, which a boot only programs once, is ours, so
 //! that it has just the pins that are used. There is no PIC and no PIT at all.
 
+#[cfg(feature = "snapshot")]
+pub mod state;
+
 use brisk_boot::{Entry, Segment};
 use brisk_devices::Msi;
 use kvm_bindings::{
@@ -285,6 +288,24 @@ impl Vcpu {
         sregs.apic_base |= APIC_BASE_X2APIC;
         change(&mut sregs);
         self.fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))
+    }
+
+    /// Ends what the last exit left half done, a port access for instance, without running the guest:
+    /// only then its registers are what they have to be.
+    ///
+    /// # Errors
+    /// `KVM_RUN` failed.
+    #[cfg(feature = "snapshot")]
+    pub fn complete(&mut self) -> Result<()> {
+        self.fd.set_kvm_immediate_exit(1);
+        let result = self.fd.run().map(|_| ());
+        self.fd.set_kvm_immediate_exit(0);
+        match result {
+            Err(error) if error.errno() != libc::EINTR => {
+                Err(Error::Kvm { call: "KVM_RUN", error })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where KVM and this process share the exit; a signal handler may set `immediate_exit`.

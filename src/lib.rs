@@ -89,6 +89,11 @@ mod seccomp;
 #[path = "seccomp/off.rs"]
 mod seccomp;
 mod shared;
+#[cfg(feature = "snapshot")]
+pub mod snapshot;
+#[cfg(not(feature = "snapshot"))]
+#[path = "snapshot/off.rs"]
+mod snapshot;
 #[cfg(feature = "pmem")]
 mod stuck;
 #[cfg(not(feature = "pmem"))]

@@ -24,6 +24,7 @@ use crate::memory::Ram;
 use crate::output;
 use crate::seccomp;
 use crate::shared::{Guard, Shared};
+use crate::snapshot::{Snapshot, Source};
 use crate::terminal;
 use crate::uart::Uart;
 use crate::vcpu::{self, Outcome};
@@ -41,6 +42,10 @@ pub struct Machine {
     gate: Gate,
     memory: GuestMemoryMmap,
     panic_is_warm: bool,
+    snapshot: Snapshot,
+    /// The guest starts from nothing.
+    #[cfg(feature = "smp")]
+    boots: bool,
     seccomp: Seccomp,
 }
 
@@ -55,9 +60,11 @@ impl Machine {
         let mut trace = Trace::start(config);
         events::install();
 
-        let ram = Ram::map(&config.memory)?;
+        let source = Source::of(config)?;
+        let mut snapshot = Snapshot::prepare(config)?;
+        let ram = source.map_ram(&config.memory)?;
         let (memory, ram_size) = (ram.guest().clone(), ram.size());
-        let loading = Loading::start(config, ram);
+        let loading = source.boots().then(|| Loading::start(config, ram));
         trace.step("memory");
 
         let system = System::open()?;
@@ -71,9 +78,11 @@ impl Machine {
         let serial = Uart::open(&config.serial);
         let ram_end = brisk_boot::ram_end(ram_size);
         let mut virtio = Devices::open(config, &memory, vm, free_slot, ram_end)?;
+        source.restore_devices(&mut virtio)?;
         virtio.make_readable(vm, free_slot + MAX_VIRTIO as u32)?;
         trace.step("devices");
-        let mut vcpus = create_vcpus(&system, vm, config)?;
+        let mut vcpus = create_vcpus(&system, vm, config, &source)?;
+        snapshot.look_at(&system, vm)?;
         // Nothing is asked of KVM itself any more, and nobody who gets hold of our descriptors makes
         // another VM.
         drop(system);
@@ -91,26 +100,28 @@ impl Machine {
         let Line { text, panic_is_warm } = cmdline::make(config, &facts)?;
         log::debug!("command line: {}", String::from_utf8_lossy(&text));
         let (ioapic_gsi, ioapic_pins) = pins(acpi, serial.is_some(), &windows);
-        let (mut ram, loaded) = loading.finish(&mut trace)?;
-        trace.step("load");
-        let description = brisk_boot::Machine {
-            ram_size,
-            cpus: config.cpus,
-            cmdline: &text,
-            initramfs: loaded.initramfs,
-            serial: serial.is_some(),
-            virtio_mmio: &windows,
-            pci,
-            ioapic_gsi,
-            ioapic_pins,
-            generation_id: None,
-            power_button: None,
-        };
-        vcpus[0].set_entry(&write_boot_data(&description, &loaded, &mut ram)?)?;
+        if let Some(loading) = loading {
+            let (mut ram, loaded) = loading.finish(&mut trace)?;
+            trace.step("load");
+            let description = brisk_boot::Machine {
+                ram_size,
+                cpus: config.cpus,
+                cmdline: &text,
+                initramfs: loaded.initramfs,
+                serial: serial.is_some(),
+                virtio_mmio: &windows,
+                pci,
+                ioapic_gsi,
+                ioapic_pins,
+                generation_id: None,
+                power_button: None,
+            };
+            vcpus[0].set_entry(&write_boot_data(&description, &loaded, &mut ram)?)?;
+        }
         timer.mark(Point::KernelLoaded);
         stats.watch(vm, &vcpus);
 
-        let bus = Bus {
+        let mut bus = Bus {
             vm,
             interrupts: Interrupts::new(vm, ioapic_gsi, ioapic_pins),
             serial,
@@ -119,15 +130,20 @@ impl Machine {
             stats,
             exit_status: Default::default(),
             trace,
+            snapshot_at: snapshot.at(),
             // SAFETY: kvm-ioctls mapped it, and vCPUs are kept until the process ends.
             ring: unsafe { Ring::new(vcpus[0].run_page()) },
         };
+        source.restore_rest(&mut bus)?;
         Ok(Box::leak(Box::new(Machine {
             bus: Shared::new(bus),
             vcpus: vcpus.into_iter().map(Shared::new).collect(),
             gate: Gate::new(),
             memory,
             panic_is_warm,
+            snapshot,
+            #[cfg(feature = "smp")]
+            boots: source.boots(),
             seccomp: config.seccomp,
         })))
     }
@@ -138,8 +154,12 @@ impl Machine {
     /// As [`Self::start`] and [`Self::enter`].
     pub fn run(&'static self) -> Result<u8> {
         self.start()?;
-        let outcome = self.enter()?;
-        Ok(self.finish(outcome))
+        loop {
+            let outcome = self.enter()?;
+            if outcome != Outcome::End(End::Snapshot) || self.snapshot.take(self.pause())? {
+                return Ok(self.finish(outcome));
+            }
+        }
     }
 
     /// Starts all vCPUs but the first, which wait in KVM for the guest's INIT and SIPI.
@@ -288,7 +308,7 @@ fn write_boot_data(
         .map_err(|error| Error::Failed(format!("boot tables: {error}")))
 }
 
-fn create_vcpus(system: &System, vm: &Vm, config: &Config) -> Result<Vec<Vcpu>> {
+fn create_vcpus(system: &System, vm: &Vm, config: &Config, source: &Source) -> Result<Vec<Vcpu>> {
     let supported = system.supported_cpuid()?;
     let intel = cpuid::is_intel(&supported);
     if intel {
@@ -297,6 +317,10 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config) -> Result<Vec<Vcpu>> 
     (0..config.cpus)
         .map(|id| {
             let vcpu = vm.create_vcpu(id)?;
+            if !source.boots() {
+                source.restore_vcpu(vm, &vcpu, id)?;
+                return Ok(vcpu);
+            }
             let mut cpuid = supported.clone();
             cpuid::for_vcpu(&mut cpuid, id, config.cpus, config.nested)?;
             vcpu.set_cpuid(&cpuid)?;
@@ -313,12 +337,18 @@ fn start_others(machine: &'static Machine) -> Result<()> {
         events::install_kick();
     }
     for (id, vcpu) in (0..).zip(&machine.vcpus).skip(1) {
-        vcpu.lock().set_waiting()?;
+        if machine.boots {
+            vcpu.lock().set_waiting()?;
+        }
         let run = move || {
             machine.bus.lock().trace.enter(id);
             loop {
                 match machine.enter_as(id) {
                     Ok(None) => machine.gate.wait(),
+                    // The first one's thread does it.
+                    Ok(Some(Outcome::End(End::Snapshot))) => {
+                        events::raise(events::Events::SNAPSHOT, 0)
+                    }
                     Ok(Some(outcome)) => crate::exit(Ok(machine.finish(outcome))),
                     Err(error) => crate::exit(Err(error)),
                 }

@@ -47,14 +47,42 @@ impl Ram {
     /// A size that no guest can have or this host has not, or an empty pool of huge pages.
     pub fn map(config: &MemoryConfig) -> Result<Ram> {
         check_size(config)?;
-        let size = config.size as usize;
         let base = map_host(config)?;
+        let ram = Ram::at(config, base)?;
+        advise(config, base, config.size as usize);
+        Ok(ram)
+    }
+
+    /// Maps what a snapshot saved of it: what the guest writes stays its own.
+    ///
+    /// # Errors
+    /// The file has another length, or cannot be mapped.
+    #[cfg(feature = "snapshot")]
+    pub fn of_file(config: &MemoryConfig, file: &std::fs::File) -> Result<Ram> {
+        let failed = |error| Error::Failed(format!("--restore: memory: {error}"));
+        let len = file.metadata().map_err(failed)?.len();
+        if len < config.size {
+            return Err(Error::Failed(format!(
+                "--restore: the memory file has {len} bytes, and the guest {}; take the snapshot anew",
+                config.size
+            )));
+        }
+        let base = crate::snapshot::memory::map(file, config.size as usize).map_err(failed)?;
+        Ram::at(config, base)
+    }
+
+    /// Where it begins in this process.
+    #[cfg(feature = "snapshot")]
+    pub fn base(&self) -> usize {
+        self.base as usize
+    }
+
+    fn at(config: &MemoryConfig, base: *mut u8) -> Result<Ram> {
         let regions = regions(config.size)
             .map(|(range, offset)| region(base, range, offset))
             .collect::<Result<Vec<_>>>()?;
         let guest = GuestMemoryMmap::from_regions(regions)
             .map_err(|error| Error::Failed(format!("--memory: {error}")))?;
-        advise(config, base, size);
         Ok(Ram {
             base,
             size: config.size,

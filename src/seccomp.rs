@@ -69,6 +69,8 @@ const ALL: &[&[Rule]] = &[
     crate::measure::clock::RULES,
     #[cfg(feature = "exit-stats")]
     crate::measure::exit_stats::RULES,
+    #[cfg(feature = "snapshot")]
+    crate::snapshot::RULES,
 ];
 
 /// What every build needs: to say something, to end, to come back from a signal's handler, memory for

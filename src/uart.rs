@@ -2,9 +2,13 @@
 
 pub use brisk_devices::serial::IER;
 use brisk_devices::serial::{LSR, Serial};
+#[cfg(feature = "snapshot")]
+use zerocopy::IntoBytes;
 
 use crate::config;
 use crate::output::Output;
+#[cfg(feature = "snapshot")]
+use crate::snapshot::parts::{Kind, Parts, Writer};
 use crate::terminal::{self, Input};
 
 /// Output is handed on at each end of a line, or when this many bytes wait.
@@ -56,6 +60,25 @@ impl Uart {
         } else if offset == IER {
             self.flush();
         }
+    }
+
+    /// Saves the UART; what waited to be handed on is.
+    #[cfg(feature = "snapshot")]
+    pub fn save(&mut self, to: &mut Writer) {
+        self.flush();
+        to.add(Kind::Serial, 0, self.model.save().as_bytes());
+    }
+
+    /// Makes the UART what it was.
+    ///
+    /// # Errors
+    /// The bytes are no UART's state.
+    #[cfg(feature = "snapshot")]
+    pub fn restore(&mut self, from: &Parts<'_>) -> crate::error::Result<()> {
+        let saved: brisk_devices::serial::Saved = from.read(Kind::Serial, 0)?;
+        self.model.restore(&saved).map_err(|_| from.wrong(Kind::Serial, 0))?;
+        self.line = self.model.irq();
+        Ok(())
     }
 
     /// Whether the driver has any interrupt enabled.

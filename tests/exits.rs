@@ -28,6 +28,9 @@ mod outside;
 #[cfg(feature = "seccomp")]
 #[path = "exits/seccomp.rs"]
 mod seccomp;
+#[cfg(feature = "snapshot")]
+#[path = "exits/snapshot.rs"]
+mod snapshot;
 
 use std::fs::File;
 use std::io::Write;

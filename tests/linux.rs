@@ -24,6 +24,9 @@ mod memory;
 #[cfg(all(feature = "console", feature = "block", feature = "pmem"))]
 #[path = "linux/micro.rs"]
 mod micro;
+#[cfg(feature = "snapshot")]
+#[path = "linux/snapshot.rs"]
+mod snapshot;
 #[cfg(feature = "bzimage")]
 #[path = "linux/stock.rs"]
 mod stock;

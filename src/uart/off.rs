@@ -36,4 +36,12 @@ impl Uart {
     }
 
     pub fn flush(&mut self) {}
+
+    #[cfg(feature = "snapshot")]
+    pub fn save(&mut self, _: &mut crate::snapshot::parts::Writer) {}
+
+    #[cfg(feature = "snapshot")]
+    pub fn restore(&mut self, _: &crate::snapshot::parts::Parts<'_>) -> crate::error::Result<()> {
+        match *self {}
+    }
 }

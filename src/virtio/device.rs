@@ -1,5 +1,8 @@
 //! One device: its registers, which the bus has, and its queues, each behind a lock of its own.
 
+#[cfg(feature = "snapshot")]
+mod saved;
+
 use brisk_devices::virtio::{Common, Device, Effect, Interrupt};
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;

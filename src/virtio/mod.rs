@@ -119,6 +119,25 @@ pub trait Backend {
 
     /// The driver takes the queue back: nothing may touch it, nor the buffers in it, any more.
     fn stop(&mut self) {}
+
+    /// Whether requests are on their way, of which the driver does not know yet that they are done.
+    #[cfg(feature = "snapshot")]
+    fn waits(&self) -> bool {
+        false
+    }
+
+    /// Its image, which a snapshot leaves where it is and which is not to change.
+    #[cfg(feature = "snapshot")]
+    fn image(&self) -> Option<&std::fs::File> {
+        None
+    }
+
+    /// Guest memory that is a private mapping: where it begins, and its length in bytes. What the guest
+    /// wrote there is nowhere else, so a snapshot has it.
+    #[cfg(feature = "snapshot")]
+    fn private(&self) -> Option<(usize, usize)> {
+        None
+    }
 }
 
 /// Why a queue is moved no further.

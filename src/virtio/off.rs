@@ -70,6 +70,22 @@ impl Devices {
         Ok(Devices)
     }
 
+    #[cfg(feature = "snapshot")]
+    #[inline(always)]
+    pub fn save(&mut self, _: &mut crate::snapshot::parts::Writer, _: &impl Sink) {}
+
+    #[cfg(feature = "snapshot")]
+    #[inline(always)]
+    pub fn private(&mut self) -> Vec<(usize, usize, usize)> {
+        Vec::new()
+    }
+
+    #[cfg(feature = "snapshot")]
+    #[inline(always)]
+    pub fn restore(&mut self, _: &crate::snapshot::parts::Parts<'_>) -> Result<()> {
+        Ok(())
+    }
+
     #[inline(always)]
     pub fn windows(&self) -> Vec<VirtioMmio> {
         Vec::new()

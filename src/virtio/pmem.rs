@@ -335,6 +335,16 @@ impl Backend for Pmem {
 
     const EVENTS: Events = Events::MEMORY;
 
+    #[cfg(feature = "snapshot")]
+    fn image(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn private(&self) -> Option<(usize, usize)> {
+        self.discard_writes.then_some((self.host as usize, self.mapped as usize))
+    }
+
     fn process(
         &mut self,
         queue: &mut Queue,

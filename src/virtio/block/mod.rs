@@ -179,6 +179,16 @@ fn open_engine(
 impl Backend for Block {
     type Model = block::Block;
 
+    #[cfg(all(feature = "snapshot", feature = "io-uring"))]
+    fn waits(&self) -> bool {
+        self.engine.as_ref().is_some_and(Engine::waits)
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn image(&self) -> Option<&std::fs::File> {
+        Some(&self.disk.file)
+    }
+
     fn activate(&mut self, features: u64) {
         self.disk.write_through = block::Block::write_through(features);
     }

@@ -191,6 +191,12 @@ impl Engine {
         }
     }
 
+    /// Whether requests are on their way.
+    #[cfg(feature = "snapshot")]
+    pub fn waits(&self) -> bool {
+        self.in_flight > 0
+    }
+
     /// Whether requests were done since this was last asked.
     pub fn done(&self) -> bool {
         self.waiter.shared.done.swap(false, Ordering::AcqRel)

@@ -28,6 +28,11 @@ use crate::virtio::table::{Device, each};
 use crate::virtio::{Access, Backend, Devices, Reply, VirtioDevice};
 use ecam::Readable;
 use table::Table;
+#[cfg(feature = "snapshot")]
+use {
+    crate::snapshot::parts::{Kind, Parts, Writer},
+    zerocopy::IntoBytes,
+};
 
 /// `_IOW(KVMIO, 0x46, struct kvm_userspace_memory_region)`: memory that the guest reads instead of
 /// leaving comes and goes.
@@ -82,6 +87,36 @@ impl Pci {
     }
 }
 
+#[cfg(feature = "snapshot")]
+impl Pci {
+    /// Saves the functions and the address port.
+    pub(in crate::virtio) fn save(&mut self, to: &mut Writer) {
+        for (index, port) in self.functions.iter_mut().enumerate() {
+            port.table.load(&mut port.registers);
+            to.add(Kind::Function, index, port.registers.save().as_bytes());
+        }
+        if let Some(ports) = &self.ports {
+            to.add(Kind::ConfigPorts, 0, &ports.save().to_le_bytes());
+        }
+    }
+
+    /// Makes new functions, of which nothing is memory yet, what those were.
+    ///
+    /// # Errors
+    /// They were others.
+    pub(in crate::virtio) fn restore(&mut self, from: &Parts<'_>) -> Result<()> {
+        for (index, port) in self.functions.iter_mut().enumerate() {
+            let saved: pci::Saved = from.read(Kind::Function, index)?;
+            let restored = port.registers.restore(&saved);
+            restored.map_err(|_| from.wrong(Kind::Function, index))?;
+        }
+        if let Some(ports) = &mut self.ports {
+            ports.restore(u32::from_le_bytes(from.read(Kind::ConfigPorts, 0)?));
+        }
+        Ok(())
+    }
+}
+
 /// With one vector for the configuration and one a queue: Linux then needs to share none, and each
 /// vector more would be a masked entry more for it to mask.
 fn new_function(slot: &Device, bar: u64) -> Function {
@@ -117,6 +152,8 @@ impl Devices {
         if let Some(pci) = &mut self.pci {
             pci.readable = Some(readable);
         }
+        #[cfg(feature = "snapshot")]
+        self.show_restored();
         Ok(())
     }
 
@@ -124,6 +161,19 @@ impl Devices {
     #[cfg(feature = "pio-fast-path")]
     pub fn has_ports(&self) -> bool {
         self.pci.as_ref().is_some_and(|pci| pci.ports.is_some())
+    }
+
+    /// After a restore: what was memory is memory again.
+    #[cfg(feature = "snapshot")]
+    fn show_restored(&mut self) {
+        let Some(Pci { functions, readable, .. }) = &mut self.pci else { return };
+        for port in functions {
+            if port.registers.uses_window() {
+                readable.iter_mut().for_each(Readable::hide);
+            } else {
+                port.table.show(&port.registers);
+            }
+        }
     }
 
     /// `in` from port 0xcf8 + `offset`: `data` holds accesses of `width` bytes.

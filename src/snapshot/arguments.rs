@@ -1,0 +1,135 @@
+//! `--snapshot` and `--restore`: the command line is saved with the VM, and is there again.
+
+use super::parts::Kind;
+use super::{Restored, SnapshotConfig};
+use crate::config::{Config, pairs, unknown, usage};
+use crate::error::{Error, Result};
+
+/// What is about one run, and not saved.
+const OF_THE_RUN: [&str; 8] = [
+    "--snapshot",
+    "--restore",
+    "--boot-log",
+    "--timeline",
+    "--stats",
+    "--trace",
+    "--seccomp",
+    "--log-level",
+];
+/// What is as it was.
+const OF_THE_MACHINE: [&str; 8] = [
+    "--kernel",
+    "--initramfs",
+    "--cmdline",
+    "--cmdline-exact",
+    "--boot-protocol",
+    "--cpus",
+    "--memory",
+    "--transport",
+];
+
+impl SnapshotConfig {
+    /// Parses `path=DIR,at=CODE[,then=exit|go-on]`.
+    ///
+    /// # Errors
+    /// An unknown key, a malformed value, or no path or code.
+    pub fn parse(text: &str) -> Result<SnapshotConfig> {
+        let (mut path, mut at, mut goes_on) = ("", None, false);
+        for (key, value) in pairs(text) {
+            match key {
+                "path" => path = value.trim_end_matches('/'),
+                "at" => at = Some(parse_code("--snapshot at", value)?),
+                "then" => {
+                    goes_on = match value {
+                        "exit" => false,
+                        "go-on" => true,
+                        _ => return usage(format!("--snapshot then={value}: give exit or go-on")),
+                    };
+                }
+                _ => return unknown("--snapshot", key, "path, at, then"),
+            }
+        }
+        match at {
+            Some(at) if !path.is_empty() => {
+                Ok(SnapshotConfig { path: path.into(), at, goes_on, arguments: Vec::new() })
+            }
+            _ => usage(format!("--snapshot {text}: give path=DIR,at=CODE")),
+        }
+    }
+}
+
+/// A byte that the guest writes to port 0x80, in decimal or, after 0x, in hexadecimal.
+fn parse_code(what: &str, value: &str) -> Result<u8> {
+    let code = match value.strip_prefix("0x") {
+        Some(digits) => u8::from_str_radix(digits, 16),
+        None => value.parse(),
+    };
+    code.or_else(|_| usage(format!("{what}={value}: give a byte, as 0x80")))
+}
+
+/// Opens the snapshot that `words` name.
+///
+/// # Errors
+/// It is none, or another flag says what the snapshot does.
+pub fn open(words: &[String]) -> Result<Option<Restored>> {
+    let Some(at) = words.iter().position(|word| *word == "--restore") else { return Ok(None) };
+    let Some(value) = words.get(at + 1) else { return Ok(None) };
+    if let Some(flag) = words.iter().find(|word| OF_THE_MACHINE.contains(&word.as_str())) {
+        return Err(Error::Usage(format!(
+            "{flag}: is as it was when the snapshot was taken; leave it away beside --restore"
+        )));
+    }
+    let (mut path, mut any_images) = (value.as_str(), false);
+    if value.starts_with("source_url=") {
+        for (key, value) in pairs(value) {
+            match (key, value) {
+                ("source_url", url) => path = url,
+                ("images", "any") => any_images = true,
+                ("images", "same") => any_images = false,
+                ("images", _) => {
+                    return usage(format!("--restore images={value}: give same or any"));
+                }
+                _ => return unknown("--restore", key, "source_url, images"),
+            }
+        }
+    }
+    Restored::open(path.strip_prefix("file://").unwrap_or(path), any_images).map(Some)
+}
+
+/// Adds the words that were saved with it; a flag that was given is left as given.
+///
+/// # Errors
+/// The snapshot is none.
+pub fn add_saved(from: Option<&Restored>, words: &mut Vec<String>) -> Result<()> {
+    let Some(from) = from else { return Ok(()) };
+    let parts = from.parts()?;
+    let text = std::str::from_utf8(parts.get(Kind::Arguments, 0)?)
+        .map_err(|_| parts.wrong(Kind::Arguments, 0))?;
+    let given = words.clone();
+    let mut wanted = true;
+    for word in text.split_terminator('\0') {
+        if word.starts_with("--") {
+            wanted = !given.iter().any(|given| given == word);
+        }
+        if wanted {
+            words.push(word.to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Leaves both where the machine is built.
+pub fn set(config: &mut Config, restored: Option<Restored>, words: &[String]) {
+    config.restore = restored;
+    let Some(snapshot) = &mut config.snapshot else { return };
+    let mut wanted = true;
+    for word in words {
+        if word.starts_with("--") {
+            wanted = !OF_THE_RUN.contains(&word.as_str());
+        }
+        if wanted {
+            snapshot.arguments.extend_from_slice(word.as_bytes());
+            snapshot.arguments.push(0);
+        }
+    }
+}

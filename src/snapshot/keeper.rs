@@ -1,0 +1,78 @@
+//! Who gives a finished snapshot its name.
+//!
+//! Once the guest runs, brisk may not rename or remove a file, since those calls know no directory that
+//! they are for. So a child that was made before waits for a word: on it, it renames the directory; if
+//! brisk ends without, however it ends, it removes what is half written.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+/// What the keeper is told.
+const KEEP: u8 = 1;
+
+/// Its end of the line.
+pub struct Keeper(UnixStream);
+
+impl Keeper {
+    /// Makes the child, for a directory `partial` that is to become `path`.
+    ///
+    /// # Errors
+    /// There is no room for a process.
+    pub fn start(partial: &str, path: &str) -> io::Result<Keeper> {
+        let (ours, theirs) = UnixStream::pair()?;
+        // SAFETY: the process has one thread yet, so its child may do what it likes.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                drop(ours);
+                wait(theirs, partial, path)
+            }
+            _ => Ok(Keeper(ours)),
+        }
+    }
+
+    /// Has the directory renamed.
+    ///
+    /// # Errors
+    /// Why that cannot be.
+    pub fn keep(&self) -> io::Result<()> {
+        let mut line = &self.0;
+        line.write_all(&[KEEP])?;
+        let mut code = [0; 4];
+        line.read_exact(&mut code)?;
+        match i32::from_le_bytes(code) {
+            0 => Ok(()),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+/// The child's life.
+fn wait(mut line: UnixStream, partial: &str, path: &str) -> ! {
+    // Nothing of the VM's lives on by this.
+    let own = line.as_raw_fd() as libc::c_uint;
+    // SAFETY: closes descriptors of the child's, which uses no other.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, own - 1, 0);
+        libc::syscall(libc::SYS_close_range, own + 1, libc::c_uint::MAX, 0);
+    }
+    // What ends brisk, at a terminal's keys for instance, is not to end this before it.
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+        // SAFETY: sets a disposition, no handler of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let mut word = [0];
+    let told = line.read_exact(&mut word).is_ok() && word == [KEEP];
+    let kept = match told {
+        true => std::fs::rename(partial, path),
+        false => Err(io::ErrorKind::NotFound.into()),
+    };
+    let code = kept.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+    let _ = line.write_all(&code.to_le_bytes());
+    if kept.is_err() {
+        let _ = std::fs::remove_dir_all(partial);
+    }
+    // SAFETY: ends the child.
+    unsafe { libc::_exit(0) }
+}

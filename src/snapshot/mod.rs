@@ -1,0 +1,379 @@
+//! A running VM as a directory, and on from there (feature `snapshot`).
+//!
+//! The directory has `state`, a file of [parts], and `memory`, the guest's RAM with a hole for each
+//! page of zeroes, which a clone maps privately: nothing is read before it is needed, and clones share
+//! what none of them writes to.
+
+pub mod arguments;
+mod keeper;
+pub mod memory;
+pub mod parts;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::bus::Bus;
+use crate::config::{Config, MemoryConfig};
+use crate::error::{Error, Result};
+use crate::kvm::state::Host;
+use crate::kvm::{System, Vcpu, Vm};
+use crate::machine::Paused;
+use crate::memory::{HUGE, Ram};
+#[cfg(feature = "seccomp")]
+use crate::seccomp::rule::Rule;
+use crate::virtio::Devices;
+use keeper::Keeper;
+use memory::{PageMap, Sink};
+pub use parts::Wrong;
+use parts::{Kind, Parts, Writer};
+
+/// `--snapshot`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotConfig {
+    /// The directory that is made.
+    pub path: String,
+    /// What the guest writes to port 0x80 to be saved.
+    pub at: u8,
+    /// The guest runs on afterwards.
+    pub goes_on: bool,
+    /// The command line without what is about this run only, each word ended by a zero byte.
+    pub arguments: Vec<u8>,
+}
+
+/// What of the machine has to be the same.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+struct Shape {
+    ram_size: U64,
+    cpus: U32,
+    zero: U32,
+}
+
+/// The code that saves the VM, if one does.
+pub struct At(Option<u8>);
+
+impl At {
+    /// Whether it is `code`.
+    pub fn is(&self, code: u8) -> bool {
+        self.0 == Some(code)
+    }
+}
+
+/// A snapshot that is going to be taken, if one is.
+pub struct Snapshot(Option<Prepared>);
+
+/// What a snapshot that is taken asks of the kernel while the guest runs: pages of memory are looked up
+/// and written, and KVM is asked for the state of all that it has.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[Rule] = &[
+    Rule::call(libc::SYS_pread64),
+    Rule::call(libc::SYS_pwrite64),
+    Rule::call(libc::SYS_ftruncate),
+    Rule::call(libc::SYS_fsync),
+    Rule::call(libc::SYS_fstat),
+    // The keeper's answer.
+    Rule::call(libc::SYS_recvfrom),
+    Rule::call(libc::SYS_sendto),
+    Rule::call(libc::SYS_read),
+    Rule::ioctl(0x8030_ae7c), // KVM_GET_CLOCK
+    Rule::ioctl(0x8004_ae98), // KVM_GET_MP_STATE
+    Rule::ioctl(0xc008_ae91), // KVM_GET_CPUID2
+    Rule::ioctl(0x8090_ae81), // KVM_GET_REGS
+    Rule::ioctl(0x8138_ae83), // KVM_GET_SREGS
+    Rule::ioctl(0x9000_aea4), // KVM_GET_XSAVE
+    Rule::ioctl(0x9000_aecf), // KVM_GET_XSAVE2
+    Rule::ioctl(0x8188_aea6), // KVM_GET_XCRS
+    Rule::ioctl(0x8080_aea1), // KVM_GET_DEBUGREGS
+    Rule::ioctl(0x8400_ae8e), // KVM_GET_LAPIC
+    Rule::ioctl(0xc008_ae88), // KVM_GET_MSRS
+    Rule::ioctl(0x8040_ae9f), // KVM_GET_VCPU_EVENTS
+];
+
+/// Its files are made, so that one that cannot be is known before the guest runs, and none has to be
+/// opened by name later.
+struct Prepared {
+    config: &'static SnapshotConfig,
+    host: Option<(&'static Vm, Host)>,
+    keeper: Keeper,
+    state: File,
+    memory: File,
+    pages: PageMap,
+    /// Of the guest that was restored, what is in its memory file: where it has not touched a page,
+    /// that is the page.
+    unread: Vec<std::ops::Range<u64>>,
+}
+
+fn failed(path: &str) -> impl Fn(io::Error) -> Error {
+    move |error| Error::file("--snapshot", path)(error)
+}
+
+impl Snapshot {
+    /// Makes the files in a directory beside the one that is asked for.
+    ///
+    /// # Errors
+    /// It cannot be made, or what is there already is not an empty directory.
+    pub fn prepare(config: &'static Config) -> Result<Snapshot> {
+        let restored = &config.restore;
+        let Some(config) = &config.snapshot else { return Ok(Snapshot(None)) };
+        let path = &config.path;
+        let taken = std::fs::read_dir(path).map(|mut files| files.next().is_some());
+        if taken.unwrap_or_else(|error| error.kind() != io::ErrorKind::NotFound) {
+            return Err(Error::Failed(format!(
+                "--snapshot {path}: is there already; remove it, or give another path"
+            )));
+        }
+        let pages = PageMap::open().map_err(failed("/proc/self/pagemap"))?;
+        let partial = format!("{path}.partial-{}", std::process::id());
+        std::fs::create_dir(&partial).map_err(failed(&partial))?;
+        let keeper = Keeper::start(&partial, path).map_err(failed(path))?;
+        let make = |name: &str| {
+            let path = format!("{partial}/{name}");
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            options.open(&path).map_err(failed(&path))
+        };
+        let (state, memory) = (make("state")?, make("memory")?);
+        let unread = restored.as_ref().map(|restored| memory::data(&restored.memory));
+        let unread = unread.unwrap_or_default();
+        Ok(Snapshot(Some(Prepared { config, host: None, keeper, state, memory, pages, unread })))
+    }
+
+    /// Notes what there is to save on this host.
+    ///
+    /// # Errors
+    /// KVM failed.
+    pub fn look_at(&mut self, system: &System, vm: &'static Vm) -> Result<()> {
+        if let Some(prepared) = &mut self.0 {
+            let host = Host { msrs: system.msr_list()?, xsave_len: vm.xsave_len() };
+            prepared.host = Some((vm, host));
+        }
+        Ok(())
+    }
+
+    /// The code that the guest writes to be saved.
+    pub fn at(&self) -> At {
+        At(self.0.as_ref().map(|prepared| prepared.config.at))
+    }
+
+    /// Writes everything of a machine that stands still. True where the VM ends with that.
+    ///
+    /// # Errors
+    /// KVM failed, or there is no room; then nothing stays.
+    pub fn take(&self, mut paused: Paused<'_>) -> Result<bool> {
+        let Some(prepared) = &self.0 else { return Ok(true) };
+        prepared.write(&mut paused)?;
+        Ok(!prepared.config.goes_on)
+    }
+}
+
+impl Prepared {
+    fn write(&self, paused: &mut Paused<'_>) -> Result<()> {
+        let mut to = Writer::default();
+        to.add(Kind::Arguments, 0, &self.config.arguments);
+        let memory = paused.memory().clone();
+        let ram_size = memory.iter().map(GuestMemoryRegion::len).sum::<u64>();
+        let shape = Shape {
+            ram_size: U64::new(ram_size),
+            cpus: U32::new(paused.vcpus.len() as u32),
+            zero: U32::ZERO,
+        };
+        to.add(Kind::Shape, 0, shape.as_bytes());
+        let failed = failed(&self.config.path);
+        self.memory.set_len(ram_size).map_err(&failed)?;
+        // First the devices, which may have something to say to a vCPU and to write to memory.
+        let mut bus = paused.bus();
+        bus.save(&mut to);
+        self.write_private(bus.virtio.private(), ram_size, &mut to).map_err(&failed)?;
+        drop(bus);
+        if let Some((vm, host)) = &self.host {
+            vm.save_clock(&mut to)?;
+            for (number, vcpu) in paused.vcpus.iter_mut().enumerate() {
+                vcpu.complete()?;
+                vcpu.save(number, host, &mut to)?;
+            }
+        }
+        self.write_ram(&memory).map_err(&failed)?;
+        memory::put(&self.state, &to.finish(), 0).map_err(&failed)?;
+        for file in [&self.memory, &self.state] {
+            file.sync_all().map_err(&failed)?;
+        }
+        self.keeper.keep().map_err(&failed)
+    }
+
+    fn write_ram(&self, memory: &GuestMemoryMmap) -> io::Result<()> {
+        let mut sink = Sink::new(&self.memory);
+        let mut offset = 0;
+        for region in memory.iter() {
+            let (base, len) = (region.as_ptr() as usize, region.len() as usize);
+            self.pages.walk(base, len, |address, entry| {
+                let at = offset + (address - base) as u64;
+                let unread = || self.unread.iter().any(|data| data.contains(&at));
+                if !memory::present(entry) && !unread() {
+                    return Ok(());
+                }
+                // SAFETY: a page of the guest's RAM, whose vCPUs stand still.
+                unsafe { sink.page(address, at) }
+            })?;
+            offset += len as u64;
+        }
+        sink.flush()
+    }
+}
+
+impl Prepared {
+    /// What guests wrote to images that are not to change: behind the RAM, with a list of where it is.
+    fn write_private(
+        &self,
+        devices: Vec<(usize, usize, usize)>,
+        mut at: u64,
+        to: &mut Writer,
+    ) -> io::Result<()> {
+        for (index, base, len) in devices {
+            let mut pages: Vec<u64> = Vec::new();
+            self.pages.walk(base, len, |address, entry| {
+                if memory::private(entry) {
+                    pages.push((address - base) as u64);
+                }
+                Ok(())
+            })?;
+            // A length that a hugetlbfs has too.
+            let end = at + (pages.len() * memory::PAGE).next_multiple_of(HUGE) as u64;
+            self.memory.set_len(end)?;
+            let mut sink = Sink::new(&self.memory);
+            for (place, offset) in (at..).step_by(memory::PAGE).zip(&pages) {
+                // SAFETY: a page of the device's mapping, and nothing runs that writes to it.
+                unsafe { sink.page(base + *offset as usize, place)? };
+            }
+            sink.flush()?;
+            let place = [U64::new(at)].into_iter();
+            let list: Vec<U64> = place.chain(pages.iter().copied().map(U64::new)).collect();
+            to.add(Kind::PrivatePages, index, list.as_bytes());
+            at = end;
+        }
+        Ok(())
+    }
+}
+
+/// Puts back what [`Prepared::write_private`] saved.
+fn read_private(devices: Vec<(usize, usize, usize)>, parts: &Parts<'_>, file: &File) -> Result<()> {
+    for (index, base, len) in devices {
+        let wrong = || parts.wrong(Kind::PrivatePages, index);
+        let list = <[U64]>::ref_from_bytes(parts.get(Kind::PrivatePages, index)?);
+        let Ok([at, pages @ ..]) = list else { return Err(wrong().into()) };
+        for (place, offset) in (at.get()..).step_by(memory::PAGE).zip(pages) {
+            let offset = offset.get() as usize;
+            if !offset.is_multiple_of(memory::PAGE) || offset > len.saturating_sub(memory::PAGE) {
+                return Err(wrong().into());
+            }
+            // SAFETY: a page of the device's own mapping, which nothing else points into yet.
+            let page =
+                unsafe { std::slice::from_raw_parts_mut((base + offset) as *mut u8, memory::PAGE) };
+            file.read_exact_at(page, place).map_err(Error::file("--restore", "memory"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A snapshot that a VM goes on from.
+#[derive(Debug)]
+pub struct Restored {
+    file: &'static [u8],
+    memory: File,
+    any_images: bool,
+}
+
+impl Restored {
+    /// Opens its files.
+    ///
+    /// # Errors
+    /// They are not there.
+    pub fn open(path: &str, any_images: bool) -> Result<Restored> {
+        let error = |name: &str| {
+            let path = format!("{path}/{name}");
+            move |error| Error::file("--restore", &path)(error)
+        };
+        let state = std::fs::read(format!("{path}/state")).map_err(error("state"))?;
+        let memory = File::open(format!("{path}/memory")).map_err(error("memory"))?;
+        Ok(Restored { file: Vec::leak(state), memory, any_images })
+    }
+
+    /// The state's parts.
+    ///
+    /// # Errors
+    /// It is no state.
+    pub fn parts(&self) -> Result<Parts<'static>> {
+        let mut parts = Parts::parse(self.file)?;
+        parts.any_images = self.any_images;
+        Ok(parts)
+    }
+}
+
+/// What a VM starts from: a kernel, or a snapshot.
+pub struct Source(Option<(Parts<'static>, &'static File)>);
+
+impl Source {
+    /// As `config` says.
+    ///
+    /// # Errors
+    /// The snapshot is none, or of another machine.
+    pub fn of(config: &'static Config) -> Result<Source> {
+        let Some(restored) = &config.restore else { return Ok(Source(None)) };
+        let parts = restored.parts()?;
+        let shape: Shape = parts.read(Kind::Shape, 0)?;
+        let here = (config.memory.size, u32::from(config.cpus));
+        if (shape.ram_size.get(), shape.cpus.get()) != here {
+            return Err(parts.wrong(Kind::Shape, 0).into());
+        }
+        Ok(Source(Some((parts, &restored.memory))))
+    }
+
+    /// Whether a kernel is to be loaded.
+    pub fn boots(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The guest's memory: with nothing in it, or what was saved.
+    ///
+    /// # Errors
+    /// It cannot be mapped.
+    pub fn map_ram(&self, config: &MemoryConfig) -> Result<Ram> {
+        match &self.0 {
+            Some((_, memory)) => Ram::of_file(config, memory),
+            None => Ram::map(config),
+        }
+    }
+
+    /// Makes new virtio devices what those were that were saved; before anything of them is memory.
+    ///
+    /// # Errors
+    /// They were others.
+    pub fn restore_devices(&self, devices: &mut Devices) -> Result<()> {
+        let Some((parts, memory)) = &self.0 else { return Ok(()) };
+        devices.restore(parts)?;
+        read_private(devices.private(), parts, memory)
+    }
+
+    /// Makes a new vCPU what it was.
+    ///
+    /// # Errors
+    /// This host cannot.
+    pub fn restore_vcpu(&self, vm: &Vm, vcpu: &Vcpu, id: u8) -> Result<()> {
+        let Some((parts, _)) = &self.0 else { return Ok(()) };
+        vcpu.restore(id.into(), vm.xsave_len(), parts)
+    }
+
+    /// Makes the other devices what they were, and lets the clock go on.
+    ///
+    /// # Errors
+    /// They were others.
+    pub fn restore_rest(&self, bus: &mut Bus) -> Result<()> {
+        let Some((parts, _)) = &self.0 else { return Ok(()) };
+        bus.restore(parts)?;
+        bus.vm.restore_clock(parts)
+    }
+}

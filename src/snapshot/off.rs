@@ -1,0 +1,82 @@
+//! What stands for snapshots in a build without the feature `snapshot`: every VM boots.
+
+use crate::bus::Bus;
+use crate::config::{Config, MemoryConfig};
+use crate::error::Result;
+use crate::kvm::{System, Vcpu, Vm};
+use crate::machine::Paused;
+use crate::memory::Ram;
+use crate::virtio::Devices;
+
+/// No code saves the VM.
+pub struct At;
+
+/// None is taken.
+pub struct Snapshot;
+
+/// The kernel's file.
+pub struct Source;
+
+#[allow(missing_docs, reason = "as in the module that has one")]
+impl At {
+    #[inline(always)]
+    pub fn is(&self, _: u8) -> bool {
+        false
+    }
+}
+
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
+impl Snapshot {
+    #[inline(always)]
+    pub fn prepare(_: &Config) -> Result<Snapshot> {
+        Ok(Snapshot)
+    }
+
+    #[inline(always)]
+    pub fn look_at(&mut self, _: &System, _: &Vm) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub fn at(&self) -> At {
+        At
+    }
+
+    #[inline(always)]
+    pub fn take(&self, _: Paused<'_>) -> Result<bool> {
+        Ok(true)
+    }
+}
+
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
+impl Source {
+    #[inline(always)]
+    pub fn of(_: &Config) -> Result<Source> {
+        Ok(Source)
+    }
+
+    #[inline(always)]
+    pub fn boots(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    pub fn map_ram(&self, config: &MemoryConfig) -> Result<Ram> {
+        Ram::map(config)
+    }
+
+    #[inline(always)]
+    pub fn restore_devices(&self, _: &mut Devices) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub fn restore_vcpu(&self, _: &Vm, _: &Vcpu, _: u8) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub fn restore_rest(&self, _: &mut Bus) -> Result<()> {
+        Ok(())
+    }
+}

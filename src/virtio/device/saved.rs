@@ -1,0 +1,161 @@
+//! A device's state into a snapshot, and out of one: what every kind has. What one has besides, its
+//! backend tells.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use brisk_devices::virtio::{Saved, State};
+use virtio_queue::QueueT;
+use vm_memory::GuestMemoryMmap;
+use zerocopy::little_endian::{I64, U16, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{Served, VirtioDevice};
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::interrupts::Sink;
+use crate::snapshot::parts::{Kind, Parts, Writer};
+use crate::virtio::table::each;
+use crate::virtio::{Backend, Devices, queue};
+
+/// By what an image is known to be the same still.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+struct ImageState {
+    len: U64,
+    modified: I64,
+    modified_ns: I64,
+}
+
+impl ImageState {
+    fn of(file: &File) -> io::Result<ImageState> {
+        // By the call that takes no path: it is made while the guest runs.
+        // SAFETY: an all-zero structure is one, which the kernel fills.
+        let stat = unsafe {
+            let mut stat: libc::stat = std::mem::zeroed();
+            if libc::syscall(libc::SYS_fstat, file.as_raw_fd(), &raw mut stat) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            stat
+        };
+        Ok(ImageState {
+            len: U64::new(stat.st_size as u64),
+            modified: I64::new(stat.st_mtime),
+            modified_ns: I64::new(stat.st_mtime_nsec),
+        })
+    }
+}
+
+impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
+    fn waits(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.0.lock().backend.waits())
+    }
+
+    fn private(&self) -> Option<(usize, usize)> {
+        self.lanes.first()?.0.lock().backend.private()
+    }
+
+    /// The image as it is now, where there is one.
+    fn image(&self) -> Option<io::Result<ImageState>> {
+        self.lanes.first()?.0.lock().backend.image().map(ImageState::of)
+    }
+
+    fn save(&self, index: usize, to: &mut Writer) {
+        let common: &State = &self.common;
+        to.add(Kind::Virtio, index, common.save(&self.model).as_bytes());
+        let mut positions = [[U16::ZERO; 2]; Q];
+        for (at, lane) in positions.iter_mut().zip(&self.lanes) {
+            if let Some(queue) = &lane.0.lock().queue {
+                *at = [queue.next_avail(), queue.next_used()].map(U16::new);
+            }
+        }
+        to.add(Kind::Queues, index, positions.as_bytes());
+        if let Some(Ok(state)) = self.image() {
+            to.add(Kind::Image, index, state.as_bytes());
+        }
+    }
+
+    fn restore(&mut self, index: usize, from: &Parts<'_>, memory: &GuestMemoryMmap) -> Result<()> {
+        if let Some(now) = self.image() {
+            let was: ImageState = from.read(Kind::Image, index)?;
+            if !from.any_images && now.ok() != Some(was) {
+                return Err(Error::Failed(format!(
+                    "--restore: the image of virtio device {index} is not what it was when the snapshot \
+                     was taken; give that one, or allow any by --restore source_url=DIR,images=any"
+                )));
+            }
+        }
+        let common: &mut State = &mut self.common;
+        let saved: Saved = from.read(Kind::Virtio, index)?;
+        common.restore(&self.model, &saved).map_err(|_| from.wrong(Kind::Virtio, index))?;
+        if !self.common.active() {
+            return Ok(());
+        }
+        let positions: [[U16; 2]; Q] = from.read(Kind::Queues, index)?;
+        let features = self.common.features();
+        for ((number, lane), at) in (0..).zip(&self.lanes).zip(positions) {
+            let Served { queue, backend } = &mut *lane.0.lock();
+            backend.activate(features);
+            let Some(setup) = self.common.queue(number).filter(|setup| setup.ready()) else {
+                continue;
+            };
+            let mut started = queue::start(setup, features, memory)
+                .ok_or_else(|| from.wrong(Kind::Queues, index))?;
+            started.set_next_avail(at[0].get());
+            started.set_next_used(at[1].get());
+            *queue = Some(started);
+        }
+        Ok(())
+    }
+}
+
+impl Devices {
+    /// Memory that is a device's private mapping: the device's number, where it begins, and its length in
+    /// bytes.
+    pub fn private(&self) -> Vec<(usize, usize, usize)> {
+        let slots = self.slots.iter().enumerate();
+        let private = slots.filter_map(|(index, slot)| {
+            let (start, len) = each!(slot, device => device.private())?;
+            Some((index, start, len))
+        });
+        private.collect()
+    }
+
+    /// Saves all devices, when what they have on its way is done; `sink` gets what they say to their
+    /// drivers of that.
+    pub fn save(&mut self, to: &mut Writer, sink: &impl Sink) {
+        for index in 0..self.slots.len() {
+            while each!(&self.slots[index], device => device.waits()) {
+                // The vCPUs stand still, so nothing new comes.
+                let polled = self.poll(Events::device(index), sink);
+                for job in polled.jobs {
+                    let _ = self.finish(job.run(), sink);
+                }
+                std::thread::yield_now();
+            }
+        }
+        #[cfg(feature = "pci")]
+        if let Some(pci) = &mut self.pci {
+            pci.save(to);
+        }
+        for (index, slot) in self.slots.iter().enumerate() {
+            each!(slot, device => device.save(index, to));
+        }
+    }
+
+    /// Makes these new devices what those were.
+    ///
+    /// # Errors
+    /// They are not the same kinds of devices, or their state is none.
+    pub fn restore(&mut self, from: &Parts<'_>) -> Result<()> {
+        #[cfg(feature = "pci")]
+        if let Some(pci) = &mut self.pci {
+            pci.restore(from)?;
+        }
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            each!(slot, device => device.restore(index, from, self.memory)?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! A Linux that is saved, and goes on as often as one likes.
+
+use std::process::Command;
+
+use super::common::{brisk, key, run};
+use super::{Guest, artifact};
+
+/// The code at which the guests are saved.
+const READY: &str = "out=80:a0";
+
+/// Saves `guest`, which says `before` before and `after` afterwards, when it writes the code.
+#[track_caller]
+fn save(guest: &Guest) -> String {
+    let dir = guest.scratch.path("snapshot");
+    let flag = format!("path={},at=0xa0", dir.display());
+    let ended = run(guest.command().args(["--snapshot", &flag])).silent().with_status(0);
+    let text = guest.output();
+    assert!(text.contains("brisk-init: before"), "{ended:#?}\n{text}");
+    assert!(!text.contains("brisk-init: after"), "{text}");
+    dir.to_str().expect("a path in UTF-8").to_owned()
+}
+
+/// Restores it with the console in another file; what it says from there on.
+#[track_caller]
+fn restore(guest: &Guest, dir: &str, device: &str, more: &[&str]) -> String {
+    let mut command: Command = brisk();
+    let output = key("file", guest.scratch.path("again"));
+    command.args(["--restore", dir, device, &output]).args(more);
+    run(&mut command).silent().with_status(0);
+    let text = guest.scratch.text("again");
+    assert!(text.contains("brisk-init: after"), "{text}");
+    assert!(!text.contains("brisk-init: before"), "{text}");
+    text
+}
+
+/// The line that has what is in this boot's memory only.
+fn nonce(text: &str) -> String {
+    let is_id = |line: &&str| line.len() == 36 && line.matches('-').count() == 4;
+    text.lines().map(str::trim).find(is_id).expect("a boot id").to_owned()
+}
+
+const ID: &str = "cat=/proc/sys/kernel/random/boot_id";
+
+#[test]
+fn the_same_guest_goes_on_twice() {
+    // Read once before, so that the number is made then.
+    let guest = Guest::doing(&format!("{ID},say=before,{READY},{ID},say=after"));
+    let dir = save(&guest);
+    let before = nonce(&guest.output());
+    for _ in 0..2 {
+        let text = restore(&guest, &dir, "--serial", &[]);
+        assert_eq!(nonce(&text), before, "not the same guest");
+    }
+}
+
+#[cfg(feature = "smp")]
+#[test]
+fn a_guest_of_two_cpus() {
+    let doing = format!("say=before,{READY},cat=/proc/interrupts,touch=16,say=after");
+    let guest = Guest::doing(&doing).with(&["--cpus", "boot=2"]);
+    let dir = save(&guest);
+    let text = restore(&guest, &dir, "--serial", &[]);
+    assert!(text.contains("CPU1"), "{text}");
+    assert!(text.contains("brisk-init: touched"), "{text}");
+}
+
+/// A disk that is written to before and after, by the queue that both have.
+#[cfg(all(feature = "block", feature = "pmem", feature = "console"))]
+fn disk_and_pmem(transport: &[&str], engine: &str) {
+    let doing = format!(
+        "write=/dev/vda:one,say=before,{READY},cat=/proc/meminfo,write=/dev/vda:two,say=after"
+    );
+    let mut guest = Guest::from_root("/dev/pmem0 ro", transport);
+    guest.cmdline = format!("console=hvc0 quiet root=/dev/pmem0 ro brisk.say brisk.do={doing}");
+    guest.serial = "off".to_owned();
+    let disk = guest.scratch.file("disk", vec![0; 1 << 20]);
+    let disk = format!("path={}{engine}", disk.display());
+    let console = key("file", guest.scratch.path("serial"));
+    let root = format!("file={},discard_writes=on", artifact("BRISK_DISK_EXT4").display());
+    guest = guest.with(&["--disk", &disk, "--pmem", &root, "--console", &console]);
+    let dir = save(&guest);
+    let start = |path: &str| std::fs::read(guest.scratch.path(path)).unwrap()[..3].to_vec();
+    assert_eq!(start("disk"), b"one");
+    let text = restore(&guest, &dir, "--console", &[]);
+    assert!(text.contains("MemTotal"), "{text}");
+    assert_eq!(start("disk"), b"two");
+    // It is not what it was.
+    let mut command = brisk();
+    command.args(["--restore", &dir, "--console", "null"]);
+    let ended = run(&mut command).with_status(1);
+    assert!(ended.stderr.contains("images=any"), "{ended:#?}");
+    let any = format!("source_url=file://{dir},images=any");
+    restore(&guest, &any, "--console", &[]);
+}
+
+#[cfg(all(feature = "block", feature = "pmem", feature = "console"))]
+#[test]
+fn devices_over_mmio() {
+    disk_and_pmem(&[], "");
+}
+
+#[cfg(all(feature = "block", feature = "pmem", feature = "console", feature = "pci"))]
+#[test]
+fn devices_over_pci() {
+    disk_and_pmem(
+        &["--transport", "pci"],
+        if cfg!(feature = "io-uring") { ",engine=io_uring" } else { "" },
+    );
+}
