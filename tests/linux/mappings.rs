@@ -87,25 +87,28 @@ fn check(name: &str, more: &[&str]) {
         assert!(!(page.writable && page.executable), "{text}: writable and executable");
     }
     // What all pages are that have a part of `from..to`, in both mappings of the kernel.
-    let all = |from: &str, to: &str, writable: bool, executable: bool| {
-        let (from_address, to_address) = (symbols[from], symbols[to]);
-        assert!(from_address < to_address, "{name}: {from}");
+    let all = |what: &str, from: u64, to: u64, writable: bool, executable: bool| {
+        assert!(from < to, "{name}: {what}");
         for (base, executable) in [(KERNEL_MAP, executable), (DIRECT_MAP, false)] {
-            let (start, end) = (from_address - KERNEL_MAP + base, to_address - KERNEL_MAP + base);
+            let (start, end) = (from - KERNEL_MAP + base, to - KERNEL_MAP + base);
             let mut covered = 0;
             for page in pages.iter().filter(|p| p.start < end && p.start + p.len > start) {
                 covered += end.min(page.start + page.len) - start.max(page.start);
-                let text = format!("{name}: {from}..{to}: {:#x}, {:#x}", page.start, page.len);
+                let text = format!("{name}: {what}: {:#x}, {:#x} bytes", page.start, page.len);
                 assert_eq!(page.writable, writable, "{text}: writable");
                 assert_eq!(page.executable, executable, "{text}: executable");
             }
-            assert_eq!(covered, end - start, "{name}: {from}..{to} is not all mapped");
+            assert_eq!(covered, end - start, "{name}: {what} is not all mapped");
         }
     };
-    all("_text", "_etext", false, true);
-    all("__start_rodata", "__end_rodata", false, false);
-    all("_sdata", "_edata", true, false);
-    all("__bss_start", "__bss_stop", true, false);
+    let at = |symbol: &str| symbols[symbol];
+    all("text", at("_text"), at("_etext"), false, true);
+    all("read-only data", at("__start_rodata"), at("__end_rodata"), false, false);
+    all("data", at("_sdata"), at("_edata"), true, false);
+    // The one page behind them that Linux protects once it is filled.
+    let idt = at("idt_table");
+    all("the IDT", idt, idt + 4096, false, false);
+    all("what follows the IDT", idt + 4096, at("__bss_stop"), true, false);
 }
 
 #[test]
