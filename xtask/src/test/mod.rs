@@ -147,6 +147,10 @@ const SHIPPED: &[(&str, Work)] = &[
     ("sizes within budgets", size::check_budgets),
     ("the same bytes from another directory", build::twice::check_usual),
     ("every scenario boots in the lab", matrix::boots),
+];
+
+/// What takes too long for each change, or wants a history that is up to date: in `--full` only.
+const SLOW: &[(&str, Work)] = &[
     ("system calls of every scenario", calls::check),
     ("exits and system calls not more than recorded", check::counts),
 ];
@@ -154,7 +158,8 @@ const SHIPPED: &[(&str, Work)] = &[
 /// What is not in `--quick`, and whether it is in `--full` only.
 fn works() -> impl Iterator<Item = (&'static str, Work, bool)> {
     let shipped = SHIPPED.iter().map(|(name, work)| (*name, *work, false));
-    shipped.chain(proof::ALL.iter().map(|(_, name, work)| (*name, *work, true)))
+    let slow = SLOW.iter().map(|(name, work)| (*name, *work, true));
+    shipped.chain(slow).chain(proof::ALL.iter().map(|(_, name, work)| (*name, *work, true)))
 }
 
 /// All tests that run on this machine.
