@@ -56,7 +56,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let guest: Vec<&str> = guest.iter().map(String::as_str).collect();
         stream("rustfmt", &[&["--check", "--edition=2024"], &guest[..]].concat(), count)?;
         // One of its modules is put beside it when it is built, which rustfmt would look for.
-        stream("sh", &["-c", "rustfmt --check --edition=2024 < xtask/guest/init.rs"], count)
+        stream(
+            "sh",
+            &["-c", "rustfmt --edition=2024 < xtask/guest/init.rs | cmp - xtask/guest/init.rs"],
+            count,
+        )
     });
     report.step("lints", |count| {
         cargo("clippy --quiet --workspace --all-targets -- -D warnings", count)?;
