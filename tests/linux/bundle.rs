@@ -42,6 +42,18 @@ fn it_prints_and_returns_its_status() {
 }
 
 #[test]
+fn arguments_and_environment() {
+    let words = ["args", "a", "b c", "", "--help", "-x", "\u{fc}\n\"'$", "--"];
+    let wanted: String = words[1..].iter().map(|word| format!("{word}\n")).collect();
+    says(&run(&mut hello(&words)).silent(), &wanted, 0);
+    // All behind `--`; more than a kernel's command line holds.
+    let long = "x".repeat(100_000);
+    says(&run(&mut hello(&["--", "args", &long])).silent(), &format!("{long}\n"), 0);
+    let script = "echo $GREETING, $0 $HOSTNAME; pwd; id -u; hostname";
+    says(&run(&mut shell(script)).silent(), "hello there, sh shell\n/\n0\nshell\n", 0);
+}
+
+#[test]
 fn what_it_says_of_itself() {
     let help = run(&mut hello(&["--help"])).silent().with_status(0);
     assert!(help.stdout.contains("/hello") && help.stdout.contains("128M"), "{}", help.stdout);
@@ -143,6 +155,45 @@ fn a_reader_that_goes_away() {
     drop(stdout);
     // `yes` gets SIGPIPE, and its shell goes on.
     assert_eq!(child.wait().expect("wait").code(), Some(5));
+}
+
+#[test]
+fn whoever_is_left_behind_ends_too() {
+    says(&run(&mut hello(&["zombies"])).silent(), "forked\n", 9);
+}
+
+#[test]
+fn signals_are_the_workloads() {
+    for (signal, text) in [(libc::SIGTERM, "SIGTERM\n"), (libc::SIGINT, "other  \n")] {
+        let mut running = Running::start(&mut hello(&["wait"]));
+        running.wait_for_output("ready");
+        running.signal(signal);
+        says(&running.end().silent(), &format!("ready\n{text}"), 7);
+    }
+    // One that does nothing about it dies of it.
+    let mut running = Running::start(&mut shell("echo ready; exec sleep 1000"));
+    running.wait_for_output("ready");
+    running.signal(libc::SIGTERM);
+    says(&running.end().silent(), "ready\n", 143);
+    // One that ignores it has 10 s, and a reader that does not read changes nothing.
+    let script = "trap '' TERM; echo ready; while true; do sleep 1; done";
+    let mut running = Running::start(&mut shell(script));
+    running.wait_for_output("ready");
+    running.signal(libc::SIGTERM);
+    says(&running.end().silent(), "ready\n", 137);
+    let mut child = shell("yes").stdout(Stdio::piped()).spawn().expect("a bundle");
+    thread::sleep(std::time::Duration::from_secs(5));
+    let id = i32::try_from(child.id()).expect("an id");
+    // SAFETY: the child was not waited for.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGTERM) }, 0);
+    let mut status = None;
+    wait_for("the end of one whose output is full", || {
+        status = child.try_wait().expect("wait");
+        status.is_some()
+    });
+    // At once, or after the 10 s where the signal finds it in the middle of a write.
+    let code = status.and_then(|status| status.code());
+    assert!(matches!(code, Some(137 | 143)), "{code:?}");
 }
 
 #[test]
