@@ -166,6 +166,10 @@ impl Snapshot {
     /// KVM failed, or there is no room; then nothing stays.
     pub fn take(&self, mut paused: Paused<'_>) -> Result<bool> {
         let Some(prepared) = &self.0 else { return Ok(true) };
+        // Once: what is written has its name, and a guest that writes the code again runs on.
+        if paused.bus().snapshot_at.0.take().is_none() {
+            return Ok(false);
+        }
         prepared.write(&mut paused)?;
         Ok(!prepared.config.goes_on)
     }

@@ -5,6 +5,7 @@ use super::common::kernel::{BASE, Bits, Code};
 /// All of them: name, instructions, how the CPU reads them, and where they are.
 pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("TO_TIMER", TO_TIMER, Bits::B32, BASE),
+    ("AGAIN", AGAIN, Bits::B32, BASE),
     ("REMEMBER", REMEMBER, Bits::B32, BASE),
     ("TO_SERIAL", TO_SERIAL, Bits::B32, BASE),
     ("STREAM", STREAM, Bits::B32, BASE),
@@ -63,6 +64,19 @@ pub const REMEMBER: Code = &[
     (&[0xb0, 0x22], "mov al,0x22"),
     (&[0xe6, 0x80], "out 0x80,al"),
     (&[0xa0, 0x00, 0x90, 0x00, 0x00], "mov al,ds:0x9000"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
+    (&[0xb0, 0x34], "mov al,0x34"),
+    (&[0xee], "out dx,al"),
+];
+
+/// The same code three times, and another.
+pub const AGAIN: Code = &[
+    (&[0xb0, 0x11], "mov al,0x11"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0xb0, 0x22], "mov al,0x22"),
     (&[0xe6, 0x80], "out 0x80,al"),
     (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
     (&[0xb0, 0x34], "mov al,0x34"),

@@ -90,6 +90,14 @@ fn a_guest_can_run_on_after_it_was_saved() {
 }
 
 #[test]
+fn the_first_time_counts() {
+    let saved = Saved::after(guests::AGAIN, "at=0x11,then=go-on");
+    assert_eq!(saved.lab.codes(), [0x11, 0x11, 0x11, 0x22]);
+    run(&mut saved.restore()).silent().with_status(0);
+    assert_eq!(saved.codes(), [0x11, 0x11, 0x22]);
+}
+
+#[test]
 fn a_snapshot_of_a_restored_guest() {
     // The page that is read last is not touched in between: it is in the first snapshot only.
     let saved = Saved::after(guests::REMEMBER, "at=0x11");
