@@ -80,15 +80,9 @@ impl Wish<'_> {
         if !block_device && !meta.is_file() {
             return Err(self.wrong("not a file or block device; give an image file"));
         }
-        #[cfg(feature = "block")]
-        let mut sector = SECTOR;
-        if block_device {
-            if writes && ask(&file, BLKROGET).map_err(failed)? != 0 {
-                let text = format!("a read-only device; to use it without writing: {readonly}");
-                return Err(self.wrong(&text));
-            }
-            #[cfg(feature = "block")]
-            (sector = ask(&file, BLKSSZGET).map_err(failed)?);
+        if block_device && writes && ask(&file, BLKROGET).map_err(failed)? != 0 {
+            let text = format!("a read-only device; to use it without writing: {readonly}");
+            return Err(self.wrong(&text));
         }
         let len = len(&file).map_err(failed)?;
         if len == 0 {
@@ -97,11 +91,11 @@ impl Wish<'_> {
         self.check_format(&file)?;
         self.lock(&file, &meta)?;
         Ok(Image {
+            #[cfg(feature = "block")]
+            sector: if block_device { ask(&file, BLKSSZGET).map_err(failed)? } else { SECTOR },
+            id: Id::of(&meta),
             file,
             len,
-            #[cfg(feature = "block")]
-            sector,
-            id: Id::of(&meta),
         })
     }
 

@@ -222,7 +222,7 @@ fn from_anywhere() {
 }
 
 #[test]
-fn fifty_at_once() {
+fn fifty_guests_at_once() {
     let children: Vec<Running> =
         (0..50).map(|index| Running::start(&mut hello(&["exit", &index.to_string()]))).collect();
     for (index, running) in children.into_iter().enumerate() {

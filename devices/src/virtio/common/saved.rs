@@ -114,12 +114,10 @@ impl State {
         let (used, rest) = saved.queues.split_at_checked(self.queues.len()).ok_or(Invalid)?;
         check(rest.iter().all(|queue| *queue == NO_QUEUE))?;
         for ((index, to), from) in (0..).zip(&mut self.queues).zip(used) {
-            let mut queue = Queue {
-                addresses: from.addresses.map(U64::get),
-                size: from.size.get(),
-                ready: flag(from.ready)?,
-                ..Queue::NEW
-            };
+            let mut queue = Queue::NEW;
+            queue.addresses = from.addresses.map(U64::get);
+            queue.size = from.size.get();
+            queue.ready = flag(from.ready)?;
             queue.restore_vector(from.vector.get());
             check(from.zero == [0; 3] && queue.size <= device.queue_max_size(index))?;
             check(!queue.ready || queue.valid())?;
