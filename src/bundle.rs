@@ -3,6 +3,7 @@
 //!
 //! The index is a variable of the program that is filled in afterwards, so nothing has to be looked for.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -85,7 +86,7 @@ fn index() -> Index {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn find() -> Result<Option<Asked>> {
+pub fn find(arguments: &[OsString]) -> Result<Option<Asked>> {
     if !is_one() {
         return Ok(None);
     }
@@ -94,9 +95,8 @@ pub fn find() -> Result<Option<Asked>> {
         Error::Failed(format!("{OWN_FILE}: {error}; a bundle reads its own file: mount /proc"))
     })?;
     let file = FILE.get_or_init(|| file);
-    let mut arguments = std::env::args_os().skip(1);
-    let only = arguments.next().filter(|_| arguments.next().is_none()).unwrap_or_default();
-    let asked = match only.to_str() {
+    let only = if let [only] = arguments { only.to_str() } else { None };
+    let asked = match only {
         Some("--help") => Asked::Print(text(file, help)?),
         Some("--brisk-manifest") => Asked::Print(text(file, manifest)?),
         _ => {

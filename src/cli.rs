@@ -104,13 +104,13 @@ pub enum Command {
 ///
 /// # Errors
 /// Bad usage.
-pub fn parse(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Command> {
-    let (bundle, flags) = match bundle::find()? {
+pub fn parse(arguments: Vec<OsString>) -> Result<Command> {
+    let (bundle, flags) = match bundle::find(&arguments)? {
         None => (None, String::new()),
         Some(bundle::Asked::Print(text)) => return Ok(Command::Print(text)),
         Some(bundle::Asked::Run(bundle, flags)) => (Some(bundle), flags),
     };
-    let Some(mut words) = words::read(&mut workload::own(arguments))? else {
+    let Some(mut words) = words::read(&mut workload::own(arguments).into_iter())? else {
         return Ok(Command::Print(concat!("brisk ", env!("CARGO_PKG_VERSION"), "\n").into()));
     };
     add_baked(&flags, &mut words)?;

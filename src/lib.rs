@@ -127,12 +127,11 @@ use std::io::Write;
 
 use machine::Machine;
 
-/// Runs the command and ends the process with DESIGN's exit status.
-pub fn main() -> ! {
+/// Runs the command with these arguments and ends the process with its exit status.
+pub fn main(arguments: Vec<std::ffi::OsString>) -> ! {
     descriptors::fill_standard();
-    let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
     descriptors::close_inherited(&arguments);
-    let result = match cli::parse(&mut arguments.into_iter()) {
+    let result = match cli::parse(arguments) {
         Ok(cli::Command::Run(config)) => run(config),
         Ok(cli::Command::Print(text)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());

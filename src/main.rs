@@ -5,11 +5,21 @@
 //! 16 system calls for what a VMM that never unwinds does not use.
 #![no_main]
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
+use std::os::unix::ffi::OsStrExt;
 
-/// Where the C library's start-up code goes. The arguments come by [`std::env::args_os`], which the
-/// standard library fills before this.
+/// Where the C library's start-up code goes. The arguments are its own, since
+/// [`std::env::args_os`] has them from glibc only.
+///
+/// # Safety
+/// As C has it: `argv` is an array of `argc` strings.
 #[unsafe(no_mangle)]
-pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
-    brisk::main()
+pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
+    let argument = |index: c_int| -> OsString {
+        // SAFETY: as the caller says.
+        let argument = unsafe { CStr::from_ptr(*argv.add(index as usize)) };
+        OsStr::from_bytes(argument.to_bytes()).to_owned()
+    };
+    // The first is the program's name.
+    brisk::main((1..argc).map(argument).collect())
 }

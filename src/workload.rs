@@ -9,8 +9,7 @@ use crate::bundle;
 static ARGUMENTS: OnceLock<Vec<u8>> = OnceLock::new();
 
 /// Keeps the workload's and hands on those for brisk itself.
-pub fn own(arguments: &mut dyn Iterator<Item = OsString>) -> std::vec::IntoIter<OsString> {
-    let mut own: Vec<OsString> = arguments.collect();
+pub fn own(mut own: Vec<OsString>) -> Vec<OsString> {
     let separator = own.iter().position(|word| word == "--");
     let theirs = match (bundle::is_one(), separator) {
         (true, Some(0)) => Some(own.drain(..).skip(1).collect()),
@@ -27,7 +26,7 @@ pub fn own(arguments: &mut dyn Iterator<Item = OsString>) -> std::vec::IntoIter<
         }
         let _ = ARGUMENTS.set(all);
     }
-    own.into_iter()
+    own
 }
 
 /// The workload's, as they were given, a NUL behind each; `None` where there are none and no `--`.

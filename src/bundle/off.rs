@@ -1,5 +1,6 @@
 //! Without the feature `bundle` no brisk is one.
 
+use std::ffi::OsString;
 use std::fs::File;
 
 use crate::error::Result;
@@ -24,7 +25,7 @@ pub enum Asked {
 ///
 /// # Errors
 /// Never.
-pub fn find() -> Result<Option<Asked>> {
+pub fn find(_: &[OsString]) -> Result<Option<Asked>> {
     Ok(None)
 }
 

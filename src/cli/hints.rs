@@ -40,9 +40,7 @@ mod tests {
 
     #[test]
     fn a_flag_that_there_is_has_no_hint() {
-        let Ok(crate::cli::Command::Print(help)) =
-            crate::cli::parse(&mut ["--help".into()].into_iter())
-        else {
+        let Ok(crate::cli::Command::Print(help)) = crate::cli::parse(vec!["--help".into()]) else {
             panic!("no help")
         };
         for line in HINTS.lines() {

@@ -13,8 +13,9 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 fn bus(vm: &'static Vm) -> Bus {
     let words = "--kernel none --serial null --console null --transport pci-ports";
-    let words: Vec<String> = words.split(' ').map(String::from).collect();
-    let Ok(Command::Run(config)) = cli::parse(&words) else { panic!("the command line") };
+    let Ok(Command::Run(config)) = cli::parse(words.split(' ').map(Into::into).collect()) else {
+        panic!("the command line")
+    };
     let config: &'static _ = Box::leak(config);
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     Bus {
@@ -24,7 +25,9 @@ fn bus(vm: &'static Vm) -> Bus {
         virtio: Devices::open(config, &memory, vm, 0, 1 << 32).unwrap(),
         timer: BootTimer::start(config),
         stats: ExitStats::start(config),
+        exit_status: Default::default(),
         trace: Trace::start(config),
+        snapshot_at: Default::default(),
         // SAFETY: null is no page.
         ring: unsafe { crate::coalesced::Ring::new(std::ptr::null_mut()) },
     }

@@ -55,6 +55,7 @@ struct Shape {
 }
 
 /// The code that saves the VM, if one does.
+#[derive(Default)]
 pub struct At(Option<u8>);
 
 impl At {

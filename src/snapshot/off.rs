@@ -9,6 +9,7 @@ use crate::memory::Ram;
 use crate::virtio::Devices;
 
 /// No code saves the VM.
+#[derive(Default)]
 pub struct At;
 
 /// None is taken.

@@ -252,7 +252,7 @@ mod tests {
         images.iter().for_each(|image| std::fs::write(image, vec![0; 2 << 20]).unwrap());
         let values = images.each_ref().map(|image| format!("file={}", image.display()));
         let words = ["--kernel", "none", "--console", "off", "--pmem", &values[0], &values[1]];
-        let Ok(Command::Run(config)) = cli::parse(&mut words.iter().map(Into::into)) else {
+        let Ok(Command::Run(config)) = cli::parse(words.iter().map(Into::into).collect()) else {
             panic!("the command line")
         };
         let vm = System::open().unwrap().create_vm().unwrap();

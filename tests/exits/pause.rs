@@ -23,7 +23,7 @@ fn build(scratch: &Scratch, guest: Code, cpus: u8) -> &'static Machine {
     let mut words = vec!["--kernel", kernel, "--cpus", &cpus, "--memory", "size=16M"];
     words.extend(["--serial", "off", "--console", "off", "--seccomp", "false"]);
     let words: Vec<String> = words.into_iter().map(String::from).collect();
-    let Ok(Command::Run(config)) = cli::parse(&mut words.iter().map(Into::into)) else {
+    let Ok(Command::Run(config)) = cli::parse(words.iter().map(Into::into).collect()) else {
         panic!("the command line")
     };
     Machine::build(Box::leak(config)).expect("a machine")

@@ -16,7 +16,7 @@ fn slots_with(more: &str, transport: &str, readable: bool) -> (Devices, &'static
     let vm: &'static Vm = Box::leak(Box::new(System::open().unwrap().create_vm().unwrap()));
     let words = format!("--kernel none --console null{more} --transport {transport}");
     let words: Vec<String> = words.split(' ').map(String::from).collect();
-    let Ok(Command::Run(config)) = cli::parse(&mut words.iter().map(Into::into)) else {
+    let Ok(Command::Run(config)) = cli::parse(words.iter().map(Into::into).collect()) else {
         panic!("the command line")
     };
     let config = Box::leak(config);

@@ -123,7 +123,7 @@ fn planted(dir: &Path) -> Result<([String; 2], [String; 2])> {
                 "builds again"
             }
             7 => {
-                let call = "    brisk::main()";
+                let call = "    brisk::main(";
                 let slow = "    for turn in 0..100_000_u32 {\n        std::hint::black_box(turn);\n    }\n";
                 replace(&main, call, &format!("{slow}{call}"))?;
                 "prepares something"
@@ -286,7 +286,7 @@ fn slower(metric: &'static suite::BootMetric) -> Result<PathBuf> {
     let dir = tempfile::tempdir()?;
     source::copy(paths::workspace(), dir.path())?;
     git(dir.path(), &["init", "--quiet"])?;
-    let call = "    brisk::main()";
+    let call = "    brisk::main(";
     // 2.6 instructions a turn, for 0.26 of 52 million.
     let slow = "    for turn in 0..87_000_u32 {\n        std::hint::black_box(turn);\n    }\n";
     replace(&dir.path().join("src/main.rs"), call, &format!("{slow}{call}"))?;
