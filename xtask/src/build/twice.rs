@@ -34,7 +34,7 @@ pub fn check_usual() -> Result<u32> {
     let known = super::features::of_brisk()?.names();
     let (source, target_dir) = (paths::workspace(), &paths::target()?);
     let named = crate::build::scenario::find("pmem-hugepages", &known)?;
-    let listed = super::adhoc("console,pmem,hugepages", &known)?;
+    let listed = super::adhoc("console,pmem,hugepages,seccomp", &known)?;
     let order =
         |scenario| Order { source, target_dir, scenario, fixed: false, target: super::TARGET };
     let first = make(&order(&named))?;
