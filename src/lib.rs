@@ -130,6 +130,8 @@ use machine::Machine;
 /// Runs the command with these arguments and ends the process with its exit status.
 pub fn main(arguments: Vec<std::ffi::OsString>) -> ! {
     descriptors::fill_standard();
+    // Before there is anything to say to a reader that may be gone.
+    events::install();
     descriptors::close_inherited(&arguments);
     let result = match cli::parse(arguments) {
         Ok(cli::Command::Run(config)) => run(config),

@@ -10,6 +10,7 @@ use crate::config::{Config, Seccomp};
 use crate::cpuid;
 use crate::descriptors;
 use crate::error::{Error, Result};
+#[cfg(feature = "smp")]
 use crate::events;
 use crate::exit::Crash;
 use crate::exit_status;
@@ -58,7 +59,6 @@ impl Machine {
         let mut timer = BootTimer::start(config);
         let mut stats = ExitStats::start(config);
         let mut trace = Trace::start(config);
-        events::install();
 
         let source = Source::of(config)?;
         let mut snapshot = Snapshot::prepare(config)?;

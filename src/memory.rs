@@ -68,6 +68,7 @@ impl Ram {
             )));
         }
         let base = crate::snapshot::memory::map(file, config.size as usize).map_err(failed)?;
+        keep_from_dumps(base, config.size as usize);
         Ram::at(config, base)
     }
 
@@ -369,17 +370,18 @@ fn address_space_limit() -> Option<u64> {
 
 /// Memory that cannot be mapped, by what most likely keeps it from that.
 fn map_error(config: &MemoryConfig, error: &io::Error) -> Error {
-    let why = match address_space_limit() {
-        Some(limit) => format!(
-            "this process may have {limit} bytes of address space; raise that (ulimit -v), or give \
-             the guest less"
-        ),
-        None => {
-            "the host does not allow so much (see sysctl vm.overcommit_memory); give the guest less"
-                .into()
+    let why = why_not_mapped();
+    Error::Failed(format!("--memory size={}: {error}: {why}, or give the guest less", config.size))
+}
+
+/// What most likely keeps this process from mapping so much, and what mends it.
+pub fn why_not_mapped() -> String {
+    match address_space_limit() {
+        Some(limit) => {
+            format!("this process may have {limit} bytes of address space; raise that (ulimit -v)")
         }
-    };
-    Error::Failed(format!("--memory size={}: {error}: {why}", config.size))
+        None => "the host does not allow so much; allow it (sysctl vm.overcommit_memory)".into(),
+    }
 }
 
 /// An empty pool in the numbers that mend it. Read only now, when it failed: the reservation itself
@@ -425,12 +427,17 @@ fn hugepage_error(config: &MemoryConfig, error: &io::Error) -> Error {
     })
 }
 
-/// What the guest has in memory is not for a core dump. Transparent huge pages are said before the first
-/// touch, which is when the kernel decides.
+/// What the guest has in memory is not for a core dump: `size` bytes at `base`, a mapping of ours.
+pub fn keep_from_dumps(base: *mut u8, size: usize) {
+    // SAFETY: advice changes no content, wherever it is.
+    unsafe { libc::madvise(base.cast(), size, libc::MADV_DONTDUMP) };
+}
+
+/// Transparent huge pages are said before the first touch, which is when the kernel decides.
 fn advise(config: &MemoryConfig, base: *mut u8, size: usize) {
     // SAFETY: the range is our own mapping; advice changes no content.
     let advise = |advice| unsafe { libc::madvise(base.cast(), size, advice) };
-    advise(libc::MADV_DONTDUMP);
+    keep_from_dumps(base, size);
     let advice = match config.thp {
         Some(true) => libc::MADV_HUGEPAGE,
         Some(false) => libc::MADV_NOHUGEPAGE,

@@ -6,10 +6,14 @@
 mod common;
 #[path = "usage/devices.rs"]
 mod devices;
+#[path = "usage/ends.rs"]
+mod ends;
 #[path = "usage/harm.rs"]
 mod harm;
 #[path = "usage/images.rs"]
 mod images;
+#[path = "usage/less.rs"]
+mod less;
 #[path = "usage/place.rs"]
 mod place;
 #[path = "usage/sandbox.rs"]
@@ -18,8 +22,8 @@ mod sandbox;
 use std::os::unix::fs::PermissionsExt;
 
 use common::kernel::{BASE, Elf, Segment};
-use common::{brisk, run};
-use place::{FAILED, OFF, Place, USAGE};
+use common::{brisk, has, lacks, run};
+use place::{FAILED, IMAGES, OFF, OUTPUTS, Place, USAGE};
 
 #[test]
 fn the_kernel_of_these_tests_is_a_good_one() {
@@ -192,9 +196,11 @@ fn memory_size() {
     place.refuses(&["--memory", "prefault=yes"], USAGE, &["--memory prefault", "on or off"]);
 }
 
-#[cfg(feature = "hugepages")]
 #[test]
 fn huge_pages_that_are_not_there() {
+    if lacks(&["hugepages"]) {
+        return;
+    }
     let place = Place::new();
     let pool = std::path::Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
     let number = |name: &str| -> u64 {
@@ -223,9 +229,11 @@ fn huge_pages_that_are_not_there() {
     place.refuses(&["--memory", four], USAGE, &["hugepage_size=4M", "2M or 1G"]);
 }
 
-#[cfg(all(feature = "hugepages", feature = "thp"))]
 #[test]
 fn huge_pages_of_two_kinds() {
+    if lacks(&["hugepages", "thp"]) {
+        return;
+    }
     let memory = "hugepages=on,thp=on";
     Place::new().refuses(&["--memory", memory], USAGE, &["--memory", "not both"]);
 }
@@ -246,8 +254,9 @@ fn flags() {
     place.refuses(&["--frobnicate"], USAGE, &["--frobnicate", "--help"]);
     place.refuses(&["stray"], USAGE, &["stray", "--help"]);
     place.refuses(&["--cmdline"], USAGE, &["--cmdline", "--help"]);
-    #[cfg(feature = "logging")]
-    place.refuses(&["--log-level", "loud"], USAGE, &["--log-level loud"]);
+    if has("logging") {
+        place.refuses(&["--log-level", "loud"], USAGE, &["--log-level loud"]);
+    }
     place.command_refuses(&mut brisk(), USAGE, &["--kernel", "--help"]);
 }
 
@@ -293,7 +302,7 @@ fn paths_of_any_bytes() {
     file(b"i\xfe", &[0; 512]);
     file(b"a,\"b\xff", &[0; 2 << 20]);
     file(b"c", &[0; 2 << 20]);
-    for (flag, key, _) in images::IMAGES {
+    for (flag, key, _) in IMAGES.iter() {
         let mut command = brisk();
         command.current_dir(place.0.path("")).args(["--memory", "size=16M"]);
         command.arg("--kernel").arg(OsStr::from_bytes(b"k\xff,\"k"));
@@ -302,7 +311,7 @@ fn paths_of_any_bytes() {
         command.arg(flag).arg(OsStr::from_bytes(&image)).arg(format!("{key}=c"));
         run(&mut command).silent().with_status(0);
     }
-    for (flag, value) in OUTPUTS {
+    for (flag, value) in OUTPUTS.iter() {
         let mut command = place.command(&[flag]);
         command.arg(OsStr::from_bytes(&[value.replace("PATH", "o").as_bytes(), b"\xff"].concat()));
         run(&mut command).silent().with_status(0);
@@ -323,24 +332,10 @@ fn help_and_version_are_no_errors() {
     }
 }
 
-/// Each flag that writes a file: what it is given, with `PATH` where the path goes.
-const OUTPUTS: &[(&str, &str)] = &[
-    #[cfg(feature = "boot-timer")]
-    ("--boot-log", "PATH"),
-    #[cfg(feature = "exit-stats")]
-    ("--stats", "PATH"),
-    #[cfg(feature = "trace")]
-    ("--trace", "PATH"),
-    #[cfg(feature = "serial")]
-    ("--serial", "file=PATH"),
-    #[cfg(feature = "console")]
-    ("--console", "file=PATH"),
-];
-
 #[test]
 fn output_that_cannot_be_written() {
     let place = Place::new();
-    for (flag, value) in OUTPUTS {
+    for (flag, value) in OUTPUTS.iter() {
         for (path, why) in [("missing/file", "No such file"), (".", "directory")] {
             let parts = [*flag, path, why];
             place.refuses(&[flag, &value.replace("PATH", path)], FAILED, &parts);
@@ -359,16 +354,18 @@ fn output_that_cannot_be_written() {
 fn a_vm_that_never_was_leaves_no_files() {
     let place = Place::new();
     place.0.file("large", vec![0; 16 << 20]);
-    for (flag, value) in OUTPUTS {
+    for (flag, value) in OUTPUTS.iter() {
         let value = value.replace("PATH", "out");
         place.refuses(&[flag, &value, "--initramfs", "missing"], FAILED, &["--initramfs missing"]);
         place.refuses(&[flag, &value, "--initramfs", "large"], FAILED, &["--initramfs large"]);
     }
 }
 
-#[cfg(all(feature = "serial", feature = "console"))]
 #[test]
 fn one_terminal_for_two_devices() {
+    if lacks(&["serial", "console"]) {
+        return;
+    }
     let parts = ["--serial tty --console tty", "off, null or file=PATH"];
     Place::new().refuses(&["--serial", "tty", "--console", "tty"], USAGE, &parts);
     let place = Place::new();
@@ -396,48 +393,37 @@ fn no_permission_on_kvm() {
     );
 }
 
-/// Flags of features that this build was made without, and the features' names. `cargo xtask test`
-/// builds all sorts.
-const WITHOUT: &[(&str, &[&str])] = &[
-    #[cfg(not(feature = "serial"))]
+/// Flags of features, and the features' names.
+const FLAGS: &[(&str, &[&str])] = &[
     ("serial", &["--serial", "tty"]),
-    #[cfg(not(feature = "console"))]
     ("console", &["--console", "tty"]),
-    #[cfg(not(feature = "block"))]
     ("block", &["--disk", "path=kernel"]),
-    #[cfg(not(feature = "pmem"))]
     ("pmem", &["--pmem", "file=kernel"]),
-    #[cfg(not(feature = "hugepages"))]
     ("hugepages", &["--memory", "size=16M,hugepages=on"]),
-    #[cfg(not(feature = "thp"))]
     ("thp", &["--memory", "size=16M,thp=on"]),
-    #[cfg(all(feature = "block", not(feature = "io-uring")))]
     ("io-uring", &["--disk", "path=kernel,engine=io_uring"]),
-    #[cfg(not(feature = "pci"))]
     ("pci", &["--transport", "pci"]),
-    #[cfg(not(feature = "logging"))]
     ("logging", &["--log-level", "debug"]),
-    #[cfg(not(feature = "smp"))]
     ("smp", &["--cpus", "boot=2"]),
-    #[cfg(not(feature = "boot-timer"))]
     ("boot-timer", &["--boot-log", "log"]),
-    #[cfg(not(feature = "exit-stats"))]
     ("exit-stats", &["--stats", "stats"]),
-    #[cfg(not(feature = "trace"))]
     ("trace", &["--trace", "trace"]),
 ];
 
 #[test]
 fn flags_of_features_that_are_off() {
     let place = Place::new();
-    for (feature, flags) in WITHOUT {
-        let feature = format!("`{feature}`");
-        place.refuses(flags, USAGE, &[flags[0], "built without the feature", &feature]);
+    for (feature, flags) in FLAGS {
+        // Without disks at all that is what is said.
+        let off = !has(feature) && (*feature != "io-uring" || has("block"));
+        let parts = [flags[0], "built without the feature", &format!("`{feature}`")];
+        if off {
+            place.refuses(flags, USAGE, &parts);
+        }
     }
     // What switches off a device that was never there asks for nothing.
     run(&mut place.command(&["--serial", "null", "--console", "off"])).silent().with_status(0);
-    #[cfg(not(feature = "bzimage"))]
-    {
+    if !has("bzimage") {
         let mut file = vec![0; 4096];
         file[0x1f1] = 1;
         file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);

@@ -15,7 +15,8 @@ use super::Wish;
 use crate::error::{Error, Result};
 use crate::events;
 
-/// udev looks at a block device that somebody has written to, with its lock on it, for a moment.
+/// udev looks at a block device that somebody has written to, with its lock on it, for a moment. And a process
+/// that is gone may have its locks for a moment: the kernel takes an io_uring with its files apart later.
 const WAITS: u32 = 100;
 const WAIT: Duration = Duration::from_millis(10);
 /// Modes with which somebody else than the owner may write.
@@ -31,23 +32,35 @@ struct Holder {
 impl Wish<'_> {
     pub(super) fn lock(&self, file: &File, meta: &Metadata) -> Result<()> {
         let failed = |error| Error::File { flag: self.flag, path: self.path.into(), error };
-        if !lock_description(file, self.writes).map_err(failed)? {
-            return Err(self.in_use(Holder::of(meta).as_ref()));
+        let mut waits = 0..WAITS;
+        let mut wait = || {
+            let more = waits.next().is_some() && !events::stopping();
+            if more {
+                std::thread::sleep(WAIT);
+            }
+            more
+        };
+        while !lock_description(file, self.writes).map_err(failed)? {
+            let holder = Holder::of(meta);
+            if holder.is_some() || !wait() {
+                return Err(self.in_use(holder.as_ref()));
+            }
         }
         if !self.writes {
             return Ok(());
         }
-        let waits = if meta.file_type().is_block_device() { WAITS } else { 0 };
-        for _ in 0..waits {
+        loop {
             match file.try_lock() {
-                Err(TryLockError::WouldBlock) if !events::stopping() => std::thread::sleep(WAIT),
-                _ => break,
+                Ok(()) => return Ok(()),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+                Err(TryLockError::WouldBlock) => {}
             }
-        }
-        match file.try_lock() {
-            Ok(()) => Ok(()),
-            Err(TryLockError::Error(error)) => Err(failed(error)),
-            Err(TryLockError::WouldBlock) => match Holder::of(meta) {
+            let holder = Holder::of(meta);
+            let passes = meta.file_type().is_block_device() || holder.is_none();
+            if passes && wait() {
+                continue;
+            }
+            return match holder {
                 Some(holder) if holder.only_reads(meta) => {
                     let Holder { process, name, .. } = holder;
                     let (flag, path) = (self.flag, self.path);
@@ -58,7 +71,7 @@ impl Wish<'_> {
                     Ok(())
                 }
                 holder => Err(self.in_use(holder.as_ref())),
-            },
+            };
         }
     }
 

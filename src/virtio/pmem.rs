@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::events::{self, Events, Timer};
 use crate::image::{self, Image, Wish};
 use crate::inputs::{self, Id};
+use crate::memory;
 #[cfg(feature = "seccomp")]
 use crate::seccomp::rule::Rule;
 
@@ -120,7 +121,13 @@ impl Kind for Pmem {
             }
         }
         // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
-        unsafe { host.vm.set_memory(host.slot, guest, size, pmem.host)? };
+        unsafe { host.vm.set_memory(host.slot, guest, size, pmem.host) }.map_err(|error| {
+            Error::Failed(format!(
+                "--pmem {}: {error}: this KVM has no room for {size} bytes at {guest:#x}; give a \
+                 smaller image",
+                config.path
+            ))
+        })?;
         host.memory = with_window(&host.memory, guest, size, pmem.host)
             .ok_or_else(|| Error::Failed(format!("--pmem {}: no room for it", config.path)))?;
         host.slot += 1;
@@ -164,7 +171,10 @@ impl Pmem {
         let size = len.next_multiple_of(ALIGN);
         let mapped = len.next_multiple_of(PAGE);
         let host = map(&file, start, size, mapped, config.discard_writes)
-            .map_err(Error::file("--pmem", path))?;
+            .map_err(|error| map_error(path, size, error))?;
+        if config.discard_writes {
+            memory::keep_from_dumps(host as *mut u8, size as usize);
+        }
         let pmem = Pmem {
             path: path.clone(),
             file_id,
@@ -306,6 +316,17 @@ fn watch(path: &str, event: Events) -> Option<File> {
         events::watch(&file, event);
         libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK | libc::O_ASYNC);
         Some(file)
+    }
+}
+
+/// An image that cannot be mapped, by what most likely keeps it from that.
+fn map_error(path: &str, size: u64, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::OutOfMemory => Error::Failed(format!(
+            "--pmem {path}: {size} bytes: {error}: {}, or give a smaller image",
+            memory::why_not_mapped()
+        )),
+        _ => Error::File { flag: "--pmem", path: path.into(), error },
     }
 }
 

@@ -28,6 +28,46 @@ pub fn brisk() -> Command {
     command
 }
 
+macro_rules! those_built {
+    ($($name:literal),* $(,)?) => { &[$(#[cfg(feature = $name)] $name,)*] };
+}
+
+/// The features of the program that cargo built.
+const BUILT: &[&str] = those_built![
+    "async-loader",
+    "block",
+    "boot-timer",
+    "bzimage",
+    "console",
+    "exit-stats",
+    "hugepages",
+    "io-uring",
+    "logging",
+    "pci",
+    "pmem",
+    "serial",
+    "smp",
+    "thp",
+    "trace",
+];
+
+/// Whether the program has a feature: one of `BRISK_FEATURES`, which goes with `BRISK_BIN`.
+pub fn has(feature: &str) -> bool {
+    match std::env::var("BRISK_FEATURES") {
+        Ok(list) => list.split(',').any(|one| one == feature),
+        Err(_) => BUILT.contains(&feature),
+    }
+}
+
+/// Whether there is nothing to test, since the program has not all of `features`; says so.
+pub fn lacks(features: &[&str]) -> bool {
+    let missing = features.iter().find(|feature| !has(feature));
+    if let Some(missing) = missing {
+        println!("not in this program: {missing}");
+    }
+    missing.is_some()
+}
+
 /// How a process ended.
 #[derive(Debug)]
 pub struct Ended {

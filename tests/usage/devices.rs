@@ -1,18 +1,10 @@
-//! Block devices as images. Needs root and loop devices, as CI has them.
+//! Block devices as images. Needs root and loop devices, as CI has them, and fails without.
 
 use std::fs::{self, File};
 use std::process::Command;
 
 use super::common::{Running, key, run, wait_for};
-use super::place::{FAILED, Place};
-
-/// What a disk and a pmem have in common: the flag, its path key, and what makes it not write.
-const IMAGES: &[(&str, &str, &str)] = &[
-    #[cfg(feature = "block")]
-    ("--disk", "path", "readonly=on"),
-    #[cfg(feature = "pmem")]
-    ("--pmem", "file", "discard_writes=on"),
-];
+use super::place::{FAILED, IMAGES, Place};
 
 /// A loop device over a file in the scratch directory.
 struct Loop(String);
@@ -26,16 +18,16 @@ fn sh(command: &str) -> String {
 }
 
 impl Loop {
-    /// `None` where this user cannot have one.
-    fn new(place: &Place, name: &str, options: &str) -> Option<Loop> {
+    fn new(place: &Place, name: &str, options: &str) -> Loop {
         // SAFETY: asks for a number.
         let root = unsafe { libc::geteuid() } == 0;
-        if !root || !fs::exists("/dev/loop-control").unwrap_or(false) {
-            return None;
-        }
+        assert!(
+            root && fs::exists("/dev/loop-control").unwrap_or(false),
+            "this needs root and loop devices; to leave it out: nextest run -E 'not test(devices::)'"
+        );
         let file = place.0.path(name);
         File::create(&file).and_then(|file| file.set_len(8 << 20)).expect("a file");
-        Some(Loop(sh(&format!("losetup --find --show {options} {}", file.display()))))
+        Loop(sh(&format!("losetup --find --show {options} {}", file.display())))
     }
 }
 
@@ -49,8 +41,8 @@ impl Drop for Loop {
 #[test]
 fn a_block_device_is_an_image() {
     let place = Place::new();
-    let Some(device) = Loop::new(&place, "below", "") else { return };
-    for (flag, file, mend) in IMAGES {
+    let device = Loop::new(&place, "below", "");
+    for (flag, file, mend) in IMAGES.iter() {
         run(&mut place.command(&[flag, &key(file, &device.0)])).silent().with_status(0);
         let reads = format!("{},{mend}", key(file, &device.0));
         run(&mut place.command(&[flag, &reads])).silent().with_status(0);
@@ -60,8 +52,8 @@ fn a_block_device_is_an_image() {
 #[test]
 fn a_read_only_device() {
     let place = Place::new();
-    let Some(device) = Loop::new(&place, "below", "--read-only") else { return };
-    for (flag, file, mend) in IMAGES {
+    let device = Loop::new(&place, "below", "--read-only");
+    for (flag, file, mend) in IMAGES.iter() {
         let writes = key(file, &device.0);
         place.refuses(&[flag, &writes], FAILED, &[flag, &device.0, "read-only device", mend]);
         run(&mut place.command(&[flag, &format!("{writes},{mend}")])).silent().with_status(0);
@@ -71,12 +63,12 @@ fn a_read_only_device() {
 #[test]
 fn a_mounted_device() {
     let place = Place::new();
-    let Some(device) = Loop::new(&place, "below", "") else { return };
+    let device = Loop::new(&place, "below", "");
     sh(&format!("mkfs.ext4 -q {}", device.0));
     let directory = place.0.path("directory");
     fs::create_dir(&directory).expect("a directory");
     sh(&format!("mount -t ext4 {} {}", device.0, directory.display()));
-    for (flag, file, mend) in IMAGES {
+    for (flag, file, mend) in IMAGES.iter() {
         let writes = key(file, &device.0);
         let parts = [*flag, &*device.0, "in use: mounted", *mend];
         let ended = run(&mut place.command(&[flag, &writes])).with_status(FAILED);
@@ -90,8 +82,8 @@ fn a_mounted_device() {
 #[test]
 fn a_lock_that_is_held_for_a_moment() {
     let place = Place::new();
-    let Some(device) = Loop::new(&place, "below", "") else { return };
-    for (flag, file, _) in IMAGES {
+    let device = Loop::new(&place, "below", "");
+    for (flag, file, _) in IMAGES.iter() {
         let writes = key(file, &device.0);
         for (seconds, status) in [("0.3", 0), ("60", FAILED)] {
             let mut udev = Command::new("flock");

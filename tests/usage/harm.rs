@@ -1,5 +1,5 @@
 //! Nothing of the user's is harmed: closed descriptors, files that are named twice, logs of runs before,
-//! links of others, locks, FIFOs, limits.
+//! links of others, locks, FIFOs.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -11,20 +11,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::common::kernel::Elf;
-use super::common::{Running, brisk, key, run, wait_for};
-use super::place::{FAILED, OFF, Place};
-use super::{OUTPUTS, sandbox};
-
-/// Flags for an image that the guest may write to.
-const IMAGES: &[(&str, &str)] = &[
-    #[cfg(feature = "block")]
-    ("--disk", "path"),
-    #[cfg(feature = "pmem")]
-    ("--pmem", "file"),
-];
+use super::common::{Running, brisk, has, key, lacks, run, wait_for};
+use super::place::{FAILED, IMAGES, OFF, OUTPUTS, Place};
 
 /// Does `prepare`, which only makes system calls, in the child before its exec.
-fn before_exec(command: &mut Command, prepare: fn() -> std::io::Result<()>) {
+pub fn before_exec(command: &mut Command, prepare: fn() -> std::io::Result<()>) {
     // SAFETY: as said.
     unsafe { command.pre_exec(prepare) };
 }
@@ -63,14 +54,14 @@ fn what_is_said_goes_to_no_file_of_the_users() {
         command.status().expect("brisk").code()
     };
     for first in 0..3 {
-        for (flag, file) in IMAGES {
+        for (flag, file, _) in IMAGES.iter() {
             // The guest runs; then brisk has something to say.
             let image = key(file, "image");
             assert_eq!(closed(first, &[flag, &image]), Some(0));
             assert_eq!(closed(first, &[flag, &image, flag, &key(file, "missing")]), Some(FAILED));
             assert!(fs::read(place.0.path("image")).expect("the image") == pattern, "{flag}");
         }
-        for (flag, value) in OUTPUTS {
+        for (flag, value) in OUTPUTS.iter() {
             let value = value.replace("PATH", "out");
             assert_eq!(closed(first, &[flag, &value]), Some(0), "{flag}");
             let text = place.0.text("out");
@@ -79,8 +70,7 @@ fn what_is_said_goes_to_no_file_of_the_users() {
         }
     }
     // A crash, said at the end.
-    #[cfg(feature = "boot-timer")]
-    {
+    if has("boot-timer") {
         let place = Place::with(&Elf::new(&[(&[0x0f, 0x0b], "ud2")], &[]).file());
         for first in 0..3 {
             let mut command = place.command(&["--boot-log", "log", "--timeline"]);
@@ -104,7 +94,7 @@ fn descriptors(running: &Running) -> Vec<(String, String)> {
 }
 
 /// Waits until all images are open.
-fn wait_for_vcpu(running: &Running) {
+pub fn wait_for_vcpu(running: &Running) {
     wait_for("a vCPU", || descriptors(running).iter().any(|(_, to)| to.contains("kvm-vcpu")));
 }
 
@@ -150,8 +140,8 @@ fn a_file_is_not_used_twice() {
     place.0.file("image", &pattern);
     fs::hard_link(place.0.path("image"), place.0.path("other")).expect("a link");
     let kernel = fs::read(place.0.path("kernel")).expect("the kernel");
-    for (flag, value) in OUTPUTS {
-        for (image, file) in IMAGES {
+    for (flag, value) in OUTPUTS.iter() {
+        for (image, file, _) in IMAGES.iter() {
             let parts = [*flag, image, "the same file"];
             let value = value.replace("PATH", "other");
             place.refuses(&[flag, &value, image, &key(file, "image")], FAILED, &parts);
@@ -162,12 +152,12 @@ fn a_file_is_not_used_twice() {
         let initramfs = ["--initramfs", "image", *flag, &value.replace("PATH", "image")];
         place.refuses(&initramfs, FAILED, &[flag, "--initramfs", "the same file"]);
     }
-    for (image, file) in IMAGES {
+    for (image, file, _) in IMAGES.iter() {
         place.refuses(&[image, &key(file, "kernel")], FAILED, &["kernel"]);
     }
     assert!(fs::read(place.0.path("kernel")).expect("the kernel") == kernel);
     assert!(fs::read(place.0.path("image")).expect("the image") == pattern);
-    if let [(one, value), (two, other), ..] = OUTPUTS {
+    if let [(one, value), (two, other), ..] = &OUTPUTS[..] {
         let words = [*one, &value.replace("PATH", "out"), *two, &other.replace("PATH", "out")];
         place.refuses(&words, FAILED, &[one, two, "the same file"]);
     }
@@ -176,12 +166,12 @@ fn a_file_is_not_used_twice() {
 #[test]
 fn a_run_that_comes_to_nothing_empties_no_log() {
     let place = Place::new();
-    for (flag, value) in OUTPUTS {
+    for (flag, value) in OUTPUTS.iter() {
         place.0.file("log", "the last good run's");
         let value = value.replace("PATH", "log");
         place.refuses(&[flag, &value, "--initramfs", "missing"], FAILED, &["--initramfs"]);
         place.refuses(&[flag, &value, "--memory", "size=4096T"], FAILED, &["--memory"]);
-        for (image, file) in IMAGES {
+        for (image, file, _) in IMAGES.iter() {
             place.refuses(&[flag, &value, image, &key(file, "missing")], FAILED, &[image]);
         }
         for (other, bad) in OUTPUTS.iter().filter(|(other, _)| other != flag) {
@@ -195,11 +185,13 @@ fn a_run_that_comes_to_nothing_empties_no_log() {
 }
 
 /// What somebody else adds to a log while the VM runs is not written over.
-#[cfg(feature = "boot-timer")]
 #[test]
 fn outputs_are_private_and_appended_to() {
+    if lacks(&["boot-timer"]) {
+        return;
+    }
     let place = Place::new();
-    for (flag, value) in OUTPUTS {
+    for (flag, value) in OUTPUTS.iter() {
         run(&mut place.command(&[flag, &value.replace("PATH", "new")])).silent().with_status(0);
         let mode = fs::metadata(place.0.path("new")).expect("the file").mode();
         assert_eq!(mode & 0o777, 0o600, "{flag}");
@@ -228,7 +220,7 @@ fn links_of_others_are_not_followed() {
         fs::set_permissions(&directory, Permissions::from_mode(mode)).expect("chmod");
         let link = directory.join("log");
         symlink(&mine, &link).expect("a link");
-        for (flag, value) in OUTPUTS {
+        for (flag, value) in OUTPUTS.iter() {
             fs::write(&mine, "precious").expect("the file");
             let value = value.replace("PATH", link.to_str().expect("UTF-8"));
             if followed {
@@ -256,9 +248,7 @@ fn lock_description(file: &File, kind: libc::c_int) -> bool {
 fn locks_of_others() {
     let place = Place::new();
     let image = place.0.file("image", vec![0; 2 << 20]);
-    let mends = [("--disk", "readonly=on"), ("--pmem", "discard_writes=on")];
-    for (flag, file) in IMAGES {
-        let mend = mends.iter().find(|(name, _)| name == flag).map_or("", |(_, mend)| mend);
+    for (flag, file, mend) in IMAGES.iter() {
         let writes = key(file, "image");
         let reads = format!("{writes},{mend}");
         let open = || OpenOptions::new().read(true).write(true).open(&image).expect("the image");
@@ -311,12 +301,9 @@ fn a_reader_does_not_lock_the_owner_out() {
     let mut word = [0; 7];
     let mut stdout = stranger.stdout.take().expect("a pipe");
     stdout.read_exact(&mut word).expect("the lock");
-    for (flag, file) in IMAGES {
+    for (flag, file, _) in IMAGES.iter() {
         let ended = run(&mut place.command(&[flag, &key(file, "image")])).with_status(0);
-        assert!(
-            !cfg!(feature = "logging") || ended.stderr.contains("may only read it"),
-            "{ended:?}"
-        );
+        assert!(!has("logging") || ended.stderr.contains("may only read it"), "{ended:?}");
         fs::set_permissions(&image, Permissions::from_mode(0o666)).expect("chmod");
         place.refuses(&[flag, &key(file, "image")], FAILED, &[flag, "in use by process"]);
         fs::set_permissions(&image, Permissions::from_mode(0o644)).expect("chmod");
@@ -325,8 +312,33 @@ fn a_reader_does_not_lock_the_owner_out() {
     stranger.wait().expect("wait");
 }
 
+/// The last run's, by io_uring, which the kernel takes apart when that process is gone.
+#[test]
+fn a_lock_of_nobody_is_waited_for() {
+    let place = Place::new();
+    let image = place.0.file("image", vec![0; 2 << 20]);
+    for (flag, file, _) in IMAGES.iter() {
+        let open = OpenOptions::new().read(true).write(true).open(&image);
+        let other = open.expect("the image");
+        assert!(lock_description(&other, libc::F_WRLCK));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(300));
+                drop(other);
+            });
+            run(&mut place.command(&[flag, &key(file, "image")])).silent().with_status(0);
+        });
+    }
+    if has("io-uring") {
+        for _ in 0..10 {
+            let mut command = place.command(&["--disk", "path=image,engine=io_uring"]);
+            run(&mut command).silent().with_status(0);
+        }
+    }
+}
+
 /// Runs until it is stopped.
-fn hold() -> Elf {
+pub fn hold() -> Elf {
     Elf::new(&[(&[0xf4], "hlt"), (&[0xeb, 0xfd], "jmp 0x100000")], &[])
 }
 
@@ -347,7 +359,7 @@ fn fifos_are_refused_at_once() {
     command.current_dir(place.0.path("")).args(kernel);
     place.command_refuses(&mut command, FAILED, &["--kernel fifo", "not a regular file"]);
     place.refuses(&["--initramfs", "fifo"], FAILED, &["--initramfs fifo", "not a regular file"]);
-    for (flag, file) in IMAGES {
+    for (flag, file, _) in IMAGES.iter() {
         for more in ["", ",readonly=on", ",discard_writes=on"] {
             if !more.is_empty() && more.starts_with(",readonly") != (*flag == "--disk") {
                 continue;
@@ -356,7 +368,7 @@ fn fifos_are_refused_at_once() {
             place.refuses(&[flag, &value], FAILED, &[flag, "not a file or block device"]);
         }
     }
-    for (flag, value) in OUTPUTS {
+    for (flag, value) in OUTPUTS.iter() {
         let value = value.replace("PATH", "fifo");
         place.refuses(&[flag, &value], FAILED, &[flag, "nobody reads this FIFO"]);
     }
@@ -364,71 +376,7 @@ fn fifos_are_refused_at_once() {
     let open =
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(place.0.path("fifo"));
     let _reader = open.expect("the FIFO");
-    for (flag, value) in OUTPUTS {
+    for (flag, value) in OUTPUTS.iter() {
         run(&mut place.command(&[flag, &value.replace("PATH", "fifo")])).silent().with_status(0);
-    }
-}
-
-/// What the guest's memory is limited by is named, with what mends it.
-#[test]
-fn an_address_space_that_is_limited() {
-    let place = Place::new();
-    let limit = || {
-        let limit = libc::rlimit { rlim_cur: 256 << 20, rlim_max: 256 << 20 };
-        // SAFETY: reads the structure it is given.
-        match unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
-    let mut command = place.command(&["--memory", "size=512M"]);
-    before_exec(&mut command, limit);
-    let parts = ["--memory size=536870912", "268435456 bytes of address space", "ulimit -v"];
-    place.command_refuses(&mut command, FAILED, &parts);
-}
-
-/// A limit on the length of files is an error of the write in every build.
-#[test]
-fn a_limit_on_files_ends_nothing() {
-    let place = Place::new();
-    let limit = || {
-        let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: reads the structure it is given, and sets a disposition.
-        unsafe {
-            libc::signal(libc::SIGXFSZ, libc::SIG_DFL);
-            match libc::setrlimit(libc::RLIMIT_FSIZE, &limit) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
-        }
-    };
-    for (flag, value) in OUTPUTS {
-        let mut command = place.command(&[flag, &value.replace("PATH", "out")]);
-        before_exec(&mut command, limit);
-        let ended = run(&mut command);
-        assert_eq!((ended.status, ended.signal), (Some(0), None), "{flag}: {ended:?}");
-    }
-}
-
-/// What is only faster is not needed: without a thread everything is done on the first one.
-#[test]
-fn no_thread_is_needed_to_start() {
-    let place = Place::new();
-    for memory in ["size=16M", "size=64M,prefault=on"] {
-        let mut command = place.command(&["--memory", memory]);
-        sandbox::without_calls(&mut command, &[libc::SYS_clone, libc::SYS_clone3], libc::EAGAIN);
-        run(&mut command).silent().with_status(0);
-        #[cfg(feature = "logging")]
-        {
-            let mut command = place.command(&["--memory", memory, "--log-level", "info"]);
-            sandbox::without_calls(
-                &mut command,
-                &[libc::SYS_clone, libc::SYS_clone3],
-                libc::EAGAIN,
-            );
-            let ended = run(&mut command).with_status(0);
-            let said = ended.stderr.matches("no thread to load the kernel").count();
-            assert!(said <= 1, "{ended:?}");
-        }
     }
 }

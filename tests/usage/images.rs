@@ -2,24 +2,16 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::common::{key, run};
-use super::place::{FAILED, Place, USAGE};
+use super::common::{key, lacks, run};
+use super::place::{FAILED, IMAGES, Place, USAGE};
 use super::sandbox;
-
-/// What a disk and a pmem have in common: the flag, its path key, and what makes it not write.
-pub const IMAGES: &[(&str, &str, &str)] = &[
-    #[cfg(feature = "block")]
-    ("--disk", "path", "readonly=on"),
-    #[cfg(feature = "pmem")]
-    ("--pmem", "file", "discard_writes=on"),
-];
 
 #[test]
 fn images() {
     let place = Place::new();
     place.0.file("empty", "");
     std::fs::create_dir(place.0.path("directory")).expect("a directory");
-    for (flag, file, _) in IMAGES {
+    for (flag, file, _) in IMAGES.iter() {
         let refuses = |name: &str, part: &str| {
             place.refuses(&[flag, &key(file, name)], FAILED, &[flag, name, part]);
         };
@@ -42,7 +34,7 @@ fn images_that_are_not_raw() {
         let mut image = vec![0; 2 << 20];
         image[offset..offset + magic.len()].copy_from_slice(magic);
         place.0.file("image", &image);
-        for (flag, file, _) in IMAGES {
+        for (flag, file, _) in IMAGES.iter() {
             let parts = [*flag, "image", name, "qemu-img convert -O raw image"];
             place.refuses(&[flag, &key(file, "image")], FAILED, &parts);
         }
@@ -50,10 +42,35 @@ fn images_that_are_not_raw() {
     }
 }
 
+/// What the guest would write behind the image's end no flush could keep.
+#[test]
+fn a_pmem_with_a_tail() {
+    if lacks(&["pmem"]) {
+        return;
+    }
+    let place = Place::new();
+    let image = place.0.file("image", vec![0; 1_052_672]);
+    let parts = ["--pmem image", "1052672 bytes", "would be lost", "truncate -s %2M image"];
+    place.refuses(
+        &["--pmem", "file=image"],
+        FAILED,
+        &[&parts[..], &["discard_writes=on"]].concat(),
+    );
+    // Both mends are some: what is not kept anyway, and the command that it names.
+    run(&mut place.command(&["--pmem", "file=image,discard_writes=on"])).silent().with_status(0);
+    let mut mend = std::process::Command::new("truncate");
+    mend.args(["-s", "%2M", "image"]).current_dir(place.0.path(""));
+    assert!(mend.status().expect("truncate(1)").success());
+    assert_eq!(std::fs::metadata(image).expect("the image").len(), 2 << 20);
+    run(&mut place.command(&["--pmem", "file=image"])).silent().with_status(0);
+}
+
 /// 64 bytes of RAM for each page that is mapped.
-#[cfg(all(feature = "pmem", feature = "logging"))]
 #[test]
 fn a_pmem_that_needs_more_ram_than_there_is() {
+    if lacks(&["pmem", "logging"]) {
+        return;
+    }
     let place = Place::new();
     let image = std::fs::File::create(place.0.path("image")).expect("a file");
     for (size, warns) in [(256 << 20, false), (2 << 30, true), (64 << 30, true)] {
@@ -69,7 +86,7 @@ fn a_pmem_that_needs_more_ram_than_there_is() {
 fn images_that_may_not_be_written() {
     let place = Place::new();
     let image = place.0.file("image", vec![0; 2 << 20]);
-    for (flag, file, mend) in IMAGES {
+    for (flag, file, mend) in IMAGES.iter() {
         for (mode, why) in [(0o444, *mend), (0o000, "Permission denied")] {
             std::fs::set_permissions(&image, PermissionsExt::from_mode(mode)).expect("chmod");
             let mut command = place.command(&[flag, &key(file, "image")]);
@@ -88,8 +105,8 @@ fn images_that_may_not_be_written() {
 fn one_image_for_two_devices() {
     let place = Place::new();
     place.0.file("image", vec![0; 2 << 20]);
-    for (flag, file, mend) in IMAGES {
-        for (other, other_file, other_mend) in IMAGES {
+    for (flag, file, mend) in IMAGES.iter() {
+        for (other, other_file, other_mend) in IMAGES.iter() {
             let (writes, other_writes) = (key(file, "image"), key(other_file, "image"));
             let (reads, other_reads) =
                 (format!("{writes},{mend}"), format!("{other_writes},{other_mend}"));
@@ -104,26 +121,32 @@ fn one_image_for_two_devices() {
     }
 }
 
-#[cfg(feature = "block")]
 #[test]
 fn a_disk_of_half_a_sector() {
+    if lacks(&["block"]) {
+        return;
+    }
     let place = Place::new();
     place.0.file("image", vec![0; 1000]);
     let parts = ["--disk image", "1000", "multiple of 512", "truncate"];
     place.refuses(&["--disk", "path=image"], FAILED, &parts);
 }
 
-#[cfg(feature = "block")]
 #[test]
 fn a_disk_of_no_engine() {
+    if lacks(&["block"]) {
+        return;
+    }
     let place = Place::new();
     place.0.file("image", vec![0; 512]);
     place.refuses(&["--disk", "path=image,engine=steam"], USAGE, &["--disk", "steam", "io_uring"]);
 }
 
-#[cfg(feature = "block")]
 #[test]
 fn more_devices_than_slots() {
+    if lacks(&["block"]) {
+        return;
+    }
     let place = Place::new();
     place.0.file("image", vec![0; 512]);
     let more = ["--disk", "path=image,readonly=on"].repeat(100);

@@ -1,9 +1,10 @@
 //! A directory with a kernel in it, and brisk refusing to run it.
 
 use std::process::Command;
+use std::sync::LazyLock;
 
 use super::common::kernel::{Code, Elf};
-use super::common::{Scratch, brisk, run};
+use super::common::{Scratch, brisk, has, run};
 
 /// Powers off at once.
 pub const OFF: Code = &[
@@ -15,6 +16,30 @@ pub const OFF: Code = &[
 pub const USAGE: i32 = 2;
 /// Exit status for the host and its files.
 pub const FAILED: i32 = 1;
+
+/// Each flag of the program's for an image: its path key, and what makes it not write.
+pub static IMAGES: LazyLock<Vec<(&str, &str, &str)>> = LazyLock::new(|| {
+    those([
+        ("block", ("--disk", "path", "readonly=on")),
+        ("pmem", ("--pmem", "file", "discard_writes=on")),
+    ])
+});
+
+/// Each flag of the program's that writes a file: what it is given, with `PATH` where the path goes.
+pub static OUTPUTS: LazyLock<Vec<(&str, &str)>> = LazyLock::new(|| {
+    those([
+        ("boot-timer", ("--boot-log", "PATH")),
+        ("exit-stats", ("--stats", "PATH")),
+        ("trace", ("--trace", "PATH")),
+        ("serial", ("--serial", "file=PATH")),
+        ("console", ("--console", "file=PATH")),
+    ])
+});
+
+/// The rows of features that the program has.
+fn those<T, const N: usize>(rows: [(&str, T); N]) -> Vec<T> {
+    rows.into_iter().filter(|(feature, _)| has(feature)).map(|(_, row)| row).collect()
+}
 
 /// A scratch directory with a kernel in it.
 pub struct Place(pub Scratch);

@@ -1,13 +1,17 @@
 //! Processes that see less of the machine: for a host without `/dev/kvm`, and for a root that obeys
 //! permissions.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::io::{Error, Result};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::null;
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
 
 /// `CAP_DAC_OVERRIDE` and `CAP_DAC_READ_SEARCH` (capabilities(7)).
 const OVERRIDES: [libc::c_ulong; 2] = [1, 2];
@@ -44,7 +48,22 @@ pub fn with_forbidden_kvm(command: &mut Command) {
 
 /// Runs `command` where these system calls fail with `error`.
 pub fn without_calls(command: &mut Command, calls: &[libc::c_long], error: libc::c_int) {
-    let rules = calls.iter().map(|&call| (call, Vec::new())).collect();
+    filter(command, calls.iter().map(|&call| (call, Vec::new())).collect(), error);
+}
+
+/// Runs `command` where `call` fails with `error` if its argument of this number has this value.
+pub fn without_call(
+    command: &mut Command,
+    call: libc::c_long,
+    (number, value): (u8, u64),
+    error: libc::c_int,
+) {
+    let is = SeccompCondition::new(number, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
+    let rule = is.and_then(|is| SeccompRule::new(vec![is])).expect("a rule");
+    filter(command, [(call, vec![rule])].into(), error);
+}
+
+fn filter(command: &mut Command, rules: BTreeMap<i64, Vec<SeccompRule>>, error: libc::c_int) {
     let filter = SeccompFilter::new(
         rules,
         SeccompAction::Allow,

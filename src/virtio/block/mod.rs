@@ -166,12 +166,16 @@ fn open_engine(
     if !config.io_uring {
         return None;
     }
+    /// Each queue of each disk would say so.
+    static SAID: std::sync::Once = std::sync::Once::new();
     let missing = |error: &std::io::Error| {
-        log::info!(
-            "--disk {}: io_uring: {error} (see sysctl kernel.io_uring_disabled); goes on with \
-             engine=sync",
-            config.path
-        );
+        SAID.call_once(|| {
+            log::info!(
+                "--disk {},engine=io_uring: {error} (see sysctl kernel.io_uring_disabled); goes on \
+                 with engine=sync",
+                config.path
+            );
+        });
     };
     Engine::new(options.queue_size, disk, event).inspect_err(missing).ok()
 }
