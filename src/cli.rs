@@ -122,7 +122,7 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command> {
     #[cfg(feature = "snapshot")]
     crate::snapshot::arguments::add_saved(restored.as_ref(), &mut words)?;
     let all: Vec<&str> = words.iter().map(String::as_str).collect();
-    if all.contains(&"--exit-status") {
+    if words::flags(&words).any(|(flag, _)| flag == "--exit-status") {
         exit_status::expect();
     }
     let args = match Args::from_args(&["brisk"], &all) {
@@ -151,7 +151,7 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command> {
 /// that was given on the command line is left as given.
 fn add_baked(baked: &str, words: &mut Vec<String>) -> Result<()> {
     let given = words.clone();
-    let is_given = |flag: &str| given.iter().any(|word| word == flag);
+    let is_given = |flag: &str| words::flags(&given).any(|(given, _)| given == flag);
     let lines = baked.lines().filter(|line| !line.split('\t').next().is_some_and(is_given));
     let more = words::read(&mut lines.flat_map(|line| line.split('\t')).map(OsString::from))?;
     words.extend(more.unwrap_or_default());

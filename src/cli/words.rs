@@ -72,6 +72,18 @@ pub fn read(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Option<Vec<
     Ok(Some(words))
 }
 
+/// The flags among words that [`read`] made, each with itself and its value: a value may look like a flag.
+pub fn flags(words: &[String]) -> impl Iterator<Item = (&str, &[String])> {
+    let mut rest = words;
+    std::iter::from_fn(move || {
+        let flag = rest.first()?;
+        let alone = !flag.starts_with("--") || SWITCHES.contains(&&**flag);
+        let (own, others) = rest.split_at(rest.len().min(if alone { 1 } else { 2 }));
+        rest = others;
+        Some((&**flag, own))
+    })
+}
+
 /// Takes the quotes off a value of `key=value,key=value`, and checks its keys.
 fn keyed(flag: &str, value: String) -> Result<String> {
     if PLAIN.contains(&flag) {
@@ -218,6 +230,17 @@ mod tests {
         assert_eq!(words(&["--cmdline", r#"a="b,c""#])[1], r#"a="b,c""#);
         assert_eq!(words(&["--kernel", r#"a"b"#])[1], r#"a"b"#);
         assert!(error(&["--disk", r#"path="a,b"#]).contains("a quote without its end"));
+    }
+
+    #[test]
+    fn a_value_may_look_like_a_flag() {
+        let words =
+            words(&["--cmdline", "--stats", "--timeline", "--kernel=--restore", "x", "--trace"]);
+        let found: Vec<(&str, usize)> =
+            flags(&words).map(|(flag, own)| (flag, own.len())).collect();
+        let wanted =
+            [("--cmdline", 2), ("--timeline", 1), ("--kernel", 2), ("x", 1), ("--trace", 1)];
+        assert_eq!(found, wanted);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::parts::Kind;
 use super::{Restored, SnapshotConfig};
+use crate::cli::words::flags;
 use crate::config::{Config, pairs, unknown, usage};
 use crate::error::{Error, Result};
 
@@ -72,9 +73,9 @@ fn parse_code(what: &str, value: &str) -> Result<u8> {
 /// # Errors
 /// It is none, or another flag says what the snapshot does.
 pub fn open(words: &[String]) -> Result<Option<Restored>> {
-    let Some(at) = words.iter().position(|word| *word == "--restore") else { return Ok(None) };
-    let Some(value) = words.get(at + 1) else { return Ok(None) };
-    if let Some(flag) = words.iter().find(|word| OF_THE_MACHINE.contains(&word.as_str())) {
+    let restore = flags(words).find(|(flag, _)| *flag == "--restore");
+    let Some((_, [_, value])) = restore else { return Ok(None) };
+    if let Some((flag, _)) = flags(words).find(|(flag, _)| OF_THE_MACHINE.contains(flag)) {
         return Err(Error::Usage(format!(
             "{flag}: is as it was when the snapshot was taken; leave it away beside --restore"
         )));
@@ -105,14 +106,11 @@ pub fn add_saved(from: Option<&Restored>, words: &mut Vec<String>) -> Result<()>
     let parts = from.parts()?;
     let text = std::str::from_utf8(parts.get(Kind::Arguments, 0)?)
         .map_err(|_| parts.wrong(Kind::Arguments, 0))?;
+    let saved: Vec<String> = text.split_terminator('\0').map(str::to_owned).collect();
     let given = words.clone();
-    let mut wanted = true;
-    for word in text.split_terminator('\0') {
-        if word.starts_with("--") {
-            wanted = !given.iter().any(|given| given == word);
-        }
-        if wanted {
-            words.push(word.to_owned());
+    for (flag, own) in flags(&saved) {
+        if !flags(&given).any(|(given, _)| given == flag) {
+            words.extend_from_slice(own);
         }
     }
     Ok(())
@@ -122,14 +120,44 @@ pub fn add_saved(from: Option<&Restored>, words: &mut Vec<String>) -> Result<()>
 pub fn set(config: &mut Config, restored: Option<Restored>, words: &[String]) {
     config.restore = restored;
     let Some(snapshot) = &mut config.snapshot else { return };
-    let mut wanted = true;
-    for word in words {
-        if word.starts_with("--") {
-            wanted = !OF_THE_RUN.contains(&word.as_str());
-        }
-        if wanted {
-            snapshot.arguments.extend_from_slice(word.as_bytes());
-            snapshot.arguments.push(0);
-        }
+    for word in flags(words).filter(|(flag, _)| !OF_THE_RUN.contains(flag)).flat_map(|(_, own)| own)
+    {
+        snapshot.arguments.extend_from_slice(word.as_bytes());
+        snapshot.arguments.push(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::parts::Writer;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    /// Found by the fuzz target `words`.
+    #[test]
+    fn a_value_that_looks_like_a_flag_is_one_flags_value() {
+        let all =
+            words("--kernel --trace --cmdline --stats --stats --cmdline --timeline --disk path=a");
+        let snapshot = SnapshotConfig::parse("path=a,at=1").unwrap();
+        let mut config = Config { snapshot: Some(snapshot), ..Config::default() };
+        set(&mut config, None, &all);
+        let saved = config.snapshot.unwrap().arguments;
+        assert_eq!(saved, *b"--kernel\0--trace\0--cmdline\0--stats\0--disk\0path=a\0");
+
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = Writer::default();
+        state.add(Kind::Arguments, 0, &saved);
+        std::fs::write(dir.path().join("state"), state.finish()).unwrap();
+        std::fs::write(dir.path().join("memory"), "").unwrap();
+        let path = dir.path().to_str().unwrap().to_owned();
+        // The value of one that was given hides no flag, and is none.
+        let mut given = vec!["--restore".into(), path, "--stats".into(), "--kernel".into()];
+        let from = open(&given).unwrap();
+        add_saved(from.as_ref(), &mut given).unwrap();
+        assert_eq!(given[4..], words("--kernel --trace --cmdline --stats --disk path=a"));
+        assert!(open(&words("--cmdline --restore --kernel k")).unwrap().is_none());
     }
 }

@@ -1,5 +1,8 @@
 //! What the targets for devices share: a guest's memory, and a hostile driver's steps in it.
 
+pub mod guest;
+pub mod text;
+
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 

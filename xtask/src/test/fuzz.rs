@@ -31,7 +31,14 @@ pub struct Args {
     /// build the targets, do not run them
     #[argh(switch)]
     build: bool,
+    /// instead of fuzzing, make what was found until now as little as has the same coverage, and put the
+    /// smallest of it into the repository, from where each run begins
+    #[argh(switch)]
+    minimise: bool,
 }
+
+/// The most bytes of inputs that the repository has for a target.
+const KEPT: usize = 4096;
 
 /// Runs the task: fails with the first input that makes a target fail.
 ///
@@ -63,6 +70,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     step.done();
     if args.build {
         return Ok(ExitCode::SUCCESS);
+    }
+    if args.minimise {
+        return chosen.into_iter().try_for_each(|name| minimise(name)).map(|()| ExitCode::SUCCESS);
     }
     let mut table = Builder::from_iter([HEAD]);
     let mut failures = Vec::new();
@@ -113,8 +123,7 @@ fn row(target: &str, text: &str, failed: bool) -> [String; 7] {
 /// Runs one target; what libFuzzer said, and whether an input made it fail.
 fn fuzz(target: &str, seconds: u32) -> Result<(String, bool)> {
     let dir = dir();
-    let corpus = dir.join("corpus").join(target);
-    fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
+    unpack(target)?;
     let seconds = format!("-max_total_time={seconds}");
     let corpus = format!("corpus/{target}");
     let seeds = format!("seeds/{target}");
@@ -132,6 +141,60 @@ fn fuzz(target: &str, seconds: u32) -> Result<(String, bool)> {
         "fuzz target {target} does not say what it did:\n{text}"
     );
     Ok((text, !output.status.success()))
+}
+
+/// Where a target's inputs are that the repository has: one a line, in hexadecimal, as thousands of files of
+/// a few bytes are hard to look after.
+fn kept(target: &str) -> PathBuf {
+    dir().join("corpora").join(target)
+}
+
+/// Puts the inputs that the repository has among those that were found here.
+fn unpack(target: &str) -> Result<()> {
+    let corpus = dir().join("corpus").join(target);
+    fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
+    let Ok(text) = fs::read_to_string(kept(target)) else { return Ok(()) };
+    for (number, line) in text.lines().enumerate() {
+        let bytes = parse(line).with_context(|| format!("{}: {line}", kept(target).display()))?;
+        fs::write(corpus.join(format!("kept-{number}")), bytes)?;
+    }
+    Ok(())
+}
+
+fn parse(line: &str) -> Option<Vec<u8>> {
+    let pairs = line.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+    pairs
+        .map(|pair| {
+            u8::from_str_radix(pair.filter(|pair| pair.len() == 2 && !pair.starts_with('+'))?, 16)
+                .ok()
+        })
+        .collect()
+}
+
+/// Makes the corpus of `target` small, and the repository's of the smallest of what is left.
+fn minimise(target: &str) -> Result<()> {
+    unpack(target)?;
+    let corpus = format!("corpus/{target}");
+    output("cargo fuzz cmin", &cargo_fuzz(&["cmin", "--fuzz-dir", ".", target, &corpus]))?;
+    let mut inputs = Vec::new();
+    for entry in fs::read_dir(dir().join(corpus))? {
+        inputs.push(fs::read(entry?.path())?);
+    }
+    let (all, mut left) = (inputs.len(), KEPT);
+    inputs.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    inputs.retain(|input| match left.checked_sub(input.len()) {
+        Some(less) => {
+            left = less;
+            true
+        }
+        None => false,
+    });
+    let hex = |input: &Vec<u8>| input.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let text: String = inputs.iter().map(|input| hex(input) + "\n").collect();
+    fs::create_dir_all(dir().join("corpora"))?;
+    fs::write(kept(target), text)?;
+    println!("{target}: {} of {all} inputs, {} bytes", inputs.len(), KEPT - left);
+    Ok(())
 }
 
 /// What a command says, on both streams; if it fails, that is the error.
@@ -178,6 +241,18 @@ mod tests {
                     stat::average_exec_per_sec:     1180505\n";
         assert_eq!(row("elf", text, false), ["elf", "2361011", "1180505", "12", "34", "5", "0"]);
         assert_eq!(row("elf", "crash", true), ["elf", "-", "-", "-", "-", "-", "1"]);
+    }
+
+    #[test]
+    fn the_inputs_of_the_repository_are_some() {
+        assert_eq!(parse("00ff7e"), Some(vec![0, 255, 126]));
+        assert_eq!(parse(""), Some(vec![]));
+        assert!(["0", "0g", "+1", "000"].into_iter().all(|line| parse(line).is_none()));
+        for target in targets().unwrap() {
+            let text = fs::read_to_string(kept(&target)).unwrap();
+            let len: usize = text.lines().map(|line| parse(line).unwrap().len()).sum();
+            assert!((1..=KEPT).contains(&len), "{target}: {len} bytes");
+        }
     }
 
     /// A target that cargo-fuzz does not know would never run.
