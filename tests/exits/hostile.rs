@@ -174,7 +174,7 @@ impl Script {
 /// Whether the program has a feature.
 fn has(feature: &str) -> bool {
     match std::env::var("BRISK_FEATURES") {
-        Ok(list) => list.split(',').any(|one| one == feature),
+        Ok(list) => list.split(',').any(|one| one == feature || one == "full"),
         // The program that cargo built, with all of them.
         Err(_) => cfg!(feature = "full"),
     }
