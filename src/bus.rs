@@ -15,9 +15,7 @@ use crate::snapshot::At;
 #[cfg(feature = "snapshot")]
 use crate::snapshot::parts::{Parts, Writer};
 use crate::uart::{self, Uart};
-#[cfg(feature = "pci")]
-use crate::virtio::PCI_BUSES;
-use crate::virtio::{Devices, MAX_VIRTIO, Polled, Served};
+use crate::virtio::{Devices, MAX_VIRTIO, PCI_BUSES, Polled, Served};
 
 pub use crate::access::End;
 pub use crate::virtio::Access;
@@ -28,15 +26,10 @@ const IOAPIC_END: u64 = layout::IOAPIC_BASE + IOAPIC_SIZE - 1;
 const VIRTIO_END: u64 =
     layout::VIRTIO_MMIO_BASE + MAX_VIRTIO as u64 * layout::VIRTIO_MMIO_SIZE as u64 - 1;
 /// Configuration mechanism #1 (PCI 3.0, 3.2.2.3.2).
-#[cfg(feature = "pci")]
 pub(crate) const PCI_PORTS: u16 = 0xcf8;
-#[cfg(feature = "pci")]
 pub(crate) const PCI_PORTS_END: u16 = PCI_PORTS + 7;
-#[cfg(feature = "pci")]
 const ECAM_END: u64 = layout::PCI_ECAM_BASE + PCI_BUSES * layout::PCI_ECAM_BUS_SIZE - 1;
-#[cfg(feature = "pci")]
 const BARS: u64 = layout::PCI_MEM32.start;
-#[cfg(feature = "pci")]
 const BARS_END: u64 = BARS + layout::PCI_MEM32.len - 1;
 /// Every device, and what counts and times the accesses to them.
 pub struct Bus {
@@ -69,7 +62,6 @@ impl Bus {
                 }
                 None => Access::Unclaimed,
             },
-            #[cfg(feature = "pci")]
             PCI_PORTS..=PCI_PORTS_END => self.virtio.ports_in(port - PCI_PORTS, width, data),
             // WAK_STS (ACPI 6.5, 4.8.4.2.2): never asleep.
             // There is no keyboard controller, but many guests reset the machine by it, once it says that
@@ -114,9 +106,8 @@ impl Bus {
                 let resets = data.iter().any(|byte| byte & layout::RESET_CONTROL_CPU != 0);
                 Access::done(resets.then_some(End::Reset))
             }
-            #[cfg(feature = "pci")]
             PCI_PORTS..=PCI_PORTS_END => {
-                self.virtio.ports_out(port - PCI_PORTS, width, data, &self.interrupts)
+                self.virtio.ports_out(port - PCI_PORTS, width, data, &mut self.interrupts)
             }
             layout::SLEEP_CONTROL_PORT => {
                 Access::done(data.contains(&layout::SLEEP_CONTROL_OFF).then_some(End::PowerOff))
@@ -147,9 +138,7 @@ impl Bus {
             layout::VIRTIO_MMIO_BASE..=VIRTIO_END => {
                 self.virtio.read(address - layout::VIRTIO_MMIO_BASE, data)
             }
-            #[cfg(feature = "pci")]
             BARS..=BARS_END => self.virtio.bar_read(address, data),
-            #[cfg(feature = "pci")]
             layout::PCI_ECAM_BASE..=ECAM_END => {
                 self.virtio.ecam_read(address - layout::PCI_ECAM_BASE, data)
             }
@@ -167,13 +156,11 @@ impl Bus {
                 Access::Done
             }
             layout::VIRTIO_MMIO_BASE..=VIRTIO_END => {
-                self.virtio.write(address - layout::VIRTIO_MMIO_BASE, data, &self.interrupts)
+                self.virtio.write(address - layout::VIRTIO_MMIO_BASE, data, &mut self.interrupts)
             }
-            #[cfg(feature = "pci")]
-            BARS..=BARS_END => self.virtio.bar_write(address, data, &self.interrupts),
-            #[cfg(feature = "pci")]
+            BARS..=BARS_END => self.virtio.bar_write(address, data, &mut self.interrupts),
             layout::PCI_ECAM_BASE..=ECAM_END => {
-                self.virtio.ecam_write(address - layout::PCI_ECAM_BASE, data, &self.interrupts)
+                self.virtio.ecam_write(address - layout::PCI_ECAM_BASE, data, &mut self.interrupts)
             }
             _ => Access::Unclaimed,
         };
@@ -186,7 +173,7 @@ impl Bus {
 
     /// A job is done that a write to `address` left, or an event.
     pub fn served(&mut self, done: Served, address: Option<u64>) -> Option<End> {
-        let end = self.virtio.finish(done, &self.interrupts);
+        let end = self.virtio.finish(done, &mut self.interrupts);
         if let Some(address) = address {
             self.count(ExitKind::MmioWrite, address, true);
         }
@@ -214,12 +201,12 @@ impl Bus {
                 return Polled::end(end);
             }
         }
-        self.virtio.poll(events, &self.interrupts)
+        self.virtio.poll(events, &mut self.interrupts)
     }
 
     /// The guest touched memory that the host could not give. False where no device can mend that.
     pub fn mend_memory(&mut self) -> bool {
-        self.virtio.poll(Events::MEMORY, &self.interrupts).mended
+        self.virtio.poll(Events::MEMORY, &mut self.interrupts).mended
     }
 
     /// Finishes what the devices have begun, for a guest of which no vCPU runs.
@@ -228,7 +215,7 @@ impl Bus {
         if let Some(serial) = &mut self.serial {
             serial.flush();
         }
-        self.virtio.quiesce(&self.interrupts);
+        self.virtio.quiesce(&mut self.interrupts);
     }
 
     /// Hands on what waits, and writes the reports.
@@ -273,7 +260,7 @@ impl Bus {
     #[cfg(feature = "snapshot")]
     pub fn save(&mut self, to: &mut Writer) {
         self.catch_up();
-        self.virtio.save(to, &self.interrupts);
+        self.virtio.save(to, &mut self.interrupts);
         if let Some(serial) = &mut self.serial {
             serial.save(to);
         }

@@ -11,6 +11,7 @@ use crate::bundle::{self, Bundled};
 use crate::config::{self, Config, MemoryConfig, Output, Seccomp, Transport, need};
 use crate::error::{Error, Result};
 use crate::measure::log;
+use crate::snapshot::arguments;
 use crate::{exit_status, virtio, workload};
 
 #[derive(FromArgs)]
@@ -18,7 +19,7 @@ use crate::{exit_status, virtio, workload};
 ///
 /// Exit status: 0 the guest powered off or rebooted, 1 the host or brisk failed, 2 bad usage,
 /// 3 the guest crashed. Ctrl-A x quits a tty console.
-struct Args {
+pub(crate) struct Args {
     /// the kernel: a vmlinux, or a bzImage (feature bzimage)
     #[argh(option)]
     kernel: String,
@@ -42,13 +43,13 @@ struct Args {
     memory: Option<String>,
     /// path=FILE,readonly=on|off,direct=on|off,engine=sync|io_uring; may be repeated (feature block)
     #[argh(option)]
-    disk: Vec<String>,
+    pub(crate) disk: Vec<String>,
     /// file=FILE,discard_writes=on|off; may be repeated (feature pmem)
     #[argh(option)]
-    pmem: Vec<String>,
+    pub(crate) pmem: Vec<String>,
     /// src=/dev/urandom: the guest's hwrng (feature rng)
     #[argh(option)]
-    rng: Option<String>,
+    pub(crate) rng: Option<String>,
     /// mmio, pci or pci-ports (for a kernel without ECAM): how the guest reaches its virtio devices;
     /// by default mmio (feature pci)
     #[argh(option)]
@@ -92,6 +93,19 @@ struct Args {
     exit_status: bool,
 }
 
+/// What the command line says of virtio devices, of which each kind takes its own.
+#[allow(dead_code, reason = "a build may have no device that asks")]
+pub struct Flags<'a> {
+    /// All flags, as they were given.
+    pub(crate) args: &'a Args,
+    /// `--console`, unless it is a workload's streams.
+    pub(crate) console: Option<Output>,
+    /// `--console streams`
+    pub(crate) streams: bool,
+    /// brisk's own file, where that has an image.
+    pub(crate) bundle: Bundled,
+}
+
 /// What the command line came to.
 pub enum Command {
     /// Run a VM.
@@ -117,10 +131,8 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command> {
     if let Some(baked) = option_env!("BRISK_DEFAULT_ARGS") {
         add_baked(baked, &mut words)?;
     }
-    #[cfg(feature = "snapshot")]
-    let restored = crate::snapshot::arguments::open(&words)?;
-    #[cfg(feature = "snapshot")]
-    crate::snapshot::arguments::add_saved(restored.as_ref(), &mut words)?;
+    let restored = arguments::open(&words)?;
+    arguments::add_saved(restored.as_ref(), &mut words)?;
     let all: Vec<&str> = words.iter().map(String::as_str).collect();
     if words::flags(&words).any(|(flag, _)| flag == "--exit-status") {
         exit_status::expect();
@@ -140,10 +152,8 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command> {
     need(!args.exit_status || cfg!(feature = "exit-status"), "--exit-status", "exit-status")?;
     need(args.log_level.is_none() || cfg!(feature = "logging"), "--log-level", "logging")?;
     log::start(args.log_level.as_deref().unwrap_or("warn"))?;
-    #[allow(unused_mut, reason = "only a snapshot has more to say")]
     let mut config = config(args, bundle)?;
-    #[cfg(feature = "snapshot")]
-    crate::snapshot::arguments::set(&mut config, restored, &words);
+    arguments::set(&mut config, restored, &words);
     Ok(Command::Run(Box::new(config)))
 }
 
@@ -170,7 +180,7 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
     without(!args.disk.is_empty(), cfg!(feature = "block"), "--disk", "block")?;
     without(!args.pmem.is_empty(), cfg!(feature = "pmem"), "--pmem", "pmem")?;
     without(args.rng.is_some(), cfg!(feature = "rng"), "--rng", "rng")?;
-    let pci = args.transport.filter(|text| text != "mmio");
+    let pci = args.transport.take_if(|text| text != "mmio");
     without(pci.is_some(), cfg!(feature = "pci"), "--transport", "pci")?;
     // A device that nobody listens to may as well not be there.
     let wants = |text: &Option<String>| !matches!(text.as_deref(), None | Some("off" | "null"));
@@ -185,7 +195,9 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
     without(args.trace.is_some(), cfg!(feature = "trace"), "--trace", "trace")?;
     let filtered = !matches!(args.seccomp.as_deref(), None | Some("false"));
     without(filtered, cfg!(feature = "seccomp"), "--seccomp", "seccomp")?;
-    let (serial, _console) = outputs(args.serial.as_deref(), args.console.as_deref())?;
+    let (serial, console) = outputs(args.serial.as_deref(), args.console.as_deref())?;
+    let mut flags = Flags { args: &args, console: Some(console), streams, bundle };
+    let devices = virtio::Configs::parse(&mut flags)?;
     let (cpus, nested) = args.cpus.as_deref().map_or(Ok((1, false)), config::parse_cpus)?;
     Ok(Config {
         kernel: args.kernel,
@@ -196,22 +208,7 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
         cpus,
         nested,
         memory: args.memory.as_deref().map_or(Ok(MemoryConfig::default()), MemoryConfig::parse)?,
-        devices: virtio::Configs {
-            #[cfg(feature = "console")]
-            consoles: Vec::from_iter(Some(_console).filter(|output| *output != Output::Off)),
-            #[cfg(feature = "streams")]
-            streams: Vec::from_iter(streams.then(virtio::streams::StreamsConfig::from_arguments)),
-            #[cfg(feature = "block")]
-            disks: each(&args.disk, virtio::block::DiskConfig::parse)?,
-            #[cfg(feature = "pmem")]
-            pmems: {
-                let mut pmems = each(&args.pmem, virtio::pmem::PmemConfig::parse)?;
-                pmems.extend(bundle::image(bundle).map(virtio::pmem::PmemConfig::of_bundle));
-                pmems
-            },
-            #[cfg(feature = "rng")]
-            rngs: each(args.rng.as_slice(), virtio::rng::RngConfig::parse)?,
-        },
+        devices,
         transport: match pci {
             Some(text) if cfg!(feature = "pci") => Transport::parse(&text)?,
             _ => Transport::Mmio,
@@ -226,13 +223,7 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
             _ => Seccomp::default(),
         },
         trace: args.trace,
-        #[cfg(feature = "snapshot")]
-        snapshot: args
-            .snapshot
-            .as_deref()
-            .map(crate::snapshot::SnapshotConfig::parse)
-            .transpose()?,
-        #[cfg(feature = "snapshot")]
+        snapshot: arguments::parse(args.snapshot.as_deref())?,
         restore: None,
     })
 }
@@ -248,12 +239,6 @@ fn without_streams(streams: bool, serial: Option<&str>) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Parses each value of a flag that may be repeated.
-#[allow(dead_code, reason = "a build may have none of these")]
-fn each<T>(texts: &[String], parse: fn(&str) -> Result<T>) -> Result<Vec<T>> {
-    texts.iter().map(|text| parse(text)).collect()
 }
 
 /// The serial port's and the console's ends. Where only one is named the other is off; where none

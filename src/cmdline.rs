@@ -81,7 +81,7 @@ pub fn make(config: &Config, facts: &Facts<'_>) -> Result<Line> {
         NO_LEGACY_PTYS,
         if facts.pci { NO_EARLY_PCI } else { NO_PCI },
     ];
-    words.extend(config.devices.cmdline());
+    config.devices.add_parameters(&mut words);
     if facts.high_ram {
         words.push(NO_BOUNCE_BUFFERS);
     }

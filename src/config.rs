@@ -43,10 +43,8 @@ pub struct Config {
     /// `--trace`
     pub trace: Option<String>,
     /// `--snapshot`
-    #[cfg(feature = "snapshot")]
     pub snapshot: Option<crate::snapshot::SnapshotConfig>,
     /// `--restore`
-    #[cfg(feature = "snapshot")]
     pub restore: Option<crate::snapshot::Restored>,
 }
 
@@ -71,9 +69,7 @@ impl Default for Config {
             stats: None,
             seccomp: Seccomp::default(),
             trace: None,
-            #[cfg(feature = "snapshot")]
             snapshot: None,
-            #[cfg(feature = "snapshot")]
             restore: None,
         }
     }
@@ -204,6 +200,12 @@ impl Default for MemoryConfig {
 }
 
 impl MemoryConfig {
+    /// The pages of the hugetlb pool that back the guest, as far as this build knows any.
+    #[inline(always)]
+    pub fn pool(&self) -> Option<PageSize> {
+        if cfg!(feature = "hugepages") { self.hugepages } else { None }
+    }
+
     /// Parses the flag's value.
     ///
     /// # Errors

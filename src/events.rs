@@ -47,7 +47,6 @@ impl Events {
     /// A second is over: is a vCPU where it was?
     pub const TICK: Events = Events(1 << 5);
     /// A signal came that is the workload's.
-    #[cfg(feature = "streams")]
     pub const SIGNAL: Events = Events(1 << 6);
     /// All that a workload's streams wait for.
     #[cfg(feature = "streams")]

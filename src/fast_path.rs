@@ -5,11 +5,7 @@
 
 use brisk_boot::layout;
 
-#[cfg(feature = "pci")]
-use crate::bus::Access;
-use crate::bus::{Bus, COM1, COM1_END, End};
-#[cfg(feature = "pci")]
-use crate::bus::{PCI_PORTS, PCI_PORTS_END};
+use crate::bus::{Access, Bus, COM1, COM1_END, End, PCI_PORTS, PCI_PORTS_END};
 use crate::measure::boot_timer::BootTimer;
 use crate::measure::exit_kind::ExitKind;
 
@@ -28,9 +24,8 @@ impl Bus {
                 self.coalesce(port);
                 end
             }
-            #[cfg(feature = "pci")]
             (PCI_PORTS..=PCI_PORTS_END, &[_, _, _, _]) => {
-                match self.virtio.ports_out(port - PCI_PORTS, 4, data, &self.interrupts) {
+                match self.virtio.ports_out(port - PCI_PORTS, 4, data, &mut self.interrupts) {
                     Access::Unclaimed => return self.pio_out(port, width, data),
                     access => access.end(),
                 }
@@ -52,10 +47,11 @@ impl Bus {
                 *byte = serial.read((port - COM1) as u8);
                 self.serial_interrupt()
             }
-            #[cfg(feature = "pci")]
-            (PCI_PORTS..=PCI_PORTS_END, data) if self.virtio.has_ports() => {
-                let _ = self.virtio.ports_in(port - PCI_PORTS, width, data);
-                None
+            (PCI_PORTS..=PCI_PORTS_END, data) => {
+                match self.virtio.ports_in(port - PCI_PORTS, width, data) {
+                    Access::Unclaimed => return self.pio_in(port, width, data),
+                    access => access.end(),
+                }
             }
             (_, data) => return self.pio_in(port, width, data),
         };

@@ -42,10 +42,33 @@ pub struct Image {
     /// Bytes.
     pub len: u64,
     /// Bytes that the host reads and writes at least: a device's logical sector.
-    #[cfg(feature = "block")]
-    pub sector: u32,
+    #[allow(dead_code, reason = "only a disk asks")]
+    pub sector: Sector,
     /// Which file it is.
     pub id: Option<Id>,
+}
+
+/// Bytes of a sector.
+#[cfg(feature = "block")]
+pub struct Sector(pub u32);
+
+/// Nobody asks.
+#[cfg(not(feature = "block"))]
+pub struct Sector;
+
+#[cfg(feature = "block")]
+impl Sector {
+    fn of(file: &File, block_device: bool) -> io::Result<Sector> {
+        Ok(Sector(if block_device { ask(file, BLKSSZGET)? } else { SECTOR }))
+    }
+}
+
+#[cfg(not(feature = "block"))]
+impl Sector {
+    #[inline(always)]
+    fn of(_: &File, _: bool) -> io::Result<Sector> {
+        Ok(Sector)
+    }
 }
 
 impl Wish<'_> {
@@ -84,19 +107,14 @@ impl Wish<'_> {
             let text = format!("a read-only device; to use it without writing: {readonly}");
             return Err(self.wrong(&text));
         }
+        let sector = Sector::of(&file, block_device).map_err(failed)?;
         let len = len(&file).map_err(failed)?;
         if len == 0 {
             return Err(self.wrong("is empty; give an image file"));
         }
         self.check_format(&file)?;
         self.lock(&file, &meta)?;
-        Ok(Image {
-            #[cfg(feature = "block")]
-            sector: if block_device { ask(&file, BLKSSZGET).map_err(failed)? } else { SECTOR },
-            id: Id::of(&meta),
-            file,
-            len,
-        })
+        Ok(Image { file, len, sector, id: Id::of(&meta) })
     }
 
     /// Refuses what is not raw: to the guest it would be rubbish, and what that writes would ruin it.

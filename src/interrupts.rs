@@ -5,7 +5,6 @@ use brisk_devices::Msi;
 use brisk_devices::ioapic::{self, IoApic};
 
 use crate::kvm::Vm;
-use crate::shared::Shared;
 #[cfg(feature = "snapshot")]
 use {
     crate::error::Result,
@@ -32,11 +31,11 @@ pub enum Signal {
 /// Whoever takes signals.
 pub trait Sink {
     /// Takes one.
-    fn signal(&self, signal: Signal);
+    fn signal(&mut self, signal: Signal);
 }
 
-impl<F: Fn(Signal)> Sink for F {
-    fn signal(&self, signal: Signal) {
+impl<F: FnMut(Signal)> Sink for F {
+    fn signal(&mut self, signal: Signal) {
         self(signal);
     }
 }
@@ -44,45 +43,43 @@ impl<F: Fn(Signal)> Sink for F {
 /// The machine's interrupt controller, as far as it is not KVM's.
 pub struct Interrupts {
     vm: &'static Vm,
-    ioapic: Shared<IoApic<MAX_PINS>>,
+    ioapic: IoApic<MAX_PINS>,
 }
 
 impl Interrupts {
     /// An IOAPIC with `pins` pins from GSI `first` up, and messages to `vm`.
     pub fn new(vm: &'static Vm, first: u8, pins: u8) -> Interrupts {
-        Interrupts { vm, ioapic: Shared::new(IoApic::new(first, pins)) }
+        Interrupts { vm, ioapic: IoApic::new(first, pins) }
     }
 
     /// Reads from the IOAPIC's register at `offset`.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        let value = self.ioapic.lock().read(offset).to_le_bytes();
+        let value = self.ioapic.read(offset).to_le_bytes();
         for (to, from) in data.iter_mut().zip(value.into_iter().chain([0; 4])) {
             *to = from;
         }
     }
 
     /// Writes to the IOAPIC's register at `offset`.
-    pub fn write(&self, offset: u64, data: &[u8]) {
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
         let mut value = [0; 4];
         for (to, from) in value.iter_mut().zip(data) {
             *to = *from;
         }
-        let mut ioapic = self.ioapic.lock();
-        ioapic.write(offset, u32::from_le_bytes(value));
-        self.deliver(&mut ioapic);
+        self.ioapic.write(offset, u32::from_le_bytes(value));
+        self.deliver();
     }
 
     /// The guest has ended a level-triggered interrupt.
-    pub fn eoi(&self, vector: u8) {
-        let mut ioapic = self.ioapic.lock();
-        ioapic.eoi(vector);
-        self.deliver(&mut ioapic);
+    pub fn eoi(&mut self, vector: u8) {
+        self.ioapic.eoi(vector);
+        self.deliver();
     }
 
     /// Saves the IOAPIC.
     #[cfg(feature = "snapshot")]
     pub fn save(&self, to: &mut Writer) {
-        to.add(Kind::IoApic, 0, self.ioapic.lock().save().as_bytes());
+        to.add(Kind::IoApic, 0, self.ioapic.save().as_bytes());
     }
 
     /// Makes the IOAPIC what it was.
@@ -90,27 +87,26 @@ impl Interrupts {
     /// # Errors
     /// That one had other pins.
     #[cfg(feature = "snapshot")]
-    pub fn restore(&self, from: &Parts<'_>) -> Result<()> {
+    pub fn restore(&mut self, from: &Parts<'_>) -> Result<()> {
         let saved: ioapic::Saved = from.read(Kind::IoApic, 0)?;
-        let restored = self.ioapic.lock().restore(&saved);
+        let restored = self.ioapic.restore(&saved);
         Ok(restored.map_err(|_| from.wrong(Kind::IoApic, 0))?)
     }
 
-    fn deliver(&self, ioapic: &mut IoApic<MAX_PINS>) {
-        while let Some(msi) = ioapic.deliver() {
+    fn deliver(&mut self) {
+        while let Some(msi) = self.ioapic.deliver() {
             self.vm.signal_msi(msi);
         }
     }
 }
 
 impl Sink for Interrupts {
-    fn signal(&self, signal: Signal) {
+    fn signal(&mut self, signal: Signal) {
         match signal {
             Signal::Gsi(gsi) => {
-                let mut ioapic = self.ioapic.lock();
-                ioapic.set_line(gsi, true);
-                ioapic.set_line(gsi, false);
-                self.deliver(&mut ioapic);
+                self.ioapic.set_line(gsi, true);
+                self.ioapic.set_line(gsi, false);
+                self.deliver();
             }
             #[cfg(feature = "pci")]
             Signal::Msi(msi) => self.vm.signal_msi(msi),

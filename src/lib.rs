@@ -106,6 +106,9 @@ mod terminal;
 mod terminal;
 #[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
 mod threads;
+#[cfg(not(any(feature = "smp", feature = "io-uring", feature = "async-loader")))]
+#[path = "threads/off.rs"]
+mod threads;
 #[cfg(feature = "serial")]
 mod uart;
 #[cfg(not(feature = "serial"))]

@@ -89,7 +89,7 @@ impl Ram {
             size: config.size,
             guest,
             #[cfg(feature = "hugepages")]
-            huge: config.hugepages.is_some(),
+            huge: config.pool().is_some(),
         })
     }
 
@@ -159,13 +159,9 @@ impl Ram {
         })
     }
 
-    /// The guest's first megabyte, before the guest runs.
-    ///
-    /// # Errors
-    /// There is no huge page for it: the pool has one, and this process's cgroup may not use it. To
-    /// touch it then would be a signal.
-    pub fn low(&mut self) -> Result<&mut [u8]> {
-        #[cfg(feature = "hugepages")]
+    /// Takes the huge page of the first megabyte.
+    #[cfg(feature = "hugepages")]
+    fn claim_low(&self) -> Result<()> {
         if self.huge {
             let at = self.base.cast();
             // SAFETY: the mapping is at least MIN_SIZE long; populating writes nothing.
@@ -177,6 +173,23 @@ impl Ram {
                 return Err(Error::Failed(NO_HUGE_PAGE.into()));
             }
         }
+        Ok(())
+    }
+
+    /// There is none.
+    #[cfg(not(feature = "hugepages"))]
+    #[inline(always)]
+    fn claim_low(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The guest's first megabyte, before the guest runs.
+    ///
+    /// # Errors
+    /// There is no huge page for it: the pool has one, and this process's cgroup may not use it. To
+    /// touch it then would be a signal.
+    pub fn low(&mut self) -> Result<&mut [u8]> {
+        self.claim_low()?;
         // SAFETY: the mapping is at least MIN_SIZE long, ours alone (`&mut self`), and no vCPU runs
         // while boot tables are written.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.base, layout::HIGH_MEMORY as usize) })
@@ -277,13 +290,13 @@ fn region(base: *mut u8, range: Range, offset: u64) -> Result<GuestRegionMmap> {
 }
 
 fn check_size(config: &MemoryConfig) -> Result<()> {
-    let unit = config.hugepages.map_or(PAGE, PageSize::bytes);
+    let unit = config.pool().map_or(PAGE, PageSize::bytes);
     let usage = |text| Err(Error::Usage(format!("--memory size={}: {text}", config.size)));
     if config.size < MIN_SIZE {
         return usage("a guest needs 16M at least");
     }
     if !config.size.is_multiple_of(unit) {
-        return usage(match config.hugepages {
+        return usage(match config.pool() {
             Some(PageSize::Size1G) => "not a multiple of the page size; give a multiple of 1G",
             Some(PageSize::Size2M) => "not a multiple of the page size; give a multiple of 2M",
             None => "not a multiple of the page size; give a multiple of 4K",
@@ -310,7 +323,7 @@ fn map_host(config: &MemoryConfig) -> Result<*mut u8> {
         flags |= libc::MAP_ANONYMOUS;
     }
     // Huge pages are reserved here, so that an empty pool is a message and not a guest killed later.
-    match config.hugepages {
+    match config.pool() {
         Some(PageSize::Size2M) => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
         Some(PageSize::Size1G) => flags |= libc::MAP_HUGETLB | libc::MAP_HUGE_1GB,
         None => flags |= libc::MAP_NORESERVE,
@@ -321,7 +334,7 @@ fn map_host(config: &MemoryConfig) -> Result<*mut u8> {
             unsafe { libc::mmap(at, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
         if address == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(address) }
     };
-    if config.hugepages.is_some() {
+    if config.pool().is_some() {
         return match map(std::ptr::null_mut(), size, flags, fd) {
             Ok(address) => Ok(address.cast()),
             Err(error) => Err(hugepage_error(config, &error)),
@@ -342,7 +355,7 @@ fn map_host(config: &MemoryConfig) -> Result<*mut u8> {
 
 fn memfd(config: &MemoryConfig) -> Result<libc::c_int> {
     let flags = libc::MFD_CLOEXEC
-        | match config.hugepages {
+        | match config.pool() {
             Some(PageSize::Size2M) => libc::MFD_HUGETLB | libc::MFD_HUGE_2MB,
             Some(PageSize::Size1G) => libc::MFD_HUGETLB | libc::MFD_HUGE_1GB,
             None => 0,
@@ -387,7 +400,7 @@ pub fn why_not_mapped() -> String {
 /// An empty pool in the numbers that mend it. Read only now, when it failed: the reservation itself
 /// was the check.
 fn hugepage_error(config: &MemoryConfig, error: &io::Error) -> Error {
-    let (name, size) = match config.hugepages {
+    let (name, size) = match config.pool() {
         Some(PageSize::Size1G) => ("1 GiB", PageSize::Size1G),
         _ => ("2 MiB", PageSize::Size2M),
     };

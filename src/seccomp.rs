@@ -25,6 +25,9 @@
 
 #[cfg(any(feature = "serial", feature = "console"))]
 mod forbidden;
+#[cfg(not(any(feature = "serial", feature = "console")))]
+#[path = "seccomp/forbidden/off.rs"]
+mod forbidden;
 pub(crate) mod rule;
 
 use libc::sock_filter;
@@ -235,6 +238,20 @@ const PROGRAM: [sock_filter; DRAFT.len] = {
     program
 };
 
+/// Puts this process's number where a rule asks for it.
+#[cfg(any(feature = "smp", feature = "io-uring"))]
+fn name_ourselves(program: &mut [sock_filter]) {
+    for step in program {
+        if step.code == EQUAL && step.k == OURSELVES {
+            step.k = std::process::id();
+        }
+    }
+}
+
+/// No rule does.
+#[cfg(not(any(feature = "smp", feature = "io-uring")))]
+fn name_ourselves(_: &mut [sock_filter]) {}
+
 /// Takes all other system calls from this process for good, and the right to become more than it is by
 /// exec, and others' right to look into its memory. In the mode `log` the kernel notes what would
 /// have been forbidden, and lets it be.
@@ -250,18 +267,11 @@ pub fn install(mode: Seccomp) -> Result<()> {
         Error::Failed(format!("--seccomp: {what}: {error}; to run without: --seccomp false"))
     };
     let mut program = PROGRAM;
-    #[cfg(any(feature = "smp", feature = "io-uring"))]
-    for step in &mut program {
-        if step.code == EQUAL && step.k == OURSELVES {
-            step.k = std::process::id();
-        }
-    }
+    name_ourselves(&mut program);
     if mode == Seccomp::Log {
         program[DRAFT.len - 2].k = libc::SECCOMP_RET_LOG;
     }
-    #[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
     crate::threads::settle();
-    #[cfg(any(feature = "serial", feature = "console"))]
     forbidden::catch();
     let filter =
         libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_mut_ptr() };

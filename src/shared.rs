@@ -1,8 +1,8 @@
 //! What all vCPUs use: behind a lock where there can be several, a plain cell where there is one.
 
-#[cfg(all(feature = "mmio", not(feature = "smp")))]
+#[cfg(all(any(feature = "block", feature = "streams"), not(feature = "smp")))]
 pub use std::rc::Rc as Handle;
-#[cfg(all(feature = "mmio", feature = "smp"))]
+#[cfg(all(any(feature = "block", feature = "streams"), feature = "smp"))]
 pub use std::sync::Arc as Handle;
 #[cfg(feature = "smp")]
 use std::sync::{Mutex, MutexGuard};

@@ -2,20 +2,12 @@
 //! which are the first vCPU's.
 
 use std::io;
-#[cfg(feature = "seccomp")]
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle};
 
 /// What threads ask of the kernel to wait for one another.
 #[cfg(feature = "seccomp")]
 pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
     &[crate::seccomp::rule::Rule::call(libc::SYS_futex)];
-
-/// Threads that were made, and those of them that have set themselves up.
-#[cfg(feature = "seccomp")]
-static MADE: AtomicUsize = AtomicUsize::new(0);
-#[cfg(feature = "seccomp")]
-static READY: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts a thread that gets no signals but those that `block` leaves it.
 ///
@@ -26,29 +18,63 @@ pub fn start<T: Send + 'static>(
     name: String,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
-    // One heap: a second one for the thread would be four more calls, which keep page faults waiting,
-    // on the way to a few small allocations. And a heap that is made late asks for what `seccomp` has
-    // taken by then.
-    #[cfg(target_env = "gnu")]
+    one_heap();
+    let thread = Builder::new().name(name).spawn(move || {
+        block();
+        settled::is_ready();
+        work()
+    })?;
+    settled::is_made();
+    Ok(thread)
+}
+
+/// A second heap for the thread would be four more calls, which keep page faults waiting, on the way to a
+/// few small allocations. And one that is made once the guest runs asks for what `seccomp` has taken.
+#[cfg(target_env = "gnu")]
+fn one_heap() {
     // SAFETY: a parameter of the allocator.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
-    let thread = Builder::new().name(name).spawn(move || {
-        block();
-        #[cfg(feature = "seccomp")]
-        READY.fetch_add(1, Ordering::Release);
-        work()
-    })?;
-    #[cfg(feature = "seccomp")]
-    MADE.fetch_add(1, Ordering::Relaxed);
-    Ok(thread)
 }
 
-/// Waits until no thread makes a system call any more for its own beginning.
+/// musl's allocator has one.
+#[cfg(not(target_env = "gnu"))]
+fn one_heap() {}
+
+/// Whether all threads are past the system calls of their own beginning.
 #[cfg(feature = "seccomp")]
-pub fn settle() {
-    while READY.load(Ordering::Acquire) < MADE.load(Ordering::Relaxed) {
-        std::thread::yield_now();
+mod settled {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    static READY: AtomicUsize = AtomicUsize::new(0);
+
+    pub fn is_made() {
+        MADE.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn is_ready() {
+        READY.fetch_add(1, Ordering::Release);
+    }
+
+    /// Waits until they are.
+    pub fn settle() {
+        while READY.load(Ordering::Acquire) < MADE.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
     }
 }
+
+/// Nobody wants to know.
+#[cfg(not(feature = "seccomp"))]
+mod settled {
+    #[inline(always)]
+    pub fn is_made() {}
+
+    #[inline(always)]
+    pub fn is_ready() {}
+}
+
+#[cfg(feature = "seccomp")]
+pub use settled::settle;

@@ -37,12 +37,23 @@ pub fn event(signal: libc::c_int) -> Events {
     // The end of the workload's time is as if it had been killed.
     let number = if signal == libc::SIGALRM { libc::SIGKILL } else { signal };
     LAST.store(number as u8, Ordering::Relaxed);
-    #[cfg(feature = "streams")]
-    if signal != libc::SIGALRM && FORWARD.load(Ordering::Relaxed) {
+    if goes_on(signal) { Events::SIGNAL } else { Events::STOP }
+}
+
+/// Whether `signal` is the workload's, which then gets it.
+#[cfg(feature = "streams")]
+fn goes_on(signal: libc::c_int) -> bool {
+    let theirs = signal != libc::SIGALRM && FORWARD.load(Ordering::Relaxed);
+    if theirs {
         FORWARDED.store(signal as u8, Ordering::Relaxed);
-        return Events::SIGNAL;
     }
-    Events::STOP
+    theirs
+}
+
+/// There is no workload that it could be for.
+#[cfg(not(feature = "streams"))]
+fn goes_on(_: libc::c_int) -> bool {
+    false
 }
 
 /// The number of the signal that ended the VM; 0 for none.

@@ -45,7 +45,7 @@ pub struct Source {
 impl Source {
     /// The open `file` that `flag` named by `path`, and what the file system says of it.
     pub fn new(memory: &MemoryConfig, flag: &'static str, path: &str, opened: Opened) -> Source {
-        let fills = memory.hugepages == Some(PageSize::Size2M)
+        let fills = memory.pool() == Some(PageSize::Size2M)
             && !memory.prefault
             && opened.page >= HUGE as u64;
         let Opened { file, start, .. } = opened;

@@ -68,6 +68,14 @@ fn parse_code(what: &str, value: &str) -> Result<u8> {
     code.or_else(|_| usage(format!("{what}={value}: give a byte, as 0x80")))
 }
 
+/// Parses `--snapshot`, if it was given.
+///
+/// # Errors
+/// As [`SnapshotConfig::parse`].
+pub fn parse(text: Option<&str>) -> Result<Option<SnapshotConfig>> {
+    text.map(SnapshotConfig::parse).transpose()
+}
+
 /// Opens the snapshot that `words` name.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! What stands for snapshots in a build without the feature `snapshot`: every VM boots.
 
+use std::convert::Infallible;
+
 use crate::bus::Bus;
 use crate::config::{Config, MemoryConfig};
 use crate::error::Result;
@@ -11,6 +13,14 @@ use crate::virtio::Devices;
 /// No code saves the VM.
 #[derive(Default)]
 pub struct At;
+
+/// The command line asks for none.
+#[derive(Debug)]
+pub struct SnapshotConfig(Infallible);
+
+/// The command line names none.
+#[derive(Debug)]
+pub struct Restored(Infallible);
 
 /// None is taken.
 pub struct Snapshot;
@@ -80,4 +90,30 @@ impl Source {
     pub fn restore_rest(&self, _: &mut Bus) -> Result<()> {
         Ok(())
     }
+}
+
+/// The command line is the user's alone.
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has more")]
+pub mod arguments {
+    use super::{Restored, SnapshotConfig};
+    use crate::config::Config;
+    use crate::error::Result;
+
+    #[inline(always)]
+    pub fn parse(_: Option<&str>) -> Result<Option<SnapshotConfig>> {
+        Ok(None)
+    }
+
+    #[inline(always)]
+    pub fn open(_: &[String]) -> Result<Option<Restored>> {
+        Ok(None)
+    }
+
+    #[inline(always)]
+    pub fn add_saved(_: Option<&Restored>, _: &mut Vec<String>) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub fn set(_: &mut Config, _: Option<Restored>, _: &[String]) {}
 }

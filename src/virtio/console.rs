@@ -11,6 +11,7 @@ use vm_memory::GuestMemoryMmap;
 use super::queue::{self, Broken, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
 use crate::access::End;
+use crate::cli::Flags;
 use crate::config;
 use crate::error::Result;
 use crate::events::{self, Events};
@@ -41,6 +42,15 @@ pub struct Console {
 
 impl Kind for Console {
     type Config = config::Output;
+
+    fn configs(flags: &mut Flags<'_>) -> Result<Vec<config::Output>> {
+        Ok(flags
+            .console
+            .take()
+            .filter(|output| *output != config::Output::Off)
+            .into_iter()
+            .collect())
+    }
 
     fn open(
         output: &'static config::Output,

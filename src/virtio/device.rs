@@ -7,48 +7,36 @@ use brisk_devices::virtio::{Common, Device, Effect, Interrupt};
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
-use super::{Backend, Found, Halt, queue};
+use super::{Backend, Found, Halt, Lane, queue};
 use crate::access::End;
 use crate::events::Events;
-use crate::shared::{Handle, Shared};
 
-/// A queue in use and what serves it.
-struct Served<B> {
+/// A queue, where the driver has started it, and what serves it.
+pub struct Pump<B> {
     queue: Option<Queue>,
     backend: B,
 }
 
-/// A queue's way past its device's registers.
-pub struct Lane<B>(Handle<Shared<Served<B>>>);
-
-impl<B> Clone for Lane<B> {
-    fn clone(&self) -> Self {
-        Lane(Handle::clone(&self.0))
-    }
-}
-
-impl<B: Backend> Lane<B> {
-    fn new(backend: B) -> Self {
-        Lane(Handle::new(Shared::new(Served { queue: None, backend })))
+impl<B: Backend> Pump<B> {
+    /// For a queue that is not started.
+    pub(super) fn new(backend: B) -> Self {
+        Pump { queue: None, backend }
     }
 
     /// Moves the queue, if the driver has started it.
-    pub fn serve(&self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
-        let Served { queue, backend } = &mut *self.0.lock();
-        queue.as_mut().map_or(Ok(false), |queue| backend.process(queue, memory))
+    pub(super) fn serve(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
+        self.queue.as_mut().map_or(Ok(false), |queue| self.backend.process(queue, memory))
     }
 
     /// Finishes what is on its way.
-    pub fn quiesce(&self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
-        let Served { queue, backend } = &mut *self.0.lock();
-        queue.as_mut().map_or(Ok(false), |queue| backend.quiesce(queue, memory))
+    fn quiesce(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
+        self.queue.as_mut().map_or(Ok(false), |queue| self.backend.quiesce(queue, memory))
     }
 
-    /// Waits until nobody moves the queue any more, and takes it away.
-    fn stop(&self) {
-        let Served { queue, backend } = &mut *self.0.lock();
-        backend.stop();
-        *queue = None;
+    /// Takes the queue away.
+    fn stop(&mut self) {
+        self.backend.stop();
+        self.queue = None;
     }
 }
 
@@ -56,7 +44,7 @@ impl<B: Backend> Lane<B> {
 pub struct VirtioDevice<B: Backend, const Q: usize> {
     pub(super) common: Common<Q>,
     pub(super) model: B::Model,
-    lanes: Vec<Lane<B>>,
+    pub(super) lanes: Vec<Lane<B>>,
     /// That the driver broke a queue was said.
     warned: bool,
 }
@@ -74,35 +62,34 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         (0..Q as u16).filter(|&queue| self.model.queue_max_size(queue) > 0).count()
     }
 
-    /// The way to queue `index`.
-    pub(super) fn lane(&self, index: u16) -> Option<Lane<B>> {
-        self.lanes.get(usize::from(index)).cloned()
-    }
-
     /// Does what a transport's register write came to.
     pub(super) fn apply(&mut self, effect: Effect, memory: &GuestMemoryMmap) -> Reply {
         match effect {
             Effect::None => Reply::Nothing,
             Effect::Activate => self.activate(memory),
             Effect::Reset => {
-                self.lanes.iter().for_each(Lane::stop);
+                self.stop();
                 Reply::Nothing
             }
             Effect::Notify(index) => Reply::Notified(index),
             Effect::QueueStop(index) => {
-                if let Some(lane) = self.lanes.get(usize::from(index)) {
-                    lane.stop();
+                if let Some(lane) = self.lanes.get_mut(usize::from(index)) {
+                    lane.lock().stop();
                 }
                 Reply::Nothing
             }
         }
     }
 
+    fn stop(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.lock().stop());
+    }
+
     fn activate(&mut self, memory: &GuestMemoryMmap) -> Reply {
         let features = self.common.features();
         let mut broken = false;
-        for (index, lane) in (0..).zip(&self.lanes) {
-            let Served { queue, backend } = &mut *lane.0.lock();
+        for (index, lane) in (0..).zip(&mut self.lanes) {
+            let Pump { queue, backend } = &mut *lane.lock();
             backend.activate(features);
             let Some(setup) = self.common.queue(index).filter(|setup| setup.ready()) else {
                 continue;
@@ -122,8 +109,8 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         if !events.intersects(B::EVENTS | own) {
             return (queues, all);
         }
-        for (index, lane) in self.lanes.iter().enumerate() {
-            let polled = lane.0.lock().backend.poll(events, &mut self.model);
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let polled = lane.lock().backend.poll(events, &mut self.model);
             queues |= u32::from(polled.queue) << index;
             all.config |= polled.config;
             all.mended |= polled.mended;
@@ -135,26 +122,26 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
 
     /// The VM has ended: hands on what waits.
     pub(super) fn hand_on(&mut self) {
-        self.lanes.iter().for_each(|lane| lane.0.lock().backend.hand_on());
+        self.lanes.iter_mut().for_each(|lane| lane.lock().backend.hand_on());
     }
 
     /// Moves queue `index`, if the driver has started it, while the registers wait.
     pub fn process(&mut self, index: u16, memory: &GuestMemoryMmap) -> Reply {
-        let Some(lane) = self.lanes.get(usize::from(index)) else { return Reply::Nothing };
-        let served = lane.serve(memory);
+        let Some(lane) = self.lanes.get_mut(usize::from(index)) else { return Reply::Nothing };
+        let served = lane.lock().serve(memory);
         self.finish(index, served)
     }
 
     /// Finishes what is on its way in all queues, and hands `tell` what its driver is to know of each.
     pub fn quiesce(&mut self, memory: &GuestMemoryMmap, mut tell: impl FnMut(Reply)) {
         for index in 0..self.lanes.len() {
-            let settled = self.lanes[index].quiesce(memory);
+            let settled = self.lanes[index].lock().quiesce(memory);
             let reply = self.finish(index as u16, settled);
             tell(reply);
         }
     }
 
-    /// What [`Lane::serve`] of queue `index` came to.
+    /// What [`Pump::serve`] of queue `index` came to.
     pub(super) fn finish(&mut self, index: u16, served: Result<bool, Halt>) -> Reply {
         // Another vCPU may have taken the queue back since.
         if !self.common.active() || self.common.queue(index).is_none_or(|queue| !queue.ready()) {
@@ -178,7 +165,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
                         B::Model::ID
                     );
                 }
-                self.lanes.iter().for_each(Lane::stop);
+                self.stop();
                 Reply::config(self.common.needs_reset())
             }
         }
@@ -362,10 +349,10 @@ mod stopped {
         let count = Arc::new(AtomicU32::new(0));
         let mut device = VirtioDevice::<_, 1>::new(Model, [Stopped(Arc::clone(&count))]);
         for (stops, effect) in (1..).zip([Effect::Reset, Effect::QueueStop(0)]) {
-            device.lanes[0].0.lock().queue = Queue::new(16).ok();
+            device.lanes[0].lock().queue = Queue::new(16).ok();
             let _ = device.apply(effect, &memory);
             assert_eq!(count.load(Ordering::Relaxed), stops);
-            assert!(device.lanes[0].0.lock().queue.is_none());
+            assert!(device.lanes[0].lock().queue.is_none());
         }
     }
 }

@@ -3,14 +3,12 @@
 use brisk_boot::{PciHost, layout};
 use vm_memory::GuestMemoryMmap;
 
-use super::table::{AnyLane, Device, FLAGS, each};
-#[cfg(feature = "pci")]
-use super::transport::pci::{HOST, Pci};
-use super::{Access, Halt, Host, Reply};
+use super::jobs::Jobs;
+use super::table::{Device, FLAGS, each};
+use super::transport::pci::Pci;
+use super::{Access, Host, Reply};
 use crate::access::End;
 use crate::config::Config;
-#[cfg(feature = "pci")]
-use crate::config::Transport;
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::interrupts::{Signal, Sink};
@@ -23,7 +21,6 @@ pub const MAX_VIRTIO: usize = 8;
 pub struct Devices {
     pub(super) slots: Vec<Device>,
     pub(super) memory: &'static GuestMemoryMmap,
-    #[cfg(feature = "pci")]
     pub(super) pci: Option<Pci>,
 }
 
@@ -57,46 +54,20 @@ impl Devices {
         }
         warn_of_pages(config.memory.size, host.guest - ram_end);
         Ok(Devices {
-            #[cfg(feature = "pci")]
-            pci: (config.transport != Transport::Mmio)
-                .then(|| Pci::new(&slots, config.transport == Transport::PciPorts)),
+            pci: Pci::open(config, &slots),
             slots,
             memory: Box::leak(Box::new(host.memory)),
         })
     }
 
-    /// Nothing is memory that could be an exit.
-    ///
-    /// # Errors
-    /// None.
-    #[cfg(not(feature = "pci"))]
-    #[inline(always)]
-    pub fn make_readable(&mut self, _: &'static Vm, _: u32) -> Result<()> {
-        Ok(())
-    }
-
     /// The bridge that the guest is to be told of.
-    #[cfg(feature = "pci")]
     pub fn pci_host(&self) -> Option<PciHost> {
-        self.pci.as_ref().map(|_| HOST)
-    }
-
-    /// The bridge that the guest is to be told of: none.
-    #[cfg(not(feature = "pci"))]
-    pub fn pci_host(&self) -> Option<PciHost> {
-        None
+        self.pci.as_ref().map(Pci::host)
     }
 
     /// Whether the devices are PCI functions.
-    #[cfg(feature = "pci")]
     pub(super) const fn over_pci(&self) -> bool {
         self.pci.is_some()
-    }
-
-    /// Whether the devices are PCI functions.
-    #[cfg(not(feature = "pci"))]
-    pub(super) const fn over_pci(&self) -> bool {
-        false
     }
 
     /// The VM has ended: hands on what waits.
@@ -108,7 +79,7 @@ impl Devices {
 
     /// Hands each of `events` to the devices that it is for, and what they say to their drivers to
     /// `sink`.
-    pub fn poll(&mut self, events: Events, sink: &impl Sink) -> Polled {
+    pub fn poll(&mut self, events: Events, sink: &mut impl Sink) -> Polled {
         let mut all = Polled::default();
         for index in 0..self.slots.len() {
             let (queues, polled) =
@@ -118,33 +89,37 @@ impl Devices {
             if polled.config {
                 self.tell(index, Reply::Config, sink);
             }
-            let queues = (0..32).filter(|queue| queues & 1 << queue != 0);
-            all.jobs.extend(queues.filter_map(|queue| self.job(index, queue)));
+            for queue in (0..32).filter(|queue| queues & 1 << queue != 0) {
+                self.begin(index, queue, &mut all, sink);
+            }
         }
         all
     }
 
-    /// What is to be done when queue `queue` of device `index` was notified.
-    pub(super) fn job(&self, index: usize, queue: u16) -> Option<Job> {
-        let lane = self.slots.get(index)?.lane(queue)?;
-        Some(Job { device: index, queue, lane, memory: self.memory })
-    }
-
     /// An access that device `index` answered by `reply`.
-    pub(super) fn answer(&mut self, index: usize, reply: Reply, sink: &impl Sink) -> Access {
+    pub(super) fn answer(&mut self, index: usize, reply: Reply, sink: &mut impl Sink) -> Access {
         match reply {
-            Reply::Notified(queue) => self.job(index, queue).map_or(Access::Done, Access::Notified),
-            Reply::End(end) => Access::End(end),
-            reply => {
-                self.tell(index, reply, sink);
-                Access::Done
-            }
+            Reply::Notified(queue) => self.notified(index, queue, sink),
+            reply => Access::done(self.conclude(index, reply, sink)),
         }
     }
 
+    /// Device `index` has moved a queue: brings its answer to its driver, unless the VM ends.
+    pub(super) fn conclude(
+        &mut self,
+        index: usize,
+        reply: Reply,
+        sink: &mut impl Sink,
+    ) -> Option<End> {
+        if let Reply::End(end) = reply {
+            return Some(end);
+        }
+        self.tell(index, reply, sink);
+        None
+    }
+
     /// Brings device `index`'s answer to its driver.
-    fn tell(&mut self, index: usize, reply: Reply, sink: &impl Sink) {
-        #[cfg(feature = "pci")]
+    fn tell(&mut self, index: usize, reply: Reply, sink: &mut impl Sink) {
         if let (Some(pci), Some(slot)) = (&mut self.pci, self.slots.get_mut(index)) {
             return pci.tell(index, slot, reply, sink);
         }
@@ -154,7 +129,7 @@ impl Devices {
     }
 
     /// Finishes what the devices have begun, for a guest of which no vCPU runs.
-    pub fn quiesce(&mut self, sink: &impl Sink) {
+    pub fn quiesce(&mut self, sink: &mut impl Sink) {
         for index in 0..self.slots.len() {
             let mut replies = Vec::new();
             let memory = self.memory;
@@ -164,26 +139,13 @@ impl Devices {
             replies.into_iter().for_each(|reply| self.tell(index, reply, sink));
         }
     }
-
-    /// A job is done.
-    pub fn finish(&mut self, done: Served, sink: &impl Sink) -> Option<End> {
-        let Served { device: index, queue, result } = done;
-        let slot = self.slots.get_mut(index)?;
-        match each!(slot, device => device.finish(queue, result)) {
-            Reply::End(end) => Some(end),
-            reply => {
-                self.tell(index, reply, sink);
-                None
-            }
-        }
-    }
 }
 
 /// What an event came to, all devices together.
 #[derive(Default)]
 pub struct Polled {
     /// What is to be done about it, without the bus.
-    pub jobs: Vec<Job>,
+    pub jobs: Jobs,
     /// Memory that the guest could not have is there again.
     pub mended: bool,
     /// The VM ends.
@@ -194,29 +156,6 @@ impl Polled {
     /// The VM ends, whatever there is to be done.
     pub fn end(end: End) -> Polled {
         Polled { end: Some(end), ..Polled::default() }
-    }
-}
-
-/// A queue that is to be moved, by whoever has not the bus.
-pub struct Job {
-    device: usize,
-    queue: u16,
-    lane: AnyLane,
-    memory: &'static GuestMemoryMmap,
-}
-
-/// A job that is done: [`Devices::finish`] takes it.
-pub struct Served {
-    device: usize,
-    queue: u16,
-    result: std::result::Result<bool, Halt>,
-}
-
-impl Job {
-    /// Does it, however long that takes.
-    pub fn run(self) -> Served {
-        let Job { device, queue, lane, memory } = self;
-        Served { device, queue, result: lane.serve(memory) }
     }
 }
 

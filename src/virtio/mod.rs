@@ -18,6 +18,11 @@ pub mod block;
 pub mod console;
 mod device;
 mod devices;
+#[cfg(feature = "smp")]
+mod jobs;
+#[cfg(not(feature = "smp"))]
+#[path = "jobs/off.rs"]
+mod jobs;
 #[cfg(feature = "pmem")]
 pub mod pmem;
 pub mod queue;
@@ -36,11 +41,11 @@ use crate::access::{self, End};
 use crate::events::Events;
 use crate::kvm::Vm;
 
-pub use device::{Lane, Reply, VirtioDevice};
-pub use devices::{Devices, Job, MAX_VIRTIO, Polled, Served};
+pub use device::{Pump, Reply, VirtioDevice};
+pub use devices::{Devices, MAX_VIRTIO, Polled};
+pub use jobs::{Job, Lane, Served};
 pub use queue::Broken;
 pub use table::{Configs, Kind};
-#[cfg(feature = "pci")]
 pub use transport::pci::BUSES as PCI_BUSES;
 #[cfg(all(feature = "pci", feature = "seccomp"))]
 pub(crate) use transport::pci::RULES as PCI_RULES;

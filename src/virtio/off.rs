@@ -1,9 +1,12 @@
 //! What stands for the virtio devices in a build without any: none.
 
+use std::convert::Infallible;
+
 use brisk_boot::{PciHost, VirtioMmio};
 use vm_memory::GuestMemoryMmap;
 
 use crate::access::{self, End};
+use crate::cli::Flags;
 use crate::config::Config;
 use crate::error::Result;
 use crate::events::Events;
@@ -12,6 +15,8 @@ use crate::kvm::Vm;
 
 /// The windows stay empty.
 pub const MAX_VIRTIO: usize = 8;
+/// So does the configuration space.
+pub const PCI_BUSES: u64 = 1;
 
 /// What became of an access: nothing.
 pub type Access = access::Access<Job>;
@@ -21,26 +26,34 @@ pub type Access = access::Access<Job>;
 pub struct Configs {}
 
 impl Configs {
-    /// No word for the kernel's command line.
-    pub fn cmdline(&self) -> Option<&'static str> {
-        None
+    /// None.
+    ///
+    /// # Errors
+    /// Never.
+    #[inline(always)]
+    pub fn parse(_: &mut Flags<'_>) -> Result<Configs> {
+        Ok(Configs {})
     }
+
+    /// No parameter for the kernel's command line.
+    #[inline(always)]
+    pub fn add_parameters(&self, _: &mut Vec<&str>) {}
 }
 
 /// No device.
 pub struct Devices;
 
-/// Nothing that is to be done.
-pub struct Job;
+/// There is none.
+pub struct Job(Infallible);
 
-/// Nothing that is done.
-pub struct Served;
+/// There is none.
+pub struct Served(Infallible);
 
 #[allow(missing_docs, reason = "as in the module that has some")]
 impl Job {
     #[inline(always)]
     pub fn run(self) -> Served {
-        Served
+        Served(self.0)
     }
 }
 
@@ -72,7 +85,7 @@ impl Devices {
 
     #[cfg(feature = "snapshot")]
     #[inline(always)]
-    pub fn save(&mut self, _: &mut crate::snapshot::parts::Writer, _: &impl Sink) {}
+    pub fn save(&mut self, _: &mut crate::snapshot::parts::Writer, _: &mut impl Sink) {}
 
     #[cfg(feature = "snapshot")]
     #[inline(always)]
@@ -102,21 +115,51 @@ impl Devices {
     }
 
     #[inline(always)]
-    pub fn write(&mut self, _: u64, _: &[u8], _: &impl Sink) -> Access {
+    pub fn write(&mut self, _: u64, _: &[u8], _: &mut impl Sink) -> Access {
         Access::Unclaimed
     }
 
     #[inline(always)]
-    pub fn poll(&mut self, _: Events, _: &impl Sink) -> Polled {
+    pub fn ports_in(&mut self, _: u16, _: u8, _: &mut [u8]) -> Access {
+        Access::Unclaimed
+    }
+
+    #[inline(always)]
+    pub fn ports_out(&mut self, _: u16, _: u8, _: &[u8], _: &mut impl Sink) -> Access {
+        Access::Unclaimed
+    }
+
+    #[inline(always)]
+    pub fn ecam_read(&mut self, _: u64, _: &mut [u8]) -> Access {
+        Access::Unclaimed
+    }
+
+    #[inline(always)]
+    pub fn ecam_write(&mut self, _: u64, _: &[u8], _: &mut impl Sink) -> Access {
+        Access::Unclaimed
+    }
+
+    #[inline(always)]
+    pub fn bar_read(&mut self, _: u64, _: &mut [u8]) -> Access {
+        Access::Unclaimed
+    }
+
+    #[inline(always)]
+    pub fn bar_write(&mut self, _: u64, _: &[u8], _: &mut impl Sink) -> Access {
+        Access::Unclaimed
+    }
+
+    #[inline(always)]
+    pub fn poll(&mut self, _: Events, _: &mut impl Sink) -> Polled {
         Polled::default()
     }
 
     #[inline(always)]
-    pub fn quiesce(&mut self, _: &impl Sink) {}
+    pub fn quiesce(&mut self, _: &mut impl Sink) {}
 
     #[inline(always)]
-    pub fn finish(&mut self, _: Served, _: &impl Sink) -> Option<End> {
-        None
+    pub fn finish(&mut self, done: Served, _: &mut impl Sink) -> Option<End> {
+        match done.0 {}
     }
 }
 

@@ -12,6 +12,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 use super::queue::{self, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
 use crate::bundle;
+use crate::cli::Flags;
 use crate::cli::words::os_string;
 use crate::config::{on_off, pairs, unknown, usage};
 use crate::descriptors;
@@ -101,6 +102,13 @@ pub struct Pmem {
 
 impl Kind for Pmem {
     type Config = PmemConfig;
+
+    fn configs(flags: &mut Flags<'_>) -> Result<Vec<PmemConfig>> {
+        let given = flags.args.pmem.iter().map(|text| PmemConfig::parse(text));
+        given
+            .chain(bundle::image(flags.bundle).map(|part| Ok(PmemConfig::of_bundle(part))))
+            .collect()
+    }
 
     /// Maps the image and gives it to the guest at the next free address.
     fn open(config: &'static PmemConfig, host: &mut Host<'_>) -> Result<(pmem::Pmem, Vec<Pmem>)> {

@@ -11,6 +11,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
+use crate::cli::Flags;
 use crate::config::{pairs, unknown, usage};
 use crate::error::{Error, Result};
 use crate::events::{self, Events};
@@ -55,6 +56,10 @@ pub struct Rng {
 
 impl Kind for Rng {
     type Config = RngConfig;
+
+    fn configs(flags: &mut Flags<'_>) -> Result<Vec<RngConfig>> {
+        flags.args.rng.iter().map(|text| RngConfig::parse(text)).collect()
+    }
 
     fn open(config: &'static RngConfig, host: &mut Host<'_>) -> Result<(rng::Rng, Vec<Rng>)> {
         Ok((rng::Rng, vec![Rng::open_source(config, host.event())?]))

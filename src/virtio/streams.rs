@@ -16,6 +16,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Broken, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
+use crate::cli::Flags;
 use crate::descriptors;
 use crate::error::Result;
 use crate::events::{self, Events};
@@ -30,7 +31,7 @@ pub(crate) const RULES: &[crate::seccomp::rule::Rule] = &[
 ];
 
 /// Tells the guest's init to wait for the workload's arguments.
-pub const HAS_ARGUMENTS: &str = "brisk.args";
+const HAS_ARGUMENTS: &str = "brisk.args";
 
 /// Bytes copied from or to the guest at a time.
 const CHUNK: usize = 4096;
@@ -90,6 +91,14 @@ pub struct Side {
 
 impl Kind for Side {
     type Config = StreamsConfig;
+
+    fn configs(flags: &mut Flags<'_>) -> Result<Vec<StreamsConfig>> {
+        Ok(flags.streams.then(StreamsConfig::from_arguments).into_iter().collect())
+    }
+
+    fn parameter(config: &StreamsConfig) -> Option<&'static str> {
+        config.arguments.map(|_| HAS_ARGUMENTS)
+    }
 
     fn open(
         config: &'static StreamsConfig,

@@ -4,15 +4,30 @@
 //! A device that is new is its model in `brisk-devices`, its host side in a file here, a row, a flag and
 //! a feature.
 
+#[cfg(feature = "smp")]
 use vm_memory::GuestMemoryMmap;
 
-use super::{Backend, Halt, Host, Lane, VirtioDevice};
+use super::{Backend, Host, VirtioDevice};
+#[cfg(feature = "smp")]
+use super::{Halt, Lane};
+use crate::cli::Flags;
 use crate::error::Result;
 
 /// What a device is made of, as its own file says.
 pub trait Kind: Backend + Sized {
     /// What its flag asks for.
     type Config: std::fmt::Debug;
+
+    /// The devices of this kind that the command line asks for.
+    ///
+    /// # Errors
+    /// A flag's value that makes no sense.
+    fn configs(flags: &mut Flags<'_>) -> Result<Vec<Self::Config>>;
+
+    /// A parameter that the kernel's command line gets for such a device.
+    fn parameter(_config: &Self::Config) -> Option<&'static str> {
+        None
+    }
 
     /// Makes the device that `config` asks for, with what it needs of `host`: what its driver sees, and
     /// what stands behind each queue.
@@ -36,11 +51,13 @@ macro_rules! table {
         }
 
         /// A queue of a device by its kind.
+        #[cfg(feature = "smp")]
         pub(super) enum AnyLane {
             $(#[cfg(feature = $feature)]
             $variant(Lane<$backend>),)+
         }
 
+        #[cfg(feature = "smp")]
         impl Device {
             /// The way to queue `index`.
             pub(super) fn lane(&self, index: u16) -> Option<AnyLane> {
@@ -51,6 +68,7 @@ macro_rules! table {
             }
         }
 
+        #[cfg(feature = "smp")]
         impl AnyLane {
             /// Moves the queue, if the driver has started it.
             pub(super) fn serve(&self, memory: &GuestMemoryMmap) -> std::result::Result<bool, Halt> {
@@ -70,13 +88,23 @@ macro_rules! table {
         }
 
         impl Configs {
-            /// Words that the kernel's command line gets for them.
-            pub fn cmdline(&self) -> Option<&'static str> {
-                #[cfg(feature = "streams")]
-                if self.streams.iter().any(|streams| streams.arguments.is_some()) {
-                    return Some(super::streams::HAS_ARGUMENTS);
-                }
-                None
+            /// Takes each kind's own of `flags`.
+            ///
+            /// # Errors
+            /// A flag's value that makes no sense.
+            pub fn parse(flags: &mut Flags<'_>) -> Result<Configs> {
+                Ok(Configs {
+                    $(#[cfg(feature = $feature)]
+                    $list: <$backend>::configs(flags)?,)+
+                })
+            }
+
+            /// Adds the parameters that the kernel's command line gets for them.
+            pub fn add_parameters(&self, _to: &mut Vec<&str>) {
+                $(#[cfg(feature = $feature)]
+                for config in &self.$list {
+                    _to.extend(<$backend>::parameter(config));
+                })+
             }
 
             /// Makes them all, in the order of the table.

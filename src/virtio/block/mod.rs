@@ -3,27 +3,27 @@
 
 use brisk_devices::virtio::block::{self, Options, Request, Status};
 use virtio_queue::Queue;
-#[cfg(feature = "io-uring")]
 use virtio_queue::QueueT;
 use vm_memory::GuestMemoryMmap;
 
 mod disk;
 #[cfg(feature = "io-uring")]
 mod uring;
+#[cfg(not(feature = "io-uring"))]
+#[path = "uring/off.rs"]
+mod uring;
 
 use self::disk::Disk;
 #[cfg(all(feature = "io-uring", feature = "seccomp"))]
 pub(crate) use self::uring::RULES as RING_RULES;
-#[cfg(feature = "io-uring")]
 use self::uring::{Engine, Flight, Operation};
-#[cfg(feature = "io-uring")]
-use super::Found;
 use super::queue::{self, Broken, Buffers, Taken};
-use super::{Backend, Halt, Host, Kind};
+use super::{Backend, Found, Halt, Host, Kind};
+use crate::cli::Flags;
 use crate::config::{need, on_off, pairs, unknown, usage};
 use crate::error::Result;
 use crate::events::Events;
-use crate::image::{self, Image, Wish};
+use crate::image::{self, Image, Sector, Wish};
 use crate::inputs::{self, Id};
 #[cfg(feature = "seccomp")]
 use crate::seccomp::rule::Rule;
@@ -91,12 +91,15 @@ pub struct Block {
     model: block::Block,
     disk: Disk,
     buffers: Buffers,
-    #[cfg(feature = "io-uring")]
     engine: Option<Engine>,
 }
 
 impl Kind for Block {
     type Config = DiskConfig;
+
+    fn configs(flags: &mut Flags<'_>) -> Result<Vec<DiskConfig>> {
+        flags.args.disk.iter().map(|text| DiskConfig::parse(text)).collect()
+    }
 
     fn open(
         config: &'static DiskConfig,
@@ -110,14 +113,14 @@ impl Kind for Block {
 
 impl Block {
     /// Opens and locks the image, which is file `Id`; the disk has a queue for each of `cpus`, as far as
-    /// there are, and `_event` says that requests are done.
+    /// there are, and `event` says that requests are done.
     ///
     /// # Errors
     /// The image cannot be used.
     pub fn open_image(
         config: &DiskConfig,
         cpus: u8,
-        _event: Events,
+        event: Events,
     ) -> Result<(block::Block, Vec<Block>, Option<Id>)> {
         let path = &config.path;
         let wish = Wish {
@@ -127,7 +130,7 @@ impl Block {
             direct: config.direct,
             readonly: "readonly=on",
         };
-        let Image { file, len, sector, id } = wish.open()?;
+        let Image { file, len, sector: Sector(sector), id } = wish.open()?;
         wish.check_units(len, block::SECTOR, "512", "")?;
         let options = Options {
             capacity: len / block::SECTOR,
@@ -147,43 +150,17 @@ impl Block {
                 model: model.clone(),
                 disk: disk.clone(),
                 buffers: Buffers::default(),
-                #[cfg(feature = "io-uring")]
-                engine: open_engine(config, &options, &disk, _event),
+                engine: Engine::open(config, &options, &disk, event),
             })
             .collect();
         Ok((model, blocks, id))
     }
 }
 
-/// A queue's engine; none where this kernel has no io_uring, or no room for a thread.
-#[cfg(feature = "io-uring")]
-fn open_engine(
-    config: &DiskConfig,
-    options: &Options,
-    disk: &Disk,
-    event: Events,
-) -> Option<Engine> {
-    if !config.io_uring {
-        return None;
-    }
-    /// Each queue of each disk would say so.
-    static SAID: std::sync::Once = std::sync::Once::new();
-    let missing = |error: &std::io::Error| {
-        SAID.call_once(|| {
-            log::info!(
-                "--disk {},engine=io_uring: {error} (see sysctl kernel.io_uring_disabled); goes on \
-                 with engine=sync",
-                config.path
-            );
-        });
-    };
-    Engine::new(options.queue_size, disk, event).inspect_err(missing).ok()
-}
-
 impl Backend for Block {
     type Model = block::Block;
 
-    #[cfg(all(feature = "snapshot", feature = "io-uring"))]
+    #[cfg(feature = "snapshot")]
     fn waits(&self) -> bool {
         self.engine.as_ref().is_some_and(Engine::waits)
     }
@@ -202,12 +179,8 @@ impl Backend for Block {
         queue: &mut Queue,
         memory: &GuestMemoryMmap,
     ) -> std::result::Result<bool, Halt> {
-        #[cfg(feature = "io-uring")]
         let Self { model, disk, buffers, engine } = self;
-        #[cfg(not(feature = "io-uring"))]
-        let Self { model, disk, buffers } = self;
         let interrupt = queue::drain(queue, memory, |chain| {
-            #[cfg(feature = "io-uring")]
             let head = chain.head_index();
             buffers.collect(chain, memory)?;
             // The status is the last byte that the device may write, wherever the driver put the
@@ -219,7 +192,6 @@ impl Backend for Block {
             // The status comes after all of the data, used or not.
             let room = (queue::len(&buffers.writable) + 1).min(u64::from(u32::MAX)) as u32;
             let result = match parse(model, buffers) {
-                #[cfg(feature = "io-uring")]
                 Ok(request)
                     if let Some(engine) = engine
                         && let Some((operation, offset, list)) = for_ring(request, buffers) =>
@@ -241,26 +213,22 @@ impl Backend for Block {
             unsafe { status.write_volatile(code as u8) };
             Ok(Taken::Used(room))
         })?;
-        #[cfg(feature = "io-uring")]
         if let Some(engine) = engine {
             return Ok(give_back(queue, memory, interrupt, |each| engine.run(disk, each))?);
         }
         Ok(interrupt)
     }
 
-    #[cfg(feature = "io-uring")]
     fn poll(&mut self, _events: Events, _model: &mut block::Block) -> Found {
         Found { queue: self.engine.as_ref().is_some_and(Engine::done), ..Found::default() }
     }
 
-    #[cfg(feature = "io-uring")]
     fn stop(&mut self) {
         if let Some(engine) = &mut self.engine {
             engine.quiesce(&self.disk, |_, _| ());
         }
     }
 
-    #[cfg(feature = "io-uring")]
     fn quiesce(
         &mut self,
         queue: &mut Queue,
@@ -272,7 +240,6 @@ impl Backend for Block {
 }
 
 /// Gives back what `from` says is done. True where the driver wants an interrupt.
-#[cfg(feature = "io-uring")]
 fn give_back(
     queue: &mut Queue,
     memory: &GuestMemoryMmap,
@@ -293,7 +260,6 @@ fn give_back(
 
 /// What of a request the ring can do, where in the file, and with which buffers; the rest is done in
 /// the exit.
-#[cfg(feature = "io-uring")]
 fn for_ring(
     request: Request,
     buffers: &mut Buffers,

@@ -18,6 +18,7 @@ use io_uring::squeue::Flags;
 use io_uring::{IoUring, opcode, register::Restriction, types};
 
 use super::disk::Disk;
+use super::{DiskConfig, Options};
 use crate::events::{self, Events};
 use crate::virtio::queue;
 
@@ -84,11 +85,36 @@ struct Shared {
 }
 
 impl Engine {
+    /// A queue's engine; none where it is not asked for, this kernel has no io_uring, or there is no room
+    /// for a thread. `event` says that requests are done.
+    pub fn open(
+        config: &DiskConfig,
+        options: &Options,
+        disk: &Disk,
+        event: Events,
+    ) -> Option<Engine> {
+        if !config.io_uring {
+            return None;
+        }
+        /// Each queue of each disk would say so.
+        static SAID: std::sync::Once = std::sync::Once::new();
+        let missing = |error: &io::Error| {
+            SAID.call_once(|| {
+                log::info!(
+                    "--disk {},engine=io_uring: {error} (see sysctl kernel.io_uring_disabled); goes on \
+                     with engine=sync",
+                    config.path
+                );
+            });
+        };
+        Engine::new(options.queue_size, disk, event).inspect_err(missing).ok()
+    }
+
     /// A ring for `size` requests to `disk`; `event` says that some are done.
     ///
     /// # Errors
     /// The kernel has no io_uring, or forbids it.
-    pub fn new(size: u16, disk: &Disk, event: Events) -> io::Result<Engine> {
+    fn new(size: u16, disk: &Disk, event: Events) -> io::Result<Engine> {
         events::install_kick();
         // By O_NONBLOCK the kernel would give up where it had to wait (io_uring_enter(2), EAGAIN).
         let direct = if disk.direct { libc::O_DIRECT } else { 0 };

@@ -11,7 +11,7 @@ use vm_memory::GuestMemoryMmap;
 use zerocopy::little_endian::{I64, U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Served, VirtioDevice};
+use super::{Pump, VirtioDevice};
 use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::interrupts::Sink;
@@ -48,25 +48,25 @@ impl ImageState {
 }
 
 impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
-    fn waits(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.0.lock().backend.waits())
+    fn waits(&mut self) -> bool {
+        self.lanes.iter_mut().any(|lane| lane.lock().backend.waits())
     }
 
-    fn private(&self) -> Option<(usize, usize)> {
-        self.lanes.first()?.0.lock().backend.private()
+    fn private(&mut self) -> Option<(usize, usize)> {
+        self.lanes.first_mut()?.lock().backend.private()
     }
 
     /// The image as it is now, where there is one.
-    fn image(&self) -> Option<io::Result<ImageState>> {
-        self.lanes.first()?.0.lock().backend.image().map(ImageState::of)
+    fn image(&mut self) -> Option<io::Result<ImageState>> {
+        self.lanes.first_mut()?.lock().backend.image().map(ImageState::of)
     }
 
-    fn save(&self, index: usize, to: &mut Writer) {
+    fn save(&mut self, index: usize, to: &mut Writer) {
         let common: &State = &self.common;
         to.add(Kind::Virtio, index, common.save(&self.model).as_bytes());
         let mut positions = [[U16::ZERO; 2]; Q];
-        for (at, lane) in positions.iter_mut().zip(&self.lanes) {
-            if let Some(queue) = &lane.0.lock().queue {
+        for (at, lane) in positions.iter_mut().zip(&mut self.lanes) {
+            if let Some(queue) = &lane.lock().queue {
                 *at = [queue.next_avail(), queue.next_used()].map(U16::new);
             }
         }
@@ -94,8 +94,8 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         }
         let positions: [[U16; 2]; Q] = from.read(Kind::Queues, index)?;
         let features = self.common.features();
-        for ((number, lane), at) in (0..).zip(&self.lanes).zip(positions) {
-            let Served { queue, backend } = &mut *lane.0.lock();
+        for ((number, lane), at) in (0..).zip(&mut self.lanes).zip(positions) {
+            let Pump { queue, backend } = &mut *lane.lock();
             backend.activate(features);
             let Some(setup) = self.common.queue(number).filter(|setup| setup.ready()) else {
                 continue;
@@ -113,8 +113,8 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
 impl Devices {
     /// Memory that is a device's private mapping: the device's number, where it begins, and its length in
     /// bytes.
-    pub fn private(&self) -> Vec<(usize, usize, usize)> {
-        let slots = self.slots.iter().enumerate();
+    pub fn private(&mut self) -> Vec<(usize, usize, usize)> {
+        let slots = self.slots.iter_mut().enumerate();
         let private = slots.filter_map(|(index, slot)| {
             let (start, len) = each!(slot, device => device.private())?;
             Some((index, start, len))
@@ -124,9 +124,9 @@ impl Devices {
 
     /// Saves all devices, when what they have on its way is done; `sink` gets what they say to their
     /// drivers of that.
-    pub fn save(&mut self, to: &mut Writer, sink: &impl Sink) {
+    pub fn save(&mut self, to: &mut Writer, sink: &mut impl Sink) {
         for index in 0..self.slots.len() {
-            while each!(&self.slots[index], device => device.waits()) {
+            while each!(&mut self.slots[index], device => device.waits()) {
                 // The vCPUs stand still, so nothing new comes.
                 let polled = self.poll(Events::device(index), sink);
                 for job in polled.jobs {
@@ -135,11 +135,10 @@ impl Devices {
                 std::thread::yield_now();
             }
         }
-        #[cfg(feature = "pci")]
         if let Some(pci) = &mut self.pci {
             pci.save(to);
         }
-        for (index, slot) in self.slots.iter().enumerate() {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
             each!(slot, device => device.save(index, to));
         }
     }
@@ -149,7 +148,6 @@ impl Devices {
     /// # Errors
     /// They are not the same kinds of devices, or their state is none.
     pub fn restore(&mut self, from: &Parts<'_>) -> Result<()> {
-        #[cfg(feature = "pci")]
         if let Some(pci) = &mut self.pci {
             pci.restore(from)?;
         }

@@ -48,7 +48,7 @@ impl Devices {
     }
 
     /// A write at `offset` from the first window; its interrupt goes to `sink`.
-    pub fn write(&mut self, offset: u64, data: &[u8], sink: &impl Sink) -> Access {
+    pub fn write(&mut self, offset: u64, data: &[u8], sink: &mut impl Sink) -> Access {
         let (index, offset) = window(offset);
         if self.over_pci() {
             return Access::Unclaimed;

@@ -3,3 +3,6 @@
 pub mod mmio;
 #[cfg(feature = "pci")]
 pub mod pci;
+#[cfg(not(feature = "pci"))]
+#[path = "pci/off.rs"]
+pub mod pci;

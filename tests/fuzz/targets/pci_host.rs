@@ -169,20 +169,20 @@ impl Bus {
     }
 
     fn set_config(&mut self, offset: u64, data: &[u8]) {
-        let sent: RefCell<Vec<Signal>> = RefCell::default();
-        let push = |signal| RefCell::borrow_mut(&sent).push(signal);
-        assert!(self.slots.ecam_write(offset, data, &push).claimed());
+        let mut sent = Vec::new();
+        let mut push = |signal| sent.push(signal);
+        assert!(self.slots.ecam_write(offset, data, &mut push).claimed());
         check(sent);
     }
 
     fn set_bar(&mut self, address: u64, data: &[u8]) {
-        let sent: RefCell<Vec<Signal>> = RefCell::default();
+        let mut sent = Vec::new();
         let there = self.decodes(address);
-        let push = |signal| RefCell::borrow_mut(&sent).push(signal);
-        let access = self.slots.bar_write(address, data, &push);
+        let mut push = |signal| sent.push(signal);
+        let access = self.slots.bar_write(address, data, &mut push);
         assert_eq!(access.claimed(), there);
         if let Answer::Notified(job) = access {
-            self.slots.finish(job.run(), &push);
+            self.slots.finish(job.run(), &mut push);
         }
         check(sent);
     }
@@ -253,14 +253,14 @@ impl Bus {
         match *access {
             Access::Port { offset, width, value } => {
                 let (offset, width) = (u16::from(offset & 7), 1 << (width % 3));
-                let sent: RefCell<Vec<Signal>> = RefCell::default();
-                let push = |signal| RefCell::borrow_mut(&sent).push(signal);
+                let mut sent = Vec::new();
+                let mut push = |signal| sent.push(signal);
                 let there = match value {
                     Some(value) => self.slots.ports_out(
                         offset,
                         width,
                         &value.to_le_bytes()[..width.into()],
-                        &push,
+                        &mut push,
                     ),
                     None => self.slots.ports_in(offset, width, &mut data[..width.into()]),
                 };
@@ -311,11 +311,11 @@ impl Bus {
                 self.set_bar(Self::home(function) + 0x400 + u64::from(queue & 3) * 4, &[0; 2]);
             }
             Access::Input { woken } => {
-                let sent: RefCell<Vec<Signal>> = RefCell::default();
-                let push = |signal| RefCell::borrow_mut(&sent).push(signal);
+                let mut sent = Vec::new();
+                let mut push = |signal| sent.push(signal);
                 let events = if woken { Events::CONSOLE } else { Events::MEMORY };
-                for job in self.slots.poll(events, &push).jobs {
-                    self.slots.finish(job.run(), &push);
+                for job in self.slots.poll(events, &mut push).jobs {
+                    self.slots.finish(job.run(), &mut push);
                 }
                 check(sent);
             }
@@ -350,8 +350,7 @@ impl Bus {
 }
 
 /// Functions on PCI have messages only.
-fn check(sent: RefCell<Vec<Signal>>) {
-    let sent = sent.into_inner();
+fn check(sent: Vec<Signal>) {
     assert!(sent.len() <= MAX_MESSAGES, "messages without end");
     assert!(sent.iter().all(|signal| matches!(signal, Signal::Msi(_))));
 }

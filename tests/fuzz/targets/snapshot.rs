@@ -98,7 +98,7 @@ impl Host {
 
     fn save(&mut self) -> Vec<u8> {
         let mut to = Writer::default();
-        self.devices.save(&mut to, &nobody);
+        self.devices.save(&mut to, &mut nobody);
         self.interrupts.save(&mut to);
         to.finish()
     }
@@ -123,13 +123,13 @@ impl Host {
         let access = if self.pci {
             let data = if offset == 0x14 { &data[..1] } else { data };
             let address = layout::PCI_MEM32.start + device * BAR + offset % BAR;
-            self.devices.bar_write(address, data, &nobody)
+            self.devices.bar_write(address, data, &mut nobody)
         } else {
             let window = u64::from(layout::VIRTIO_MMIO_SIZE);
-            self.devices.write(device * window + offset % window, data, &nobody)
+            self.devices.write(device * window + offset % window, data, &mut nobody)
         };
         if let Access::Notified(job) = access {
-            self.devices.finish(job.run(), &nobody);
+            self.devices.finish(job.run(), &mut nobody);
         }
     }
 

@@ -19,6 +19,7 @@ use brisk_devices::virtio::pci::{self, BAR_SIZE, Effect, VirtioPci};
 use vm_memory::GuestMemoryMmap;
 
 use crate::access::End;
+use crate::config::{Config, Transport};
 use crate::error::Result;
 use crate::interrupts::{Signal, Sink};
 use crate::kvm::Vm;
@@ -44,7 +45,7 @@ pub(crate) const RULES: &[Rule] = &[Rule::ioctl(0x4020_ae46)];
 pub const BUSES: u64 = 1;
 
 /// The bus as the guest is told of it.
-pub const HOST: PciHost = PciHost {
+const HOST: PciHost = PciHost {
     ecam_base: layout::PCI_ECAM_BASE,
     last_bus: (BUSES - 1) as u8,
     mem32: layout::PCI_MEM32,
@@ -66,11 +67,21 @@ struct Function {
 }
 
 impl Pci {
-    /// A function for each of `slots`, their BARs one after the other in the window.
-    pub(in crate::virtio) fn new(slots: &[Device], ports: bool) -> Pci {
+    /// A function for each of `slots`, their BARs one after the other in the window; none where the
+    /// devices are reached otherwise.
+    pub(in crate::virtio) fn open(config: &Config, slots: &[Device]) -> Option<Pci> {
+        let ports = match config.transport {
+            Transport::Mmio => return None,
+            transport => transport == Transport::PciPorts,
+        };
         let bars = (layout::PCI_MEM32.start..).step_by(BAR_SIZE as usize);
         let functions = slots.iter().zip(bars).map(|(slot, bar)| new_function(slot, bar)).collect();
-        Pci { ports: ports.then(ConfigPorts::new), readable: None, functions }
+        Some(Pci { ports: ports.then(ConfigPorts::new), readable: None, functions })
+    }
+
+    /// The bus as the guest is told of it.
+    pub(in crate::virtio) fn host(&self) -> PciHost {
+        HOST
     }
 
     /// Brings the answer of device `index`, which is `slot`, to its driver.
@@ -79,7 +90,7 @@ impl Pci {
         index: usize,
         slot: &Device,
         reply: Reply,
-        sink: &impl Sink,
+        sink: &mut impl Sink,
     ) {
         if let Some(function) = self.functions.get_mut(index) {
             each!(slot, device => device.tell(function, reply, sink));
@@ -152,15 +163,8 @@ impl Devices {
         if let Some(pci) = &mut self.pci {
             pci.readable = Some(readable);
         }
-        #[cfg(feature = "snapshot")]
         self.show_restored();
         Ok(())
-    }
-
-    /// Whether there are the ports 0xcf8 to 0xcff.
-    #[cfg(feature = "pio-fast-path")]
-    pub fn has_ports(&self) -> bool {
-        self.pci.as_ref().is_some_and(|pci| pci.ports.is_some())
     }
 
     /// After a restore: what was memory is memory again.
@@ -176,6 +180,11 @@ impl Devices {
         }
     }
 
+    /// Nothing was memory.
+    #[cfg(not(feature = "snapshot"))]
+    #[inline(always)]
+    fn show_restored(&mut self) {}
+
     /// `in` from port 0xcf8 + `offset`: `data` holds accesses of `width` bytes.
     pub fn ports_in(&mut self, offset: u16, width: u8, data: &mut [u8]) -> Access {
         for access in data.chunks_exact_mut(width.into()) {
@@ -188,7 +197,13 @@ impl Devices {
     }
 
     /// `out` to port 0xcf8 + `offset`: `data` holds accesses of `width` bytes.
-    pub fn ports_out(&mut self, offset: u16, width: u8, data: &[u8], sink: &impl Sink) -> Access {
+    pub fn ports_out(
+        &mut self,
+        offset: u16,
+        width: u8,
+        data: &[u8],
+        sink: &mut impl Sink,
+    ) -> Access {
         let mut end = None;
         for access in data.chunks_exact(width.into()) {
             let Some(Pci { ports: Some(ports), .. }) = &mut self.pci else {
@@ -213,7 +228,7 @@ impl Devices {
     }
 
     /// A write at `offset` into the enhanced configuration space.
-    pub fn ecam_write(&mut self, offset: u64, data: &[u8], sink: &impl Sink) -> Access {
+    pub fn ecam_write(&mut self, offset: u64, data: &[u8], sink: &mut impl Sink) -> Access {
         if self.pci.is_none() {
             return Access::Unclaimed;
         }
@@ -242,7 +257,7 @@ impl Devices {
         }
     }
 
-    fn config_write(&mut self, address: Address, data: &[u8], sink: &impl Sink) -> Option<End> {
+    fn config_write(&mut self, address: Address, data: &[u8], sink: &mut impl Sink) -> Option<End> {
         let (number, register) = (number(address), address.register);
         let index = number.checked_sub(1)?;
         let (slot, function, memory) = self.function(index)?;
@@ -289,7 +304,7 @@ impl Devices {
     }
 
     /// A write at an address in the window for BARs; unclaimed where no function has its BAR there.
-    pub fn bar_write(&mut self, address: u64, data: &[u8], sink: &impl Sink) -> Access {
+    pub fn bar_write(&mut self, address: u64, data: &[u8], sink: &mut impl Sink) -> Access {
         let Some(index) = self.at(address) else { return Access::Unclaimed };
         let Some((slot, function, memory)) = self.function(index) else { return Access::Unclaimed };
         function.is_accessed(address);
@@ -300,7 +315,7 @@ impl Devices {
             device.settle(function, effect, memory, sink)
         });
         match reply {
-            Reply::Notified(queue) => self.job(index, queue).map_or(Access::Done, Access::Notified),
+            Reply::Notified(queue) => self.notified(index, queue, sink),
             reply => Access::done(reply.end()),
         }
     }
@@ -333,7 +348,7 @@ impl Function {
     }
 
     /// Sends what is pending on `vector` and can be sent.
-    fn send_pending(&mut self, vector: u16, sink: &impl Sink) {
+    fn send_pending(&mut self, vector: u16, sink: &mut impl Sink) {
         let msix = &mut self.registers.msix;
         if msix.take_pending(vector)
             && let Some(message) = msix.message(vector)
@@ -350,7 +365,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         function: &mut Function,
         effect: Effect,
         memory: &GuestMemoryMmap,
-        sink: &impl Sink,
+        sink: &mut impl Sink,
     ) -> Reply {
         let vectors = match effect {
             Effect::None => return Reply::Nothing,
@@ -374,7 +389,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
     }
 
     /// Sends what the driver is to know as a message, or keeps it pending.
-    fn tell(&self, function: &mut Function, reply: Reply, sink: &impl Sink) {
+    fn tell(&self, function: &mut Function, reply: Reply, sink: &mut impl Sink) {
         let vector = match reply {
             Reply::Nothing | Reply::Notified(_) | Reply::End(_) => return,
             Reply::Config => function.registers.config_vector(),

@@ -30,7 +30,7 @@ fn slots_with(more: &str, transport: &str, readable: bool) -> (Devices, &'static
 }
 
 /// Does what an access left to be done.
-fn serve(slots: &mut Devices, access: Access, sink: &impl Sink) {
+fn serve(slots: &mut Devices, access: Access, sink: &mut impl Sink) {
     if let Access::Notified(job) = access {
         let _ = slots.finish(job.run(), sink);
     }
@@ -47,7 +47,7 @@ fn read(slots: &mut Devices, offset: u64) -> u32 {
 }
 
 fn write(slots: &mut Devices, offset: u64, value: u32) {
-    assert!(slots.ecam_write(offset, &value.to_le_bytes(), &|_: Signal| ()).claimed());
+    assert!(slots.ecam_write(offset, &value.to_le_bytes(), &mut |_: Signal| ()).claimed());
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn any_access_of_any_width_anywhere() {
         let mut data = bytes;
         let config = if step < 0x8000 { step & 0x1fff } else { next() & 0x2fff };
         let bar = BAR + next() % 0x3000;
-        let signal = &|_: Signal| messages.set(messages.get() + 1);
+        let signal = &mut |_: Signal| messages.set(messages.get() + 1);
         match next() % 8 {
             0 => drop(slots.ecam_read(config, &mut data[..width])),
             1 => drop(slots.ecam_write(config, &bytes[..width], signal)),
@@ -158,7 +158,7 @@ fn two_cpus_at_once() {
                     let value = (step.wrapping_mul(0x9e37_79b9) >> (cpu * 7)) as u32;
                     write(&mut slots, CONSOLE + (step * 4 + cpu * 16) % 0xa0, value);
                     let bar = BAR + step * 4 % BAR_SIZE;
-                    let _ = slots.bar_write(bar, &value.to_le_bytes(), &|_: Signal| ());
+                    let _ = slots.bar_write(bar, &value.to_le_bytes(), &mut |_: Signal| ());
                     let _ = read(&mut slots, CONSOLE + step % 0x100 / 4 * 4);
                 }
             });

@@ -34,15 +34,15 @@ impl Guest {
     }
 
     fn config(&mut self, offset: u64, data: &[u8]) {
-        let count = |_: Signal| self.messages.set(self.messages.get() + 1);
-        assert!(self.slots.ecam_write(offset, data, &count).claimed());
+        let mut count = |_: Signal| self.messages.set(self.messages.get() + 1);
+        assert!(self.slots.ecam_write(offset, data, &mut count).claimed());
     }
 
     fn set<const N: usize>(&mut self, address: u64, data: [u8; N]) {
-        let count = |_: Signal| self.messages.set(self.messages.get() + 1);
-        let access = self.slots.bar_write(address, &data, &count);
+        let mut count = |_: Signal| self.messages.set(self.messages.get() + 1);
+        let access = self.slots.bar_write(address, &data, &mut count);
         assert!(access.claimed());
-        serve(&mut self.slots, access, &count);
+        serve(&mut self.slots, access, &mut count);
     }
 
     fn get<const N: usize>(&mut self, address: u64) -> [u8; N] {
@@ -200,7 +200,7 @@ fn a_reset_in_mid_flight_ends_all_that_was_going_on() {
     // Again from the start, and away with the BAR while a chain waits.
     guest.start_console();
     guest.move_bar(CONSOLE, BAR + 0x10_0000);
-    assert!(!guest.slots.bar_write(BAR + 0x404, &[1, 0], &|_: Signal| ()).claimed());
+    assert!(!guest.slots.bar_write(BAR + 0x404, &[1, 0], &mut |_: Signal| ()).claimed());
     guest.move_bar(CONSOLE, BAR);
     assert_eq!(guest.used(), 0);
     guest.send();
