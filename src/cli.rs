@@ -1,5 +1,7 @@
 //! The command line, in the shape of Cloud Hypervisor's.
 
+mod baked;
+mod features;
 mod hints;
 pub mod words;
 
@@ -13,12 +15,14 @@ use crate::error::{Error, Result};
 use crate::measure::log;
 use crate::snapshot::arguments;
 use crate::{exit_status, virtio, workload};
+use words::Read;
 
 #[derive(FromArgs)]
 /// Boots a Linux VM to userspace.
 ///
 /// Exit status: 0 the guest powered off or rebooted, 1 the host or brisk failed, 2 bad usage,
-/// 3 the guest crashed. Ctrl-A x quits a tty console.
+/// 3 the guest crashed. Ctrl-A x quits a tty console, Ctrl-A Ctrl-A sends one. -V, --features: the
+/// version, and what this binary has.
 pub(crate) struct Args {
     /// the kernel: a vmlinux, or a bzImage (feature bzimage)
     #[argh(option)]
@@ -32,33 +36,36 @@ pub(crate) struct Args {
     /// add nothing to the command line
     #[argh(switch)]
     cmdline_exact: bool,
-    /// pvh or linux64; by default pvh where the kernel has its note
+    /// pvh|linux64 (default: what the kernel's notes say)
     #[argh(option)]
     boot_protocol: Option<String>,
-    /// boot=N vCPUs (feature smp for more than one); nested=on|off: whether the guest may run guests
+    /// boot=N,nested=on|off (default boot=1,nested=off): vCPUs (feature smp for more than one), and
+    /// whether the guest may run guests
     #[argh(option)]
     cpus: Option<String>,
-    /// size=512M,hugepages=on|off,hugepage_size=2M|1G,thp=on|off,prefault=on|off,shared=on|off
+    /// size=,hugepages=on|off,hugepage_size=2M|1G,thp=on|off,prefault=on|off,shared=on|off (default
+    /// size=512M,hugepages=off,prefault=off,shared=off)
     #[argh(option)]
     memory: Option<String>,
-    /// path=FILE,readonly=on|off,direct=on|off,engine=sync|io_uring; may be repeated (feature block)
+    /// path=FILE,readonly=on|off,direct=on|off,engine=sync|io_uring (default
+    /// readonly=off,direct=off,engine=sync); may be repeated (feature block)
     #[argh(option)]
     pub(crate) disk: Vec<String>,
-    /// file=FILE,discard_writes=on|off; may be repeated (feature pmem)
+    /// file=FILE,discard_writes=on|off (default discard_writes=off); may be repeated (feature pmem)
     #[argh(option)]
     pub(crate) pmem: Vec<String>,
     /// src=/dev/urandom: the guest's hwrng (feature rng)
     #[argh(option)]
     pub(crate) rng: Option<String>,
-    /// mmio, pci or pci-ports (for a kernel without ECAM): how the guest reaches its virtio devices;
-    /// by default mmio (feature pci)
+    /// mmio|pci|pci-ports (default mmio): how the guest reaches its virtio devices; pci-ports is for a
+    /// kernel without ECAM (feature pci)
     #[argh(option)]
     transport: Option<String>,
-    /// off, null, tty or file=PATH; ttyS0 (feature serial)
+    /// off|null|tty|file=PATH (default off; tty in a build without console): ttyS0 (feature serial)
     #[argh(option)]
     serial: Option<String>,
-    /// off, null, tty or file=PATH; hvc0 (feature console). streams: a workload's standard streams
-    /// (feature streams)
+    /// off|null|tty|file=PATH|streams (default tty; off where --serial is given): hvc0 (feature
+    /// console), or a workload's standard streams (feature streams)
     #[argh(option)]
     console: Option<String>,
     /// write the boot timer's points to this file as JSON lines (feature boot-timer)
@@ -73,18 +80,19 @@ pub(crate) struct Args {
     /// write what each thread did and when to this file, for Perfetto (feature trace)
     #[argh(option)]
     trace: Option<String>,
-    /// true, false or log: end the VM at a system call that it does not need while the guest runs; by
-    /// default true (feature seccomp)
+    /// true|false|log (default true): end the VM at a system call that it does not need while the guest
+    /// runs (feature seccomp)
     #[argh(option)]
     seccomp: Option<String>,
-    /// path=DIR,at=CODE[,then=exit|go-on]: save the VM when the guest writes CODE to port 0x80
-    /// (feature snapshot)
+    /// path=DIR,at=CODE,then=exit|go-on (default then=exit): save the VM when the guest writes CODE to
+    /// port 0x80 (feature snapshot)
     #[argh(option)]
     snapshot: Option<String>,
-    /// DIR or source_url=file://DIR: go on from there (feature snapshot)
+    /// DIR or source_url=file://DIR,images=same|any (default images=same): go on from there (feature
+    /// snapshot)
     #[argh(option)]
     restore: Option<String>,
-    /// off, error, warn, info, debug or trace; by default warn (feature logging)
+    /// off|error|warn|info|debug|trace (default warn); -v, -vv, -vvv: from info on (feature logging)
     #[argh(option)]
     log_level: Option<String>,
     /// end with the byte that the guest wrote to port 0x84, and with 125 where the VM fails (feature
@@ -106,6 +114,9 @@ pub struct Flags<'a> {
     pub(crate) bundle: Bundled,
 }
 
+/// `--log-level` by default.
+const LOG_LEVEL: &str = "warn";
+
 /// What the command line came to.
 pub enum Command {
     /// Run a VM.
@@ -124,13 +135,16 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command> {
         Some(bundle::Asked::Print(text)) => return Ok(Command::Print(text)),
         Some(bundle::Asked::Run(bundle, flags)) => (Some(bundle), flags),
     };
-    let Some(mut words) = words::read(&mut workload::own(arguments).into_iter())? else {
-        return Ok(Command::Print(concat!("brisk ", env!("CARGO_PKG_VERSION"), "\n").into()));
+    let mut words = match words::read(&mut workload::own(arguments).into_iter())? {
+        Read::Words(words) => words,
+        Read::Version => {
+            let version = concat!("brisk ", env!("CARGO_PKG_VERSION"), "\n");
+            return Ok(Command::Print(baked::told(version.into())));
+        }
+        Read::Features => return Ok(Command::Print(features::list())),
     };
-    add_baked(&flags, &mut words)?;
-    if let Some(baked) = option_env!("BRISK_DEFAULT_ARGS") {
-        add_baked(baked, &mut words)?;
-    }
+    baked::add(&flags, &mut words)?;
+    baked::add_own(&mut words)?;
     let restored = arguments::open(&words)?;
     arguments::add_saved(restored.as_ref(), &mut words)?;
     let all: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -139,7 +153,7 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command> {
     }
     let args = match Args::from_args(&["brisk"], &all) {
         Ok(args) => args,
-        Err(exit) if exit.status.is_ok() => return Ok(Command::Print(exit.output)),
+        Err(exit) if exit.status.is_ok() => return Ok(Command::Print(baked::told(exit.output))),
         Err(exit) => {
             let line = exit.output.split_whitespace().collect::<Vec<_>>().join(" ");
             let mut unknown = all.iter().filter(|word| line.ends_with(**word));
@@ -151,21 +165,10 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command> {
     };
     need(!args.exit_status || cfg!(feature = "exit-status"), "--exit-status", "exit-status")?;
     need(args.log_level.is_none() || cfg!(feature = "logging"), "--log-level", "logging")?;
-    log::start(args.log_level.as_deref().unwrap_or("warn"))?;
+    log::start(args.log_level.as_deref().unwrap_or(LOG_LEVEL))?;
     let mut config = config(args, bundle)?;
     arguments::set(&mut config, restored, &words);
     Ok(Command::Run(Box::new(config)))
-}
-
-/// Adds arguments that `cargo xtask build` baked in: a flag a line, its values after tabs. A flag
-/// that was given on the command line is left as given.
-fn add_baked(baked: &str, words: &mut Vec<String>) -> Result<()> {
-    let given = words.clone();
-    let is_given = |flag: &str| words::flags(&given).any(|(given, _)| given == flag);
-    let lines = baked.lines().filter(|line| !line.split('\t').next().is_some_and(is_given));
-    let more = words::read(&mut lines.flat_map(|line| line.split('\t')).map(OsString::from))?;
-    words.extend(more.unwrap_or_default());
-    Ok(())
 }
 
 fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
@@ -273,14 +276,34 @@ fn outputs(serial: Option<&str>, console: Option<&str>) -> Result<(Output, Outpu
 mod tests {
     use super::*;
 
+    /// What `--help` says of a flag's default.
+    fn default_of(flag: &str) -> String {
+        let Ok(Command::Print(help)) = parse(vec!["--help".into()]) else { panic!("no help") };
+        let text = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (_, text) = text.split_once(&format!(" {flag} ")).expect("the flag");
+        let (_, text) = text.split_once("(default ").expect("its default");
+        text.split_once(')').expect("its end").0.to_owned()
+    }
+
     #[test]
-    fn baked_flags_yield_to_given_ones() {
-        let mut words = ["--cmdline", "quiet"].map(str::to_owned).to_vec();
-        let baked = "--kernel\t/k\n--cmdline\tx y\n--timeline\n--disk\tpath=a\n--disk\tpath=b";
-        add_baked(baked, &mut words).unwrap();
-        let wanted =
-            "--cmdline quiet --kernel /k --timeline --disk path=a --disk path=b".split(' ');
-        assert!(words.iter().map(String::as_str).eq(wanted), "{words:?}");
+    fn the_help_tells_the_defaults_that_the_code_has() {
+        let memory = MemoryConfig::parse(&default_of("--memory")).unwrap();
+        assert_eq!(memory, MemoryConfig::default());
+        assert_eq!(config::parse_cpus(&default_of("--cpus")).unwrap(), (1, false));
+        assert_eq!(Seccomp::parse(&default_of("--seccomp")).unwrap(), Seccomp::default());
+        assert_eq!(Transport::parse(&default_of("--transport")).unwrap(), Transport::Mmio);
+        assert_eq!(default_of("--log-level"), LOG_LEVEL);
+    }
+
+    #[cfg(all(feature = "block", feature = "pmem"))]
+    #[test]
+    fn the_help_tells_the_defaults_of_images() {
+        use crate::virtio::{block::DiskConfig, pmem::PmemConfig};
+        let with = |key: &str, flag: &str| format!("{key},{}", default_of(flag));
+        let disk = |text: &str| format!("{:?}", DiskConfig::parse(text).unwrap());
+        assert_eq!(disk(&with("path=a", "--disk")), disk("path=a"));
+        let pmem = |text: &str| format!("{:?}", PmemConfig::parse(text).unwrap());
+        assert_eq!(pmem(&with("file=a", "--pmem")), pmem("file=a"));
     }
 
     #[cfg(all(feature = "serial", feature = "console"))]

@@ -222,13 +222,13 @@ impl Machine {
         };
         let status = match outcome {
             Outcome::End(End::Reset) if self.panic_is_warm && flag == WARM => {
-                say("the guest's kernel panicked");
+                say(&format!("the guest's kernel panicked{}", terminal::hint()));
                 exit_status::own(3)
             }
             Outcome::End(End::Quit) => exit_status::of_signal(),
             Outcome::End(_) => bus.exit_status.of_guest(),
             Outcome::Crash(reason) => {
-                say(&format!("the guest crashed: {reason}"));
+                say(&format!("the guest crashed: {reason}{}", terminal::hint()));
                 exit_status::own(3)
             }
         };

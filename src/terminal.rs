@@ -10,6 +10,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 #[cfg(feature = "console")]
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::config;
@@ -379,10 +380,31 @@ pub fn restore() {
     }
 }
 
+/// Whether the guest printed anything.
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// The guest prints.
+pub fn shown() {
+    SHOWN.store(true, Ordering::Relaxed);
+}
+
+/// What makes a guest print.
+const HINT: &str = if cfg!(feature = "console") {
+    "; nothing was shown: add --console tty, and console=hvc0 to --cmdline"
+} else {
+    "; nothing was shown: add --serial tty, and console=ttyS0 to --cmdline"
+};
+
+/// What is to be said where the guest failed: how to see why, if nothing was to be seen.
+pub fn hint() -> &'static str {
+    if SHOWN.load(Ordering::Relaxed) { "" } else { HINT }
+}
+
 /// Writes all of `bytes`, as far as the other side takes them: a closed pipe or a full disk loses
 /// output and never the VM.
 #[cfg(feature = "serial")]
 pub fn write_all(output: Output, bytes: &[u8]) {
+    shown();
     if let Err(error) = output.write_all(bytes) {
         log::debug!("guest output lost: {error}");
     }

@@ -275,6 +275,16 @@ fn a_triple_fault_is_a_crash() {
     assert_eq!(lab.stats().userspace_exits(), 0);
 }
 
+/// Whoever sees a guest fail and nothing else is told how to see more; who saw something is not.
+#[test]
+fn a_crash_without_a_word_says_how_to_see_some() {
+    let hint = "nothing was shown: add --";
+    let ended = Lab::new(guests::UD2).run(&[]).with_status(3);
+    assert!(ended.stderr.contains(hint), "{ended:?}");
+    let ended = Lab::new(guests::PRINT_AND_UD2).run(&[]).with_status(3);
+    assert!(ended.stderr.contains("triple fault\n"), "{ended:?}");
+}
+
 #[test]
 fn a_breakpoint_without_a_table_is_a_crash() {
     let ended = Lab::new(guests::INT3).run(&[]).with_status(3);

@@ -3,6 +3,8 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[path = "usage/baked.rs"]
+mod baked;
 mod common;
 #[path = "usage/devices.rs"]
 mod devices;

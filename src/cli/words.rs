@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 /// The character for byte 0; private use, and the last of them all (Unicode 16.0, 23.5).
 const BYTES: u32 = 0x10_ff00;
 /// Flags without a value.
-const SWITCHES: &[&str] = &["--cmdline-exact", "--exit-status", "--help", "--timeline"];
+const SWITCHES: &[&str] =
+    &["--cmdline-exact", "--exit-status", "--help", "--no-baked", "--timeline"];
 /// Flags whose value is one text: no keys, no quotes.
 const PLAIN: &[&str] =
     &["--boot-log", "--cmdline", "--initramfs", "--kernel", "--log-level", "--stats", "--trace"];
@@ -22,11 +23,26 @@ const FIRST_KEYS: &[(&str, &str)] =
     &[("--memory", "size"), ("--cpus", "boot"), ("--disk", "path"), ("--pmem", "file")];
 const REPEATED: usize = 2;
 
-/// Makes words for argh of `arguments`; `None` where they ask for the version.
+/// What arguments ask for.
+pub enum Read {
+    /// What argh makes of these words.
+    Words(Vec<String>),
+    /// The version.
+    Version,
+    /// What this binary was built with.
+    Features,
+}
+
+/// Whether a flag may be repeated.
+pub fn is_repeated(flag: &str) -> bool {
+    FIRST_KEYS[REPEATED..].iter().any(|(name, _)| *name == flag)
+}
+
+/// Makes words for argh of `arguments`.
 ///
 /// # Errors
 /// A switch with a value, a key given twice, a value without its key, or a quote without its end.
-pub fn read(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Option<Vec<String>>> {
+pub fn read(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Read> {
     let mut words = Vec::new();
     let mut verbosity = 0;
     // The flag that further values are for.
@@ -41,7 +57,8 @@ pub fn read(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Option<Vec<
         }
         many = None;
         match &*word {
-            "-V" | "--version" => return Ok(None),
+            "-V" | "--version" => return Ok(Read::Version),
+            "--features" => return Ok(Read::Features),
             "-h" => words.push("--help".into()),
             "-v" | "-vv" | "-vvv" => verbosity += word.len() - 1,
             _ if !word.starts_with("--") => words.push(word),
@@ -59,8 +76,7 @@ pub fn read(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Option<Vec<
                     // One that is missing is argh's to say.
                     let Some(value) = joined.or_else(|| arguments.next().map(text)) else { break };
                     words.push(keyed(flag, value)?);
-                    let repeated = FIRST_KEYS[REPEATED..].iter().any(|(name, _)| *name == flag);
-                    many = repeated.then(|| flag.to_owned());
+                    many = is_repeated(flag).then(|| flag.to_owned());
                 }
             }
         }
@@ -69,7 +85,7 @@ pub fn read(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Option<Vec<
         let level = ["info", "debug", "trace"][verbosity.min(3) - 1];
         words.extend(["--log-level".into(), level.into()]);
     }
-    Ok(Some(words))
+    Ok(Read::Words(words))
 }
 
 /// The flags among words that [`read`] made, each with itself and its value: a value may look like a flag.
@@ -172,11 +188,14 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     fn words(arguments: &[&str]) -> Vec<String> {
-        read(&mut arguments.iter().map(OsString::from)).unwrap().unwrap()
+        match read(&mut arguments.iter().map(OsString::from)).unwrap() {
+            Read::Words(words) => words,
+            _ => panic!("no words: {arguments:?}"),
+        }
     }
 
     fn error(arguments: &[&str]) -> String {
-        read(&mut arguments.iter().map(OsString::from)).unwrap_err().to_string()
+        read(&mut arguments.iter().map(OsString::from)).err().unwrap().to_string()
     }
 
     #[test]
@@ -205,13 +224,11 @@ mod tests {
     #[test]
     fn short_flags() {
         assert_eq!(words(&["-h"]), ["--help"]);
+        let asked = |words: [&str; 2]| read(&mut words.map(OsString::from).into_iter()).unwrap();
         for version in ["-V", "--version"] {
-            assert!(
-                read(&mut ["--timeline", version].map(OsString::from).into_iter())
-                    .unwrap()
-                    .is_none()
-            );
+            assert!(matches!(asked(["--timeline", version]), Read::Version));
         }
+        assert!(matches!(asked(["--timeline", "--features"]), Read::Features));
         assert_eq!(words(&["--cmdline", "--version"]), ["--cmdline", "--version"]);
         assert_eq!(words(&["-v"]), ["--log-level", "info"]);
         assert_eq!(words(&["-v", "-v"]), ["--log-level", "debug"]);

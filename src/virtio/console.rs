@@ -116,6 +116,7 @@ impl Console {
         let result = queue::drain(queue, memory, |chain| {
             let Some(output) = output.and_then(Output::file) else { return Ok(Taken::Used(0)) };
             buffers.collect(chain, memory)?;
+            terminal::shown();
             queue::advance(&mut buffers.readable, *sent);
             while let Some(buffer) = buffers.readable.first() {
                 match write(output, buffer) {

@@ -317,6 +317,7 @@ impl Backend for Side {
 
 impl Sink {
     fn put(&mut self, mut data: &[u8]) {
+        terminal::shown();
         if self.pending.is_empty() {
             while !data.is_empty() && !self.gone {
                 match self.file.write(data) {

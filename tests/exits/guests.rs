@@ -20,6 +20,7 @@ pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("HLT", HLT, Bits::B32, BASE),
     ("SPIN", SPIN, Bits::B32, BASE),
     ("UD2", UD2, Bits::B32, BASE),
+    ("PRINT_AND_UD2", PRINT_AND_UD2, Bits::B32, BASE),
     ("INT3", INT3, Bits::B32, BASE),
     ("RESET", RESET, Bits::B32, BASE),
     ("RESET_CONTROL", RESET_CONTROL, Bits::B32, BASE),
@@ -301,6 +302,14 @@ pub const SPIN: Code = &[
 
 /// An exception with no table to handle it, twice more: shutdown.
 pub const UD2: Code = &[(&[0x0f, 0x0b], "ud2")];
+
+/// The same, with a line on the serial port before.
+pub const PRINT_AND_UD2: Code = &[
+    (&[0x66, 0xba, 0xf8, 0x03], "mov dx,0x3f8"),
+    (&[0xb0, 0x0a], "mov al,0xa"),
+    (&[0xee], "out dx,al"),
+    (&[0x0f, 0x0b], "ud2"),
+];
 
 /// On a KVM of the PVM kind its emulator gives up (internal error); elsewhere a triple fault.
 pub const INT3: Code = &[(&[0xcc], "int3")];

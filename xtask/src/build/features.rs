@@ -134,6 +134,18 @@ impl Features {
 mod tests {
     use super::*;
 
+    /// `brisk --features` has a list of its own.
+    #[test]
+    fn the_product_names_all_of_them() {
+        let known = of_brisk().unwrap();
+        let text = std::fs::read_to_string(known.directory.join("src/cli/features.rs")).unwrap();
+        for name in known.single() {
+            let entry = format!("    #[cfg(feature = \"{name}\")]\n    \"{name}\",\n");
+            assert!(text.contains(&entry), "src/cli/features.rs lacks {name}");
+        }
+        assert_eq!(text.matches("#[cfg(").count(), known.single().len());
+    }
+
     #[test]
     fn closure_follows_what_is_implied() {
         let known = of_brisk().unwrap();

@@ -14,6 +14,7 @@ use crate::ui::Step;
 use crate::{cache, paths};
 use parts::Parts;
 
+mod baked;
 pub mod bundle;
 pub mod dist;
 pub mod docs;
@@ -24,6 +25,7 @@ mod parts;
 pub mod scenario;
 pub mod size;
 pub mod source;
+mod target;
 pub mod twice;
 
 /// Build the smallest brisk for a workload.
@@ -45,9 +47,12 @@ pub struct Args {
     /// build again from a copy of the source elsewhere, and fail if the bytes differ
     #[argh(switch)]
     twice: bool,
-    /// directory for brisk and manifest.json (default target/brisk/NAME)
+    /// directory for brisk and manifest.json (default target/brisk/dynamic/NAME or .../static/NAME)
     #[argh(option)]
     out: Option<PathBuf>,
+    /// print what its bytes are for: sections, crates, functions
+    #[argh(switch)]
+    explain: bool,
 }
 
 /// What is built where nothing else is asked for.
@@ -137,10 +142,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         (None, Some(list)) => adhoc(list, &known.names())?,
         _ => bail!("give one of --features A,B and --scenario NAME"),
     };
+    guards::check(&known, &wanted.features)?;
+    target::check(&args.target)?;
     let target_dir = paths::target()?;
+    let kind = if args.fixed { "static" } else { "dynamic" };
     let out = match &args.out {
         Some(dir) => dir.clone(),
-        None => target_dir.join("brisk").join(&wanted.name),
+        None => target_dir.join("brisk").join(kind).join(&wanted.name),
     };
     let order = Order {
         source: paths::workspace(),
@@ -152,6 +160,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let step = Step::start(&format!("building brisk for {}", wanted.name));
     let product = make(&order)?;
     step.done();
+    baked::check(&wanted, &product)?;
     if args.twice {
         let step = Step::start("building it again elsewhere");
         twice::check(&order, &product)?;
@@ -159,9 +168,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let manifest = manifest(&order, &product, &known)?;
     write(&out, &product, &manifest)?;
-    println!("{}", product.parts.table());
-    println!("{}: {} bytes", out.join("brisk").display(), product.program.len());
-    println!("{}", out.join("manifest.json").display());
+    if args.explain {
+        println!("{}", product.parts.table());
+    }
+    let program = out.join("brisk");
+    println!("{}: {} bytes", program.display(), product.program.len());
+    let rest = wanted.example.trim_start_matches("brisk");
+    println!("run: {}{rest}", program.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -285,6 +298,12 @@ fn rustflags(order: &Order<'_>, variation: &Variation) -> Result<Vec<String>> {
     Ok(flags)
 }
 
+/// Whether a line of `git status --porcelain` is about the source: a user's own `brisk.toml` is not.
+fn is_change(line: &str) -> bool {
+    let path = line.strip_prefix("?? ").map(Path::new);
+    path.is_none_or(|path| path.file_name().is_none_or(|name| name != "brisk.toml"))
+}
+
 /// What the binary is, for people and machines that get it without this checkout.
 ///
 /// # Errors
@@ -299,7 +318,7 @@ pub fn manifest(
         command.read().ok().map(|text| text.trim().to_owned())
     };
     // Without git (a source archive) there is no revision.
-    let changed = git(&["status", "--porcelain"]).is_some_and(|text| !text.is_empty());
+    let changed = git(&["status", "--porcelain"]).is_some_and(|text| text.lines().any(is_change));
     let revision = git(&["rev-parse", "HEAD"]).map(|rev| rev + if changed { "+" } else { "" });
     let rustc = cmd!("rustc", "-V").dir(order.source).read().unwrap_or_default();
     Ok(json!({
@@ -348,6 +367,12 @@ mod tests {
         assert_eq!(adhoc("", &known).unwrap().name, "none");
         let error = adhoc("pmem,hugepage", &known).unwrap_err().to_string();
         assert!(error.contains("`hugepage`; there are pmem, hugepages"), "{error}");
+    }
+
+    #[test]
+    fn a_users_scenarios_are_no_change_of_the_source() {
+        assert!(!is_change("?? brisk.toml") && !is_change("?? dir/brisk.toml"));
+        assert!(is_change(" M brisk.toml") && is_change("?? src/new.rs") && is_change("?? dir/"));
     }
 
     #[test]

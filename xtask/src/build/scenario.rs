@@ -1,13 +1,15 @@
 //! The scenarios that `--scenario` names: what a binary is built for, and what is baked into it.
 //!
 //! The table is [`TABLE`]; users add their own in a `brisk.toml` in the working directory or, where
-//! that has none, in the workspace:
+//! that has none, in the workspace. Baked arguments are tried when the binary is built, by itself
+//! (`build::baked`):
 //!
 //! ```toml
 //! [scenario.api]
 //! about = "our API's sandbox"
 //! features = ["pmem", "hugepages", "console"]
-//! # Baked into the binary, so that ./brisk alone boots it. Flags given to ./brisk win.
+//! # Baked into the binary, so that ./brisk alone boots it. A flag given to ./brisk replaces the baked
+//! # one, --disk and --pmem come behind those, --no-baked drops all.
 //! args = ["--kernel", "/srv/vmlinux", "--pmem", "file=/srv/api.raw", "--cmdline", "root=/dev/pmem0"]
 //!
 //! # With `image` it is for `cargo xtask bundle`, and `args` are the workload's.
@@ -21,7 +23,7 @@
 //! writable = "tmpfs"              # or no
 //! ```
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,6 +43,10 @@ pub struct Scenario {
     pub features: Vec<String>,
     /// Arguments that are baked into the binary.
     pub args: Vec<String>,
+    /// The line of each, and the file.
+    pub lines: Vec<usize>,
+    /// Where the user wrote it.
+    pub file: Option<PathBuf>,
     /// An example command. What it boots is in `crate::build::matrix`.
     pub example: String,
     /// What a bundle of it runs.
@@ -196,9 +202,8 @@ pub fn table() -> Vec<Scenario> {
         name: row.name.to_owned(),
         about: row.about.to_owned(),
         features: row.features.split(',').map(str::to_owned).collect(),
-        args: Vec::new(),
         example: row.example.to_owned(),
-        workload: None,
+        ..Scenario::default()
     };
     TABLE.iter().map(row).collect()
 }
@@ -211,7 +216,8 @@ pub fn find(name: &str, known: &[String]) -> Result<Scenario> {
     let mut all = table();
     if let Some(path) = file() {
         let text = fs::read_to_string(&path)?;
-        all.extend(parse(&text, known).with_context(|| path.display().to_string())?);
+        let own = parse(&text, known).with_context(|| path.display().to_string())?;
+        all.extend(own.into_iter().map(|own| Scenario { file: Some(path.clone()), ..own }));
     }
     if let Some(found) = all.iter().find(|scenario| scenario.name == name) {
         return Ok(found.clone());
@@ -240,6 +246,12 @@ fn parse(text: &str, known: &[String]) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
     for (name, own) in file.scenario {
         let at = line(name.span());
+        ensure!(
+            is_plain(name.get_ref()),
+            "line {at}: scenario {:?}: a name is letters, digits, `-`, `_` and `.`, and starts with one of \
+             the first two",
+            name.get_ref()
+        );
         if TABLE.iter().any(|row| row.name == name.get_ref()) {
             bail!("line {at}: {} is a scenario of brisk's own; take another name", name.get_ref());
         }
@@ -266,6 +278,7 @@ fn parse(text: &str, known: &[String]) -> Result<Vec<Scenario>> {
             words.into_iter().map(toml::Spanned::into_inner).collect::<Vec<_>>()
         };
         let features = plain(own.features.unwrap_or_default());
+        let lines = own.args.iter().map(|arg| line(arg.span())).collect();
         let args = plain(own.args);
         let workload = own.image.as_ref().map(|image| Workload {
             image: Some(image.get_ref().clone()),
@@ -289,14 +302,22 @@ fn parse(text: &str, known: &[String]) -> Result<Vec<Scenario>> {
             about: own.about,
             features,
             args: if workload.is_some() { Vec::new() } else { args },
+            lines,
             example: "brisk".to_owned(),
             workload,
+            ..Scenario::default()
         });
     }
     Ok(scenarios)
 }
 
-/// Arguments as `src/cli.rs` gets them when it is compiled: a flag a line, its values after tabs.
+/// Whether a scenario's name can be one of a directory, and nothing else.
+fn is_plain(name: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    name.chars().all(word) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// Arguments as `src/cli/baked.rs` gets them when it is compiled: a flag a line, its values after tabs.
 pub fn baked(args: &[String]) -> String {
     let mut text = String::new();
     for (index, arg) in args.iter().enumerate() {
@@ -344,6 +365,13 @@ mod tests {
             error("[scenario.a]\nfeatures = []\nargs = [\"--a\", \"b\\n\"]").contains("line 3")
         );
         assert!(error("[scenario\n").starts_with("line 1: "));
+        for name in ["../../x", "a/b", "", ".x", "-x", "a b"] {
+            let wrong = error(&format!("\n[scenario.\"{name}\"]\nfeatures = []\n"));
+            assert!(
+                wrong.starts_with(&format!("line 2: scenario \"{name}\": a name is")),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, ensure};
 use argh::FromArgs;
 use duct::cmd;
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::process::ExitCode;
@@ -15,6 +14,8 @@ use crate::lab::boot;
 use crate::measure::bench;
 use crate::measure::metrics::history::{self, Entry, Line, METRICS, Metric};
 use crate::{build, debian, lab, paths};
+
+mod flags;
 
 /// Measure, and write README.md's tables and timeline.
 #[derive(FromArgs)]
@@ -110,13 +111,7 @@ pub fn check() -> Result<()> {
         .dir(paths::workspace())
         .read()
         .context("brisk --help")?;
-    let (told, there) = (flags_of_table(&text), flags_of_help(&help));
-    let list = |flags: Vec<&&str>| flags.iter().map(|f| **f).collect::<Vec<_>>().join(", ");
-    let missing = list(there.difference(&told).collect());
-    ensure!(missing.is_empty(), "README.md: the table of flags lacks {missing}");
-    let unknown = list(told.difference(&there).collect());
-    ensure!(unknown.is_empty(), "README.md: the table has flags that brisk has not: {unknown}");
-    Ok(())
+    flags::compare(&text, &help)
 }
 
 fn read() -> Result<String> {
@@ -136,26 +131,6 @@ fn split<'a>(text: &'a str, name: &str) -> Result<(&'a str, &'a str, &'a str)> {
 fn with_block(text: &str, name: &str, content: &str) -> Result<String> {
     let (before, _, after) = split(text, name)?;
     Ok(format!("{before}{}\n{after}", content.trim_end()))
-}
-
-/// The flags in the first column of the table `flag | meaning`.
-fn flags_of_table(text: &str) -> BTreeSet<&str> {
-    let rows = text.lines().skip_while(|line| !line.starts_with("| flag |")).skip(2);
-    let first = rows.map_while(|row| row.strip_prefix("| ")).map(|row| row.split(" | ").next());
-    first.flatten().flat_map(flags).collect()
-}
-
-/// The flags that each have a line of the help, but for `--help` itself.
-fn flags_of_help(help: &str) -> BTreeSet<&str> {
-    let lines = help.lines().skip_while(|line| *line != "Options:");
-    let first =
-        lines.filter_map(|line| line.strip_prefix("  --").and(line.split_whitespace().next()));
-    first.map(|flag| flag.trim_end_matches(',')).filter(|flag| *flag != "--help").collect()
-}
-
-/// The flags among other words.
-fn flags(cell: &str) -> impl Iterator<Item = &str> {
-    cell.split(|c: char| c.is_whitespace() || "`,".contains(c)).filter(|w| w.starts_with("--"))
 }
 
 /// What `brisk --timeline` says of a boot in the lab's fast mode.
@@ -255,16 +230,6 @@ mod tests {
         assert_eq!(with_block(&new, "x", "1\n2").unwrap(), new);
         let error = with_block(text, "z", "").unwrap_err().to_string();
         assert_eq!(error, "README.md has no <!-- z -->");
-    }
-
-    #[test]
-    fn flags_of_both_sides() {
-        let table = "`--no`\n| flag | meaning |\n|---|---|\n| `--a X`, `--b` | like `--c` |\n\
-                     | `--d e=,f=on\\|off` | x |\n\n| `--g` | |\n";
-        assert_eq!(flags_of_table(table), ["--a", "--b", "--d"].into());
-        let help = "Usage: brisk --a <a> [--x]\n\nOptions:\n  --a   the --y\n        --z\n  \
-                    --long-one\n        b\n  --help, help      display\n";
-        assert_eq!(flags_of_help(help), ["--a", "--long-one"].into());
     }
 
     #[test]
