@@ -204,9 +204,9 @@ impl Bus {
         self.virtio.poll(events, &mut self.interrupts)
     }
 
-    /// The guest touched memory that the host could not give. False where no device can mend that.
-    pub fn mend_memory(&mut self) -> bool {
-        self.virtio.poll(Events::MEMORY, &mut self.interrupts).mended
+    /// The guest touched memory that the host could not give. False where no device can repair that.
+    pub fn repair_memory(&mut self) -> bool {
+        self.virtio.poll(Events::MEMORY, &mut self.interrupts).repaired
     }
 
     /// Finishes what the devices have begun, for a guest of which no vCPU runs.

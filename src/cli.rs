@@ -30,13 +30,13 @@ pub(crate) struct Args {
     /// an initramfs
     #[argh(option)]
     initramfs: Option<String>,
-    /// the kernel's command line; what makes a boot shorter is added to it
+    /// the kernel's command line; parameters that shorten the boot are added to it
     #[argh(option, default = "String::new()")]
     cmdline: String,
     /// add nothing to the command line
     #[argh(switch)]
     cmdline_exact: bool,
-    /// pvh|linux64 (default: what the kernel's notes say)
+    /// pvh|linux64 (default: linux64 for Linux, pvh for another kernel with its note)
     #[argh(option)]
     boot_protocol: Option<String>,
     /// boot=N,nested=on|off (default boot=1,nested=off): vCPUs (feature smp for more than one), and
@@ -77,7 +77,7 @@ pub(crate) struct Args {
     /// write the counts of exits to this file as JSON (feature exit-stats)
     #[argh(option)]
     stats: Option<String>,
-    /// write what each thread did and when to this file, for Perfetto (feature trace)
+    /// write what each thread did, and when, to this file, for Perfetto (feature trace)
     #[argh(option)]
     trace: Option<String>,
     /// true|false|log (default true): end the VM at a system call that it does not need while the guest
@@ -95,7 +95,7 @@ pub(crate) struct Args {
     /// off|error|warn|info|debug|trace (default warn); -v, -vv, -vvv: from info on (feature logging)
     #[argh(option)]
     log_level: Option<String>,
-    /// end with the byte that the guest wrote to port 0x84, and with 125 where the VM fails (feature
+    /// exit with the byte that the guest wrote to port 0x84, or 125 if the VM fails (feature
     /// exit-status)
     #[argh(switch)]
     exit_status: bool,

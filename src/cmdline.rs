@@ -1,7 +1,7 @@
-//! The kernel's command line: which words are added to the user's, and why.
+//! The kernel's command line: which parameters are added to the user's, and why.
 //!
 //! Each makes a boot shorter or its end clearer, and is added only where the user did not give its key. A
-//! word that does nothing is not free: Linux compares each with the names of all its parameters, ten
+//! parameter that does nothing is not free: Linux compares each with every name that it knows, ten
 //! times, which takes 0.1 ms. So `no_timer_check` is not here, as a kernel that knows KVM sets it itself,
 //! nor `tsc=reliable`, as it trusts a TSC that never stops anyway.
 
@@ -34,7 +34,7 @@ const NO_EARLY_PCI: &str = "pci=noearly";
 /// No 64 MiB of buffers for devices that cannot reach RAM above 4 GiB, where there is some. virtio's can.
 const NO_BOUNCE_BUFFERS: &str = "swiotlb=noforce";
 
-/// What of the machine the words depend on.
+/// What of the machine the parameters depend on.
 pub struct Facts<'a> {
     /// The kernel has ACPI to find things by.
     pub acpi: bool,

@@ -1,4 +1,4 @@
-//! What went wrong, said for the person who has to mend it.
+//! What went wrong, said for the person who has to put it right.
 
 use std::fmt;
 

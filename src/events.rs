@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::ops::BitOr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use kvm_bindings::kvm_run;
 
@@ -230,13 +230,21 @@ pub fn install_kick() {
 pub fn watch(file: &impl AsRawFd, event: Events) {
     /// `F_SETSIG`, which libc has for no target.
     const SET_SIGNAL: libc::c_int = 10;
+    /// Who gets the signals: this process, once the first one is caught.
+    static OWNER: AtomicI32 = AtomicI32::new(0);
     let signal = kick_signal() + event.0.trailing_zeros() as libc::c_int;
-    catch(libc::SIGIO);
-    catch(signal);
     let fd: RawFd = file.as_raw_fd();
+    // Relaxed: files are opened by one thread.
+    let mut owner = OWNER.load(Ordering::Relaxed);
+    if owner == 0 {
+        catch(libc::SIGIO);
+        owner = std::process::id() as i32;
+        OWNER.store(owner, Ordering::Relaxed);
+    }
+    catch(signal);
     // SAFETY: plain calls on a descriptor that is open; one that cannot signal is looked at once.
     unsafe {
-        libc::fcntl(fd, libc::F_SETOWN, libc::getpid());
+        libc::fcntl(fd, libc::F_SETOWN, owner);
         libc::fcntl(fd, SET_SIGNAL, signal);
     }
 }

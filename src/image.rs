@@ -108,7 +108,7 @@ impl Wish<'_> {
             return Err(self.wrong(&text));
         }
         let sector = Sector::of(&file, block_device).map_err(failed)?;
-        let len = len(&file).map_err(failed)?;
+        let len = if block_device { len(&file).map_err(failed)? } else { meta.len() };
         if len == 0 {
             return Err(self.wrong("is empty; give an image file"));
         }
@@ -150,10 +150,10 @@ impl Wish<'_> {
     }
 
     /// Checks that `len` bytes are whole units of `unit`, which truncate(1) calls `name`; `why` says
-    /// what it is for, and what else mends it.
+    /// what it is for, and what else fixes it.
     ///
     /// # Errors
-    /// They are not; the message has the command that mends it.
+    /// They are not; the message has the command that fixes it.
     pub fn check_units(&self, len: u64, unit: u64, name: &str, why: &str) -> Result<()> {
         if len.is_multiple_of(unit) {
             return Ok(());

@@ -397,7 +397,7 @@ pub fn why_not_mapped() -> String {
     }
 }
 
-/// An empty pool in the numbers that mend it. Read only now, when it failed: the reservation itself
+/// An empty pool in the numbers that remedy it. Read only now, when it failed: the reservation itself
 /// was the check.
 fn hugepage_error(config: &MemoryConfig, error: &io::Error) -> Error {
     let (name, size) = match config.pool() {

@@ -79,7 +79,7 @@ impl Output {
 /// Opens all files, then empties them. All of the inputs are known by now.
 ///
 /// # Errors
-/// One cannot be written to, or is used otherwise too; then none was emptied.
+/// One cannot be written to, or another flag uses it too; then none was emptied.
 pub fn open() -> Result<()> {
     let mut planned = planned();
     let mut files = Vec::with_capacity(planned.len());

@@ -117,12 +117,10 @@ impl Input {
 
     fn watch() -> Input {
         events::watch(&io::stdin(), Events::INPUT);
+        let flags = saved().as_ref().map_or(0, |saved| saved.flags);
         // SAFETY: plain calls on our own standard input; a failure leaves it without a signal, as for a
         // regular file, which `more` covers.
-        unsafe {
-            let flags = libc::fcntl(libc::STDIN_FILENO, libc::F_GETFL);
-            libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, flags | libc::O_ASYNC);
-        }
+        unsafe { libc::fcntl(libc::STDIN_FILENO, libc::F_SETFL, flags | libc::O_ASYNC) };
         // SAFETY: standard input is never closed.
         Input::new(ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDIN_FILENO) }))
     }

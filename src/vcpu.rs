@@ -57,7 +57,7 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
                 let events = events::take();
                 lock().count_interrupted();
                 if watch.is_stuck(vcpu) {
-                    bus.lock().mend_memory();
+                    bus.lock().repair_memory();
                 }
                 let end = poll(bus, events);
                 if end.is_none() && has_to_wait() {
@@ -65,7 +65,7 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
                 }
                 end
             }
-            Exit::MemoryGone if lock().mend_memory() => None,
+            Exit::MemoryGone if lock().repair_memory() => None,
             Exit::MemoryGone => {
                 return Err(Error::Failed(
                     "KVM_RUN: the host has no memory for what the guest touched; see the limits of this \

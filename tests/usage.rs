@@ -1,4 +1,4 @@
-//! Bad input: brisk says in one line which flag or file is wrong and what mends it, ends with status
+//! Bad input: brisk says in one line which flag or file is wrong and what fixes it, ends with status
 //! 2 for the command line and 1 for the host's files, and leaves nothing behind.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test")]
@@ -82,7 +82,7 @@ fn kernel_for_another_machine() {
     refuses(Elf { kind: 1, ..good.clone() }, &["not an executable", "vmlinux"]);
 }
 
-/// What is packed, and what is no kernel at all, is known, and the mend is named.
+/// What is packed, and what is no kernel at all, is known, and the remedy is named.
 #[test]
 fn kernel_in_another_format() {
     let refuses = |offset: usize, magic: &[u8], parts: &[&str]| {
@@ -178,7 +178,7 @@ fn command_line() {
 fn memory_size() {
     let place = Place::new();
     let size = |text: &str| format!("size={text}");
-    for (text, mend) in [
+    for (text, remedy) in [
         ("0", "16M at least"),
         ("1M", "16M at least"),
         ("16777217", "multiple of 4K"),
@@ -187,7 +187,7 @@ fn memory_size() {
         ("", "K, M, G or T"),
         ("99999999999T", "K, M, G or T"),
     ] {
-        place.refuses(&["--memory", &size(text)], USAGE, &["--memory", "size", mend]);
+        place.refuses(&["--memory", &size(text)], USAGE, &["--memory", "size", remedy]);
     }
     place.refuses(
         &["--memory", "size=4096T"],
@@ -266,7 +266,7 @@ fn flags() {
 #[test]
 fn flags_of_other_vmms() {
     let place = Place::new();
-    for (flag, value, mend) in [
+    for (flag, value, remedy) in [
         ("--net", "tap=,mac=", "no network device"),
         ("--firmware", "CLOUDHV.fd", "--kernel"),
         ("--api-socket", "/tmp/socket", "command line"),
@@ -275,7 +275,7 @@ fn flags_of_other_vmms() {
         ("-append", "quiet", "--cmdline"),
         ("-drive", "file=a.img", "--disk path="),
     ] {
-        place.refuses(&[flag, value], USAGE, &[flag, mend]);
+        place.refuses(&[flag, value], USAGE, &[flag, remedy]);
     }
     place.refuses(&["--memory", "512M"], USAGE, &["--memory 512M", "give size=512M"]);
     place.refuses(&["--cpus=2"], USAGE, &["--cpus 2", "give boot=2"]);

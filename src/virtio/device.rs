@@ -113,7 +113,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
             let polled = lane.lock().backend.poll(events, &mut self.model);
             queues |= u32::from(polled.queue) << index;
             all.config |= polled.config;
-            all.mended |= polled.mended;
+            all.repaired |= polled.repaired;
             all.end = all.end.or(polled.end);
         }
         all.config = all.config && self.common.config_changed();

@@ -84,7 +84,7 @@ impl Devices {
         for index in 0..self.slots.len() {
             let (queues, polled) =
                 each!(&mut self.slots[index], device => device.poll(events, Events::device(index)));
-            all.mended |= polled.mended;
+            all.repaired |= polled.repaired;
             all.end = all.end.or(polled.end);
             if polled.config {
                 self.tell(index, Reply::Config, sink);
@@ -147,7 +147,7 @@ pub struct Polled {
     /// What is to be done about it, without the bus.
     pub jobs: Jobs,
     /// Memory that the guest could not have is there again.
-    pub mended: bool,
+    pub repaired: bool,
     /// The VM ends.
     pub end: Option<End>,
 }

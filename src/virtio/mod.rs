@@ -168,7 +168,7 @@ pub struct Found {
     /// The configuration changed.
     pub config: bool,
     /// Memory that the guest could not have is there again.
-    pub mended: bool,
+    pub repaired: bool,
     /// The VM ends.
     pub end: Option<End>,
 }

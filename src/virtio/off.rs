@@ -63,7 +63,7 @@ pub struct Polled {
     /// As in the module that has some.
     pub jobs: [Job; 0],
     /// As in the module that has some.
-    pub mended: bool,
+    pub repaired: bool,
     /// As in the module that has some.
     pub end: Option<End>,
 }

@@ -29,7 +29,7 @@ use crate::seccomp::rule::Rule;
 const ALIGN: u64 = 2 << 20;
 const PAGE: u64 = 4096;
 
-/// What an image asks of the kernel while the guest runs: to be durable, and what [`Pmem::mend`] asks.
+/// What an image asks of the kernel while the guest runs: to be durable, and what [`Pmem::repair`] asks.
 #[cfg(feature = "seccomp")]
 pub(crate) const RULES: &[Rule] = &[
     Rule::call(libc::SYS_fdatasync),
@@ -124,7 +124,10 @@ impl Kind for Pmem {
                     config.path
                 );
             }
-            if pmem.watch.is_none() || !config.discard_writes {
+            // Nobody else makes holes in an image that is locked.
+            let lacks_room =
+                !config.discard_writes && pmem.seek(0, libc::SEEK_HOLE) < Some(pmem.mapped);
+            if pmem.watch.is_none() || lacks_room {
                 pmem._second = Timer::every_second(Events::TICK);
             }
         }
@@ -201,7 +204,7 @@ impl Pmem {
 
     /// Replaces what the file no longer has by memory of its own, so that the guest can go on; true
     /// where there was something to replace.
-    fn mend(&mut self) -> bool {
+    fn repair(&mut self) -> bool {
         if let Some(watch) = &mut self.watch {
             // Only an empty queue of events signals the next one.
             while watch.read(&mut [0; 512]).is_ok_and(|count| count > 0) {}
@@ -220,20 +223,22 @@ impl Pmem {
         false
     }
 
+    /// The next place of this kind in the file, from `from` on.
+    fn seek(&self, from: u64, kind: libc::c_int) -> Option<u64> {
+        // SAFETY: plain numbers; nobody reads or writes at the descriptor's position.
+        let at = unsafe { libc::lseek(self.file.as_raw_fd(), from as libc::off_t, kind) };
+        u64::try_from(at).ok()
+    }
+
     /// The same for holes of the image that its file system has no room for.
     fn fill_holes(&mut self) -> bool {
         if self.discard_writes {
             return false;
         }
-        let seek = |from: u64, to| {
-            // SAFETY: plain numbers; nobody reads or writes at the descriptor's position.
-            let at = unsafe { libc::lseek(self.file.as_raw_fd(), from as libc::off_t, to) };
-            u64::try_from(at).ok()
-        };
         let mut holes = Vec::new();
         let mut at = 0;
-        while let Some(hole) = seek(at, libc::SEEK_HOLE).filter(|hole| *hole < self.mapped) {
-            at = seek(hole, libc::SEEK_DATA).unwrap_or(self.mapped);
+        while let Some(hole) = self.seek(at, libc::SEEK_HOLE).filter(|hole| *hole < self.mapped) {
+            at = self.seek(hole, libc::SEEK_DATA).unwrap_or(self.mapped);
             holes.push((hole.next_multiple_of(PAGE), at / PAGE * PAGE));
         }
         // The one sure sign: no page to be had there, as the guest wants one (madvise(2): EFAULT is what
@@ -397,7 +402,7 @@ impl Backend for Pmem {
     }
 
     fn poll(&mut self, events: Events, _model: &mut pmem::Pmem) -> Found {
-        let mended = self.mend() || events.intersects(Events::MEMORY) && self.fill_holes();
-        Found { mended, ..Found::default() }
+        let repaired = self.repair() || events.intersects(Events::MEMORY) && self.fill_holes();
+        Found { repaired, ..Found::default() }
     }
 }

@@ -79,7 +79,7 @@ fn huge_pages() {
         stop(running);
         assert_eq!(pool("free_hugepages"), 64, "{memory}: not given back");
     }
-    // The command that the message names is the mend.
+    // The command that the message names is the remedy.
     let sysctl = Command::new("sysctl").arg("vm.nr_hugepages=70").output().expect("sysctl");
     assert!(sysctl.status.success(), "{sysctl:?}");
     assert_eq!(pool("nr_hugepages"), 70);

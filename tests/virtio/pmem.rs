@@ -61,11 +61,11 @@ fn a_flush_says_how_it_went() {
 fn a_flush_of_an_image_that_shrank_fails() {
     let (file, config, _dir) = image(2 << 20);
     let (mut model, mut pmem, _) = Pmem::map(&config, WINDOW).unwrap();
-    let mut mends = |pmem: &mut Pmem| pmem.poll(Events::MEMORY, &mut model).mended;
-    assert!(!mends(&mut pmem), "nothing to mend");
+    let mut repairs = |pmem: &mut Pmem| pmem.poll(Events::MEMORY, &mut model).repaired;
+    assert!(!repairs(&mut pmem), "nothing to repair");
     file.set_len(4096).unwrap();
-    assert!(mends(&mut pmem));
-    assert!(!mends(&mut pmem), "mended twice");
+    assert!(repairs(&mut pmem));
+    assert!(!repairs(&mut pmem), "repaired twice");
     let mut driver = Flusher::started((model, vec![pmem]));
     assert_eq!(driver.flush(0), -1);
 }

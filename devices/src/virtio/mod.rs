@@ -44,7 +44,7 @@ bitflags! {
         const DRIVER_OK = 4;
         /// The driver's choice of features stands.
         const FEATURES_OK = 8;
-        /// The device has met an error that only a reset mends.
+        /// The device has met an error that only a reset fixes.
         const NEEDS_RESET = 64;
         /// The guest has given up on the device.
         const FAILED = 128;

@@ -16,7 +16,7 @@ fn pmem(discard_writes: bool, shrunk: bool) -> RefCell<VirtioDevice<Pmem, 1>> {
     assert_eq!(size, 2 << 20);
     if shrunk {
         file.set_len(10).expect("shrinks");
-        assert!(pmem.poll(Events::MEMORY, &mut model).mended);
+        assert!(pmem.poll(Events::MEMORY, &mut model).repaired);
     }
     RefCell::new(VirtioDevice::new(model, [pmem]))
 }
