@@ -170,7 +170,7 @@ fn trials(text: &mut String, measured: &Measured) -> Result<()> {
     writeln!(
         text,
         "\n## What makes the binaries small\n\nThe scenario `pmem-hugepages`, built by {} as \
-         shipped, and with one choice made otherwise. A build without any feature has {} bytes, \
+         shipped, and with one choice changed at a time. A build without any feature has {} bytes, \
          {} static.\n",
         measured.compiler,
         thousands(measured.core.dynamic),

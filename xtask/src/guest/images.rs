@@ -63,7 +63,7 @@ const DEBIAN_MIB: u64 = 446;
 /// PID 1 of the Debian image: a shell script, as a real system's first process may be. Its first act
 /// is the boot timer's code for userspace, by our own init, as kernels for clouds have no /dev/port.
 /// minbase has no `poweroff`, but perl, whose syscall(169, ...) is reboot(2) with
-/// LINUX_REBOOT_CMD_POWER_OFF. Words of the kernel's command line that it does not know and that have
+/// LINUX_REBOOT_CMD_POWER_OFF. Parameters on the kernel's command line that it does not know and that have
 /// no dot are in the environment.
 const PID1: &str = r#"#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin

@@ -53,7 +53,7 @@ pub struct Args {
     /// a kernel of your own instead of the scenario's
     #[argh(option)]
     kernel: Option<PathBuf>,
-    /// more words for the guest kernel's command line
+    /// more parameters for the guest kernel's command line
     #[argh(option, default = "String::new()")]
     append: String,
     /// boots of each VMM, of which the first is not counted (default 5)
@@ -93,7 +93,7 @@ pub struct Args {
 struct Guest<'a> {
     /// A kernel instead of the scenario's.
     kernel: Option<&'a Path>,
-    /// More words for the command line.
+    /// More parameters for the kernel's command line.
     append: &'a str,
 }
 

@@ -5,6 +5,7 @@ use argh::FromArgs;
 use duct::cmd;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::build::docs::{self, against, thousands};
@@ -14,6 +15,9 @@ use crate::lab::boot;
 use crate::measure::bench;
 use crate::measure::metrics::history::{self, Entry, Line, METRICS, Metric};
 use crate::{build, debian, lab, paths};
+use ladder::{Bar, Step};
+
+mod ladder;
 
 mod flags;
 
@@ -35,7 +39,8 @@ pub struct Args {
 
 /// The blocks that are written: the name in the markers around it, and a word that it has if it is
 /// whole.
-const BLOCKS: [(&str, &str); 3] = [
+const BLOCKS: [(&str, &str); 4] = [
+    ("opening", "QEMU microvm"),
     ("timeline", "userspace"),
     ("bench serial", "| QEMU microvm "),
     ("bench talk", "| hugepages |"),
@@ -73,7 +78,21 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// README.md has no place for them.
 pub fn recorded() -> Result<()> {
     let lines = history::read(&history::path())?;
-    write(&[("bench serial", serial_table(&lines)?), ("bench talk", talk_table(&lines)?)])
+    fs::write(ladder_path(), ladder(&lines)?).context("xtask/measured/ladder.svg")?;
+    write(&tables(&lines)?)
+}
+
+/// The blocks that are made from what was recorded.
+fn tables(lines: &[Line]) -> Result<[(&'static str, String); 3]> {
+    Ok([
+        ("opening", opening(lines)?),
+        ("bench serial", serial_table(lines)?),
+        ("bench talk", talk_table(lines)?),
+    ])
+}
+
+fn ladder_path() -> PathBuf {
+    paths::workspace().join("xtask/measured/ladder.svg")
 }
 
 fn write(blocks: &[(&str, String)]) -> Result<()> {
@@ -98,9 +117,12 @@ pub fn check() -> Result<()> {
         ensure!(block.contains(word), "README.md: {name} is not filled; run: cargo xtask readme");
     }
     let lines = history::read(&history::path())?;
-    for (name, table) in
-        [("bench serial", serial_table(&lines)?), ("bench talk", talk_table(&lines)?)]
-    {
+    let drawn = fs::read_to_string(ladder_path()).context("xtask/measured/ladder.svg")?;
+    ensure!(
+        drawn == ladder(&lines)?,
+        "xtask/measured/ladder.svg is not what the history says; run: cargo xtask readme --recorded"
+    );
+    for (name, table) in tables(&lines)? {
         let (_, block, _) = split(&text, name)?;
         ensure!(
             block.trim_end() == table.trim_end(),
@@ -148,13 +170,12 @@ fn timeline() -> Result<String> {
 }
 
 /// The serial boot, of brisk and QEMU as measured last, beside what was recorded of others: with brisk's
-/// words on the kernel's command line, and with their own.
+/// parameters on the kernel's command line, and with their own.
 fn serial_table(lines: &[Line]) -> Result<String> {
     let serial = history::newest(lines, "serial")?;
     let mut text = caption(&serial);
     let (own, equal) = (history::newest(lines, METRICS)?, history::newest(lines, against::EQUAL)?);
-    text +=
-        "| VMM | words | set-up | guest mode | host mode | total |\n|---|---|--:|--:|--:|--:|\n";
+    text += "| VMM | parameters | set-up | guest mode | host mode | total |\n|---|---|--:|--:|--:|--:|\n";
     let boot = |entries: &[Entry]| -> Vec<Entry> {
         let others = entries.iter().filter(|e| e.vmm != "brisk" && e.name == "boot_time_ms");
         others.filter(|e| !serial.iter().any(|s| s.vmm == e.vmm)).cloned().collect()
@@ -175,29 +196,72 @@ fn serial_table(lines: &[Line]) -> Result<String> {
     Ok(text)
 }
 
-/// The talk's steps: brisk's as measured last, and Cloud Hypervisor's as recorded.
-fn talk_table(lines: &[Line]) -> Result<String> {
-    let talk = history::newest(lines, "talk")?;
+/// The figures that a reader sees first.
+fn opening(lines: &[Line]) -> Result<String> {
+    let serial = history::newest(lines, "serial")?;
+    let (talk, micro) = (history::newest(lines, "talk")?, history::newest(lines, "micro")?);
+    let find = |entries: &[Entry], vmm: &str, name: &str| -> Result<Metric> {
+        let mut all = entries.iter().filter(|entry| entry.vmm == vmm && entry.name == name);
+        Ok(all.next().with_context(|| format!("{vmm}, {name}: not measured"))?.metric.clone())
+    };
+    let ms = |metric: &Metric| metric.value().context("no samples");
+    let last = find(&talk, "brisk", "hugepages")?;
+    Ok(format!(
+        "From exec to the guest's first line of userspace, on a clock that advances 1 ns for each \
+         instruction of host and guest (so the figures are the same on any machine): a kernel and \
+         initramfs with a serial console **{:.1} ms** (QEMU microvm {:.1}), the last command of the talk \
+         below **{:.1} ms** with {} exits, a kernel tuned for brisk with an EROFS image **{:.1} ms**.\n",
+        ms(&find(&serial, "brisk", "boot")?)?,
+        ms(&find(&serial, "QEMU microvm", "boot")?)?,
+        ms(&last)?,
+        thousands(last.count()),
+        ms(&find(&micro, "brisk", "erofs")?)?,
+    ))
+}
+
+/// The talk's steps: brisk's as measured last, and Cloud Hypervisor's as recorded, whose version this
+/// answers too.
+fn talk(lines: &[Line]) -> Result<(Vec<Step>, String)> {
     let peer: Vec<Entry> = history::newest(lines, METRICS)?;
     let peer: Vec<&Entry> = peer.iter().filter(|entry| entry.vmm == "Cloud Hypervisor").collect();
-    let version = peer.first().map(|entry| &*entry.version).unwrap_or_default();
-    let mut text = caption(&talk);
+    let version = peer.first().map(|entry| entry.version.clone()).unwrap_or_default();
+    let mut steps = Vec::new();
+    for entry in history::newest(lines, "talk")?.iter().filter(|entry| entry.vmm == "brisk") {
+        let metric = TALK.iter().find(|(_, step)| *step == entry.name);
+        let (metric, _) = metric.with_context(|| format!("the talk has no step {}", entry.name))?;
+        let theirs = peer.iter().find(|entry| entry.name == *metric).map(|entry| &entry.metric);
+        let bar = |metric: &Metric| Bar { ms: metric.value(), exits: metric.count() };
+        steps.push(Step {
+            name: entry.name.clone(),
+            ours: bar(&entry.metric),
+            theirs: theirs.map_or(Bar { ms: None, exits: 0 }, bar),
+        });
+    }
+    Ok((steps, version))
+}
+
+/// The picture of [`talk`].
+fn ladder(lines: &[Line]) -> Result<String> {
+    let (steps, version) = talk(lines)?;
+    Ok(ladder::draw(&steps, ["brisk", &format!("Cloud Hypervisor {version}")]))
+}
+
+fn talk_table(lines: &[Line]) -> Result<String> {
+    let (steps, version) = talk(lines)?;
+    let mut text = caption(&history::newest(lines, "talk")?);
     let _ = writeln!(
         text,
         "| step | brisk, total | exits | Cloud Hypervisor {version}, total | exits |\n\
          |---|--:|--:|--:|--:|"
     );
-    for entry in talk.iter().filter(|entry| entry.vmm == "brisk") {
-        let (ours, count) = (entry.metric.value().context("no samples")?, entry.metric.count());
-        let metric = TALK.iter().find(|(_, step)| *step == entry.name);
-        let (metric, _) = metric.with_context(|| format!("the talk has no step {}", entry.name))?;
-        let theirs = peer.iter().find(|entry| entry.name == *metric).map(|entry| &entry.metric);
-        let total =
-            theirs.and_then(Metric::value).map_or("–".to_owned(), |ms| format!("{ms:.2}"));
-        let exits = theirs.map(Metric::count).filter(|count| *count > 0);
-        let exits = exits.map_or(String::new(), thousands);
-        let (step, count) = (&entry.name, thousands(count));
-        let _ = writeln!(text, "| {step} | {ours:.2} | {count} | {total} | {exits} |");
+    for Step { name, ours, theirs } in &steps {
+        let total = |bar: &Bar| bar.ms.map_or("–".to_owned(), |ms| format!("{ms:.2}"));
+        let exits = |bar: &Bar| match bar.exits {
+            0 => String::new(),
+            count => thousands(count),
+        };
+        let cells = [total(ours), exits(ours), total(theirs), exits(theirs)].join(" | ");
+        let _ = writeln!(text, "| {name} | {cells} |");
     }
     Ok(text)
 }

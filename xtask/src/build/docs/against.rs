@@ -1,5 +1,5 @@
-//! brisk beside other VMMs, with equal words on the kernel's command line and with each one's own: most
-//! of the lead of a serial boot is the words that brisk adds.
+//! brisk beside other VMMs, with the same kernel parameters and with each one's own: most of the
+//! lead of a serial boot is the parameters that brisk adds.
 
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
@@ -8,9 +8,9 @@ use super::thousands;
 use crate::measure::metrics::history::{self, Entry, Line, METRICS, Metric};
 
 /// The suite of the lines with equal words.
-pub const EQUAL: &str = "equal-words";
-/// What brisk is called where it had none of its words.
-pub const WITHOUT: &str = "boot_time_ms without its words";
+pub const EQUAL: &str = "equal-parameters";
+/// What brisk is called where it added no parameters.
+pub const WITHOUT: &str = "boot_time_ms without its parameters";
 
 /// The boots, by their metric, with what they are.
 const BOOTS: [(&str, &str); 6] = [
@@ -30,13 +30,13 @@ pub fn section() -> Result<String> {
     let lines = history::read(&history::path())?;
     let mut text = "\n## Against the others\n\nVirtual milliseconds until userspace, exits behind the \
                     comma where they were counted. Each VMM's kernel once had its own command line, and \
-                    once the words that brisk adds by itself (`panic=-1 reboot=panic_warm \
+                    once the parameters that brisk adds by itself (`panic=-1 reboot=panic_warm \
                     8250.nr_uarts=1 pty.legacy_count=0`, and Firecracker's `i8042.*` off): the two columns \
-                    of each, own and equal. What the words save is the kernel's doing, and any VMM's \
-                    user can have it; what is left with equal words is the VMM's.\n\n"
+                    of each, own and equal. What the parameters save is the kernel's doing, and any VMM's \
+                    user can have it; what is left with equal parameters is the VMM's.\n\n"
         .to_owned();
     text += &table(&lines)?;
-    text += "\nOn a serial boot with equal words, by who spends it: set-up and host mode are the VMM's, guest \
+    text += "\nOn a serial boot with equal parameters, by who spends it: set-up and host mode are the VMM's, guest \
              mode is the kernel's work and what the platform makes it do.\n\n";
     text += &parts(&lines)?;
     Ok(text)
@@ -45,7 +45,7 @@ pub fn section() -> Result<String> {
 /// The serial boot by parts.
 fn parts(lines: &[Line]) -> Result<String> {
     let (own, equal) = (history::newest(lines, METRICS)?, history::newest(lines, EQUAL)?);
-    let mut text = "| VMM | words | set-up | guest mode | host mode | total |\n\
+    let mut text = "| VMM | parameters | set-up | guest mode | host mode | total |\n\
                     |---|---|--:|--:|--:|--:|\n"
         .to_owned();
     for entry in equal.iter().filter(|entry| entry.name == "boot_time_ms") {

@@ -16,7 +16,7 @@ pub fn section() -> Result<String> {
                     what brisk shows it. The boot from pmem with 2 MiB pages, 512 MiB, 1 vCPU and no \
                     UART, with one change in each row; 0.1 ms more or less is the length of \
                     the command line, or chance. Measured by `cargo xtask bench --scenario platform \
-                    --record`; then `cargo xtask docs`. Each word on the \
+                    --record`; then `cargo xtask docs`. Each parameter on the \
                     command line is compared with the names of all parameters, so one that does nothing \
                     is left out. `noreplace-smp` is no default though it makes the boot shorter: a single CPU \
                     would keep its lock prefixes for as long as the guest lives.\n\n"

@@ -2,7 +2,7 @@
 //! them is in the product.
 //!
 //! A change of the source may leave one behind: `cargo xtask test`, and `bench --check-patches` alone,
-//! apply and compile each. To mend one, change the source as the patch would and keep `git diff -U1`.
+//! apply and compile each. To fix one, change the source as the patch would and keep `git diff -U1`.
 
 use anyhow::{Context, Result, ensure};
 use duct::cmd;

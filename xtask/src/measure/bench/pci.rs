@@ -9,7 +9,7 @@ pub const GROUPS: [(&str, &str); 10] = [
     (
         PORTS,
         "Linux tries both old mechanisms before it reads ACPI's tables (`pci_direct_probe`), which no \
-         word on its command line leaves out; where it has to use them, each access is two exits",
+         parameter leaves out; where it has to use them, each access is two exits",
     ),
     (
         READ,

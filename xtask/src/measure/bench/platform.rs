@@ -23,7 +23,7 @@ macro_rules! args {
     };
 }
 
-/// The guest's command line with words besides.
+/// The guest's command line with more parameters.
 macro_rules! line {
     ($words:literal) => {
         concat!("root=/dev/pmem0p1 console=hvc0 quiet", $words)
@@ -42,7 +42,7 @@ const fn step(name: &'static str, args: &'static str, cmdline: &'static str) -> 
     }
 }
 
-/// A row that brisk's arguments make different, or a word of the command line.
+/// A row that brisk's arguments make different, or a parameter of the kernel's.
 macro_rules! variant {
     ($name:literal, $args:literal) => {
         step($name, args!("512M", $args), line!(""))
@@ -64,7 +64,7 @@ pub const SCENARIO: Workload = Workload {
         variant!("as it is", ""),
         variant!("without `8250.nr_uarts=0`", "--ab without=8250"),
         variant!("without `pty.legacy_count=0`", "--ab without=pty"),
-        variant!("a word that Linux does not know", word " brisk.nothing"),
+        variant!("a parameter that Linux does not know", word " brisk.nothing"),
         variant!("with `tsc=reliable`", word " tsc=reliable"),
         variant!("with `no_timer_check`", word " no_timer_check"),
         variant!("without `pci=off`", "--ab without=pci"),

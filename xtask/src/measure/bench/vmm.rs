@@ -133,7 +133,7 @@ pub struct Filler<'a> {
     pub scenario: &'a Workload,
     /// The step.
     pub step: &'a Step,
-    /// More words for the command line.
+    /// More parameters for the kernel's command line.
     pub append: &'a str,
     /// The shared names of the kernel and the initramfs.
     pub names: [&'a str; 2],

@@ -317,7 +317,7 @@ pub fn counts() -> Result<u32> {
         }
         ensure!(
             !last,
-            "counts are worse than recorded; mend it, or record them: cargo xtask metrics record\n{text}"
+            "counts are worse than recorded; fix it, or record them: cargo xtask metrics record\n{text}"
         );
     }
     Ok(0)

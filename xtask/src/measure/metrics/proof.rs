@@ -80,7 +80,7 @@ fn commit(dir: &Path, subject: &str) -> Result<String> {
 /// Replaces a text in a file, which has it.
 fn replace(path: &Path, from: &str, to: &str) -> Result<()> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    ensure!(text.contains(from), "{}: no {from} in it; mend this test", path.display());
+    ensure!(text.contains(from), "{}: no {from} in it; fix this test", path.display());
     fs::write(path, text.replace(from, to)).with_context(|| path.display().to_string())
 }
 
@@ -88,7 +88,7 @@ fn replace(path: &Path, from: &str, to: &str) -> Result<()> {
 fn file_with(dir: &Path, text: &str) -> Result<std::path::PathBuf> {
     let list =
         cmd!("grep", "--recursive", "--files-with-matches", "--fixed-strings", text, dir).read();
-    let list = list.with_context(|| format!("no file has {text}; mend this test"))?;
+    let list = list.with_context(|| format!("no file has {text}; fix this test"))?;
     Ok(list.lines().next().unwrap_or_default().into())
 }
 

@@ -21,7 +21,7 @@ const SHIM: &str = include_str!("shim.c");
 /// What init prints when all jobs ran.
 pub const DONE: &str = "fio: done";
 
-/// PID 1. `fio_disk`, a word of the kernel's command line, is the disk under test; the first job is
+/// PID 1. `fio_disk`, a parameter of the kernel's command line, is the disk under test; the first job is
 /// not counted, by which fio itself comes off its own disk. With `fio_smp` two jobs run, in as many
 /// threads, and no others. Requests that are on their way at a time
 /// are threads', each with a part of the disk, for this kernel has no other way to have several. Each
