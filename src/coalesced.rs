@@ -13,10 +13,8 @@ use brisk_boot::layout;
 use kvm_bindings::{KVM_COALESCED_MMIO_PAGE_OFFSET, kvm_coalesced_mmio, kvm_run};
 
 use crate::kvm::Vm;
-
-/// `_IOW(KVMIO, 0x67, struct kvm_coalesced_mmio_zone)`, and 0x68 to end it.
-pub(crate) const KVM_REGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae67;
-pub(crate) const KVM_UNREGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae68;
+#[cfg(feature = "seccomp")]
+use crate::kvm::{KVM_REGISTER_COALESCED_MMIO, KVM_UNREGISTER_COALESCED_MMIO};
 
 /// The driver wants interrupts at times, and at times none.
 #[cfg(feature = "seccomp")]

@@ -35,6 +35,12 @@ const TSS_ADDRESS: usize = 0xfffb_d000;
 pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
     &[crate::seccomp::rule::Rule::ioctl(0xae80), crate::seccomp::rule::Rule::ioctl(0x4020_aea5)];
 
+/// `_IOW(KVMIO, 0x67, struct kvm_coalesced_mmio_zone)`, and 0x68 to end it.
+#[cfg(feature = "coalesced-serial")]
+pub(crate) const KVM_REGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae67;
+#[cfg(feature = "coalesced-serial")]
+pub(crate) const KVM_UNREGISTER_COALESCED_MMIO: libc::c_ulong = 0x4010_ae68;
+
 /// `/dev/kvm`.
 pub struct System {
     kvm: Kvm,
@@ -189,7 +195,6 @@ impl Vm {
     /// more (api.rst 4.116, KVM_CAP_COALESCED_PIO); false where it cannot.
     #[cfg(feature = "coalesced-serial")]
     pub fn coalesce_port(&self, port: u16, on: bool) -> bool {
-        use crate::coalesced::{KVM_REGISTER_COALESCED_MMIO, KVM_UNREGISTER_COALESCED_MMIO};
         use std::os::fd::AsRawFd;
         let mut zone = kvm_bindings::kvm_coalesced_mmio_zone {
             addr: port.into(),

@@ -1,6 +1,6 @@
 //! What cargo knows of a package's features.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use duct::cmd;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,6 +112,19 @@ impl Features {
     pub fn is_in_devices(&self, name: &str) -> bool {
         let implied = self.table.get(name).into_iter().flatten();
         name != "full" && implied.into_iter().any(|other| other.starts_with("brisk-devices/"))
+    }
+
+    /// Says what the guards would, before anything is compiled.
+    ///
+    /// # Errors
+    /// These features make no sense together.
+    pub fn check(&self, features: &[String]) -> Result<()> {
+        let closure = self.closure(features);
+        let source = std::fs::read_to_string(self.directory.join("src/lib.rs"))?;
+        match guards::read(&source)?.into_iter().find(|guard| guard.fires(&closure)) {
+            Some(guard) => bail!("--features {}: {}", features.join(","), guard.message),
+            None => Ok(()),
+        }
     }
 
     /// These features and all that they imply, of package brisk.

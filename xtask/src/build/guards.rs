@@ -4,8 +4,6 @@
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 
-use super::features::Features;
-
 /// A guard.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Guard {
@@ -38,19 +36,6 @@ impl Cfg {
             Self::All(list) => list.iter().all(|cfg| cfg.holds(features)),
             Self::Any(list) => list.iter().any(|cfg| cfg.holds(features)),
         }
-    }
-}
-
-/// Says what the guards would, before anything is compiled.
-///
-/// # Errors
-/// These features make no sense together.
-pub fn check(known: &Features, features: &[String]) -> Result<()> {
-    let closure = known.closure(features);
-    let source = std::fs::read_to_string(known.directory.join("src/lib.rs"))?;
-    match read(&source)?.into_iter().find(|guard| guard.fires(&closure)) {
-        Some(guard) => bail!("--features {}: {}", features.join(","), guard.message),
-        None => Ok(()),
     }
 }
 

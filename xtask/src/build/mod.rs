@@ -142,7 +142,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         (None, Some(list)) => adhoc(list, &known.names())?,
         _ => bail!("give one of --features A,B and --scenario NAME"),
     };
-    guards::check(&known, &wanted.features)?;
+    known.check(&wanted.features)?;
     target::check(&args.target)?;
     let target_dir = paths::target()?;
     let kind = if args.fixed { "static" } else { "dynamic" };
