@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::Arc;
 
 use brisk_devices::virtio::pmem;
 use virtio_queue::Queue;
-use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
 
 use super::queue::{self, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
@@ -303,13 +305,18 @@ fn with_window(
     size: u64,
     host: u64,
 ) -> Option<GuestMemoryMmap> {
-    let access = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
-    let window = unsafe {
-        MmapRegion::build_raw(host as *mut u8, size as usize, access, libc::MAP_SHARED).ok()?
+    let region = |guest, host: *mut u8, size: u64| {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: RAM and images are mapped so for the life of the process.
+        let window =
+            unsafe { MmapRegion::build_raw(host, size as usize, access, libc::MAP_SHARED).ok()? };
+        GuestRegionMmap::new(window, guest)
     };
-    let region = GuestRegionMmap::new(window, GuestAddress(guest))?;
-    memory.insert_region(Arc::new(region)).ok()
+    // In order, as it is the highest: `insert_region` would sort them, by 4 KB of code.
+    let all = memory.iter().map(|old| region(old.start_addr(), old.as_ptr(), old.len()));
+    let new = region(GuestAddress(guest), host as *mut u8, size);
+    let all = all.chain(std::iter::once(new)).collect::<Option<Vec<_>>>()?;
+    GuestMemoryMmap::from_regions(all).ok()
 }
 
 /// Asks for `event` when the image at `path` is changed by a call of somebody's (the guest's own
