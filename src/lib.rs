@@ -62,6 +62,7 @@ mod image;
 mod inputs;
 pub mod interrupts;
 pub mod kvm;
+mod last_words;
 mod load;
 pub mod machine;
 mod measure;

@@ -271,8 +271,9 @@ fn in_background() -> bool {
     let mut group: libc::pid_t = 0;
     // SAFETY: writes the one number it is given.
     let status = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCGPGRP, &mut group) };
+    // By number, since musl's getpgrp makes another call, which is no rule's.
     // SAFETY: asks for a number.
-    status == 0 && group != unsafe { libc::getpgrp() }
+    status == 0 && i64::from(group) != unsafe { libc::syscall(libc::SYS_getpgrp) }
 }
 
 /// Columns and rows of the terminal on standard output, if it is one.

@@ -32,6 +32,7 @@ pub const ALL: &[&str] = &[
     "kmod",
     "libelf-dev",
     "libssl-dev",
+    "musl-tools",
     "lz4",
     "patch",
     // disk images

@@ -14,7 +14,8 @@ mod ui;
 
 use anyhow::Result;
 use argh::FromArgs;
-use std::process::ExitCode;
+use std::env;
+use std::process::{self, ExitCode};
 
 /// Build, run, measure and test brisk.
 #[derive(FromArgs)]
@@ -51,13 +52,38 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match run(argh::from_env::<Xtask>().task) {
+    match run(arguments().task) {
         Ok(code) => code,
         Err(e) => {
             eprintln!("xtask: {e:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The process's arguments. A switch of argh's takes no value, which `--static` may have.
+fn arguments() -> Xtask {
+    let mut words: Vec<String> = env::args().skip(1).collect();
+    if words.first().is_some_and(|task| task == "build") {
+        for word in &mut words {
+            match word.as_str() {
+                "--static=musl" => "--static".clone_into(word),
+                "--static=glibc" => "--static-glibc".clone_into(word),
+                _ => {}
+            }
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Xtask::from_args(&["cargo xtask"], &words).unwrap_or_else(|early| match early.status {
+        Ok(()) => {
+            println!("{}", early.output);
+            process::exit(0)
+        }
+        Err(()) => {
+            eprintln!("{}", early.output);
+            process::exit(1)
+        }
+    })
 }
 
 fn run(task: Task) -> Result<ExitCode> {

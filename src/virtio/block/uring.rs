@@ -141,16 +141,17 @@ impl Engine {
         buffers: &mut Vec<libc::iovec>,
         offset: u64,
     ) -> u64 {
-        let (call, flags): (Vectored, _) = match operation {
-            Operation::Read => (libc::preadv2, &mut self.at_once[0]),
+        let (call, flags) = match operation {
+            Operation::Read => (libc::SYS_preadv2, &mut self.at_once[0]),
             // What is to be durable waits.
-            Operation::Write if !disk.write_through => (libc::pwritev2, &mut self.at_once[1]),
+            Operation::Write if !disk.write_through => (libc::SYS_pwritev2, &mut self.at_once[1]),
             Operation::Write | Operation::Flush => return 0,
         };
         let Some(flag) = *flags else { return 0 };
         let (file, count) = (disk.file.as_raw_fd(), buffers.len() as libc::c_int);
+        // By number: musl has these two since 1.2.5. The offset's upper half is for machines of 32 bits.
         // SAFETY: `collect` checked each buffer to be in guest memory, which stays mapped.
-        let moved = unsafe { call(file, buffers.as_ptr(), count, offset as i64, flag) };
+        let moved = unsafe { libc::syscall(call, file, buffers.as_ptr(), count, offset, 0, flag) };
         if moved < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) {
             // This file system always waits: ext4 to write, a network's to do anything.
             *flags = None;
@@ -271,14 +272,6 @@ fn restricted(size: u32, disk: &Disk) -> io::Result<IoUring> {
     submitter.register_enable_rings()?;
     Ok(ring)
 }
-
-type Vectored = unsafe extern "C" fn(
-    libc::c_int,
-    *const libc::iovec,
-    libc::c_int,
-    libc::off_t,
-    libc::c_int,
-) -> isize;
 
 /// Whether all of the file is in memory: there is no disk to wait for, and Linux has no such flag as
 /// RWF_NOWAIT for these file systems.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::build::scenario;
-use crate::build::{self, Order, features};
+use crate::build::{self, Libc, Order, features};
 use crate::ui::Step;
 use crate::{cache, paths};
 
@@ -40,13 +40,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let scenarios = scenario::table();
     let mut step = Step::counted("building every scenario", 2 * scenarios.len() as u64);
     for wanted in &scenarios {
-        for fixed in [false, true] {
+        for libc in [Libc::Dynamic, Libc::Musl] {
             let source = paths::workspace();
             let target = build::TARGET;
-            let order = Order { source, target_dir: &target_dir, scenario: wanted, fixed, target };
+            let order = Order { source, target_dir: &target_dir, scenario: wanted, libc, target };
             let product = build::make(&order).with_context(|| wanted.name.clone())?;
-            let place = if fixed { "static" } else { "dynamic" };
-            let place = root.join(place).join(&wanted.name);
+            let place = root.join(libc.place()).join(&wanted.name);
             build::write(&place, &product, &build::manifest(&order, &product, &known)?)?;
             step.tick();
         }

@@ -110,7 +110,7 @@ fn generate() -> Result<String> {
 
 fn scenarios(text: &mut String, measured: &Measured) -> Result<()> {
     text.push_str(
-        "\n## Scenarios\n\n`cargo xtask build --scenario NAME`, with `--static` for glibc \
+        "\n## Scenarios\n\n`cargo xtask build --scenario NAME`, with `--static` for musl \
                    linked in. Bytes, stripped, x86_64.\n\n",
     );
     text.push_str("| scenario | what for | features | dynamic | static |\n|---|---|---|--:|--:|\n");

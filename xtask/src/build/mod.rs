@@ -20,7 +20,9 @@ pub mod dist;
 pub mod docs;
 pub mod features;
 mod guards;
+mod handlers;
 pub mod matrix;
+mod musl;
 mod parts;
 pub mod scenario;
 pub mod size;
@@ -38,9 +40,13 @@ pub struct Args {
     /// a scenario of the table (see features.md) or of your brisk.toml
     #[argh(option)]
     scenario: Option<String>,
-    /// link glibc into it: runs on any Linux, and starts sooner
+    /// link a C library into it: runs on any Linux, and starts sooner. It is musl's; `--static=glibc`
+    /// takes glibc's
     #[argh(switch, long = "static")]
-    fixed: bool,
+    musl: bool,
+    /// the same as `--static=glibc`
+    #[argh(switch, long = "static-glibc")]
+    glibc: bool,
     /// target triple (default x86_64-unknown-linux-gnu)
     #[argh(option, default = "TARGET.to_owned()")]
     target: String,
@@ -60,6 +66,33 @@ pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The profile in Cargo.toml that binaries are shipped with.
 pub const PROFILE: &str = "size";
 
+/// Where brisk's C library is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Libc {
+    /// In a shared object of the system's: glibc.
+    Dynamic,
+    /// In the binary: musl's.
+    Musl,
+    /// In the binary: glibc's.
+    Glibc,
+}
+
+impl Libc {
+    /// As it is shipped, in the binary or not.
+    pub fn shipped(fixed: bool) -> Libc {
+        if fixed { Libc::Musl } else { Libc::Dynamic }
+    }
+
+    /// Where cargo builds it, and where it goes in `dist`.
+    pub fn place(self) -> &'static str {
+        match self {
+            Libc::Dynamic => "dynamic",
+            Libc::Musl => "static",
+            Libc::Glibc => "static-glibc",
+        }
+    }
+}
+
 /// How the linker is called; features.md says what each gains. Paths are from the workspace, where
 /// cargo runs the compiler.
 /// - Functions with the same code become one.
@@ -75,7 +108,6 @@ const LINK: &[&str] = &[
 ];
 
 /// Another way to build than the shipped one, to see what a choice gains.
-#[derive(Default)]
 pub struct Variation {
     /// What is different.
     pub what: &'static str,
@@ -83,28 +115,40 @@ pub struct Variation {
     config: &'static [&'static str],
     /// Of [`LINK`], what is left out.
     without: &'static [&'static str],
+    /// With the standard library's own handlers, and optimised together with it by the compiler.
+    handlers_of_std: bool,
+}
+
+impl Variation {
+    /// Nothing is.
+    const NONE: Variation =
+        Variation { what: "", config: &[], without: &[], handlers_of_std: false };
 }
 
 /// The choices that were open.
 pub const VARIATIONS: &[Variation] = &[
-    Variation { what: "opt-level 3", config: &["profile.size.opt-level=3"], without: &[] },
-    Variation { what: "opt-level z", config: &["profile.size.opt-level='z'"], without: &[] },
-    Variation { what: "thin LTO", config: &["profile.size.lto='thin'"], without: &[] },
+    Variation { what: "opt-level 3", config: &["profile.size.opt-level=3"], ..Variation::NONE },
+    Variation { what: "opt-level z", config: &["profile.size.opt-level='z'"], ..Variation::NONE },
     Variation {
         what: "16 codegen units",
         config: &["profile.size.codegen-units=16"],
-        without: &[],
+        ..Variation::NONE
     },
-    Variation { what: "equal functions kept apart", config: &[], without: &["-Wl,--icf=all"] },
+    Variation { what: "std's own handlers", handlers_of_std: true, ..Variation::NONE },
+    Variation {
+        what: "equal functions kept apart",
+        without: &["-Wl,--icf=all"],
+        ..Variation::NONE
+    },
     Variation {
         what: "unwind tables kept",
-        config: &[],
         without: &["-Wl,--no-eh-frame-hdr", "-Wl,-T,xtask/src/build/no-unwind.ld"],
+        ..Variation::NONE
     },
     Variation {
         what: "relocations in the long form",
-        config: &[],
         without: &["-Wl,-z,pack-relative-relocs"],
+        ..Variation::NONE
     },
 ];
 
@@ -117,8 +161,8 @@ pub struct Order<'a> {
     pub target_dir: &'a Path,
     /// Features of package brisk, and arguments that are baked in.
     pub scenario: &'a Scenario,
-    /// Whether glibc is linked in.
-    pub fixed: bool,
+    /// Its C library.
+    pub libc: Libc,
     /// The target triple.
     pub target: &'a str,
 }
@@ -145,16 +189,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     known.check(&wanted.features)?;
     target::check(&args.target)?;
     let target_dir = paths::target()?;
-    let kind = if args.fixed { "static" } else { "dynamic" };
+    let libc = match (args.musl, args.glibc) {
+        (false, false) => Libc::Dynamic,
+        (true, false) => Libc::Musl,
+        (_, true) => Libc::Glibc,
+    };
     let out = match &args.out {
         Some(dir) => dir.clone(),
-        None => target_dir.join("brisk").join(kind).join(&wanted.name),
+        None => target_dir.join("brisk").join(libc.place()).join(&wanted.name),
     };
     let order = Order {
         source: paths::workspace(),
         target_dir: &target_dir,
         scenario: &wanted,
-        fixed: args.fixed,
+        libc,
         target: &args.target,
     };
     let step = Step::start(&format!("building brisk for {}", wanted.name));
@@ -216,7 +264,7 @@ pub fn program_of(source: &Path, target_dir: &Path, features: &str, name: &str) 
     let known = features::of_brisk()?;
     let mut scenario = adhoc(features, &known.names())?;
     scenario.name += name;
-    let order = Order { source, target_dir, scenario: &scenario, fixed: true, target: TARGET };
+    let order = Order { source, target_dir, scenario: &scenario, libc: Libc::Musl, target: TARGET };
     let step = Step::start("building brisk");
     let product = make(&order)?;
     step.done();
@@ -230,7 +278,7 @@ pub fn program_of(source: &Path, target_dir: &Path, features: &str, name: &str) 
 /// # Errors
 /// cargo or strip failed.
 pub fn make(order: &Order<'_>) -> Result<Product> {
-    make_varied(order, &Variation::default())
+    make_varied(order, &Variation::NONE)
 }
 
 /// Builds a binary in another way than it is shipped.
@@ -239,7 +287,7 @@ pub fn make(order: &Order<'_>) -> Result<Product> {
 /// cargo or strip failed.
 pub fn make_varied(order: &Order<'_>, variation: &Variation) -> Result<Product> {
     // cargo builds all again when the compiler's flags change, unless each has a place of its own.
-    let target_dir = &order.target_dir.join(if order.fixed { "static" } else { "dynamic" });
+    let target_dir = &order.target_dir.join(order.libc.place());
     let flags = rustflags(&Order { target_dir, ..*order }, variation)?;
     // With symbols, for the table; they are taken out below.
     let strip = format!("profile.{PROFILE}.strip=false");
@@ -247,6 +295,10 @@ pub fn make_varied(order: &Order<'_>, variation: &Variation) -> Result<Product> 
     let features = cargo_features(&order.scenario.features);
     words.extend(["--profile", PROFILE, "--config", &strip, "--target", order.target]);
     words.extend(["--no-default-features", "--features", &features]);
+    let lto = format!("profile.{PROFILE}.lto=false");
+    if !variation.handlers_of_std && has_handlers(order.source) {
+        words.extend(["--config", &lto]); // the linker's work, see `handlers`
+    }
     words.extend(variation.config.iter().flat_map(|config| ["--config", *config]));
     cmd(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), words)
         .dir(order.source)
@@ -265,6 +317,11 @@ pub fn make_varied(order: &Order<'_>, variation: &Variation) -> Result<Product> 
     let program = fs::read(&program)?;
     let parts = Parts::of(&fs::read(&whole)?, &program).context("the built program")?;
     Ok(Product { program, parts })
+}
+
+/// Whether a source has handlers of its own: a commit of long ago has not.
+pub fn has_handlers(source: &Path) -> bool {
+    source.join("src/last_words.rs").exists()
 }
 
 /// Features for cargo: without `logging` no crate below brisk keeps its log messages either.
@@ -290,11 +347,20 @@ fn rustflags(order: &Order<'_>, variation: &Variation) -> Result<Vec<String>> {
         remap(order.source, "brisk"),
     ];
     let kept = LINK.iter().filter(|arg| !variation.without.contains(arg));
-    flags.extend(kept.map(|arg| format!("-Clink-arg={arg}")));
-    if order.fixed {
+    let mut link: Vec<String> = kept.map(|arg| (*arg).to_owned()).collect();
+    if !variation.handlers_of_std && has_handlers(order.source) {
+        flags.push("-Clinker-plugin-lto".to_owned());
+        link.extend(handlers::link_args(order.source, order.target)?);
+    }
+    if order.libc != Libc::Dynamic {
         // Not position-independent: no relocation at start, and shorter code.
         flags.extend(["-Ctarget-feature=+crt-static", "-Crelocation-model=static"].map(Into::into));
     }
+    if order.libc == Libc::Musl && order.target == TARGET {
+        flags.push(format!("-Clinker={}", musl::COMPILER));
+        link.extend(musl::link_args(order.source, order.target_dir)?);
+    }
+    flags.extend(link.iter().map(|arg| format!("-Clink-arg={arg}")));
     Ok(flags)
 }
 
@@ -329,7 +395,12 @@ pub fn manifest(
         "compiler": rustc,
         "features": known.closure(&order.scenario.features),
         "target": order.target,
-        "static": order.fixed,
+        "static": order.libc != Libc::Dynamic,
+        "libc": match order.libc {
+            Libc::Musl => musl::version()?,
+            Libc::Dynamic | Libc::Glibc if order.target.ends_with("musl") => "musl".to_owned(),
+            Libc::Dynamic | Libc::Glibc => "glibc".to_owned(),
+        },
         "profile": PROFILE,
         "baked_arguments": order.scenario.args,
         "command": order.scenario.example,

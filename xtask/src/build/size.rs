@@ -12,7 +12,7 @@ use tabled::settings::{Alignment, Style, object::Columns};
 use crate::build::docs;
 use crate::build::docs::measured::{Cost, Linked, Measured};
 use crate::build::scenario::{self, Scenario};
-use crate::build::{self, Order, Variation, features};
+use crate::build::{self, Libc, Order, Variation, features};
 use crate::paths;
 use crate::ui::Step;
 
@@ -71,7 +71,7 @@ pub fn check_budgets() -> Result<u32> {
     let mut found = BTreeMap::new();
     let mut step = Step::counted("building what has a budget", budgets.len() as u64);
     for scenario in scenario::table().iter().filter(|s| budgets.contains_key(&s.name)) {
-        let linked = both(scenario, &Variation::default())?;
+        let linked = both(scenario, &Variation::NONE)?;
         println!("{}: {} dynamic, {} static", scenario.name, linked.dynamic, linked.r#static);
         found.insert(scenario.name.clone(), linked);
         step.tick();
@@ -105,17 +105,17 @@ fn judge(budgets: &BTreeMap<String, Budget>, found: &BTreeMap<String, Linked>) -
 }
 
 /// Bytes of a scenario's binary.
-fn bytes(scenario: &Scenario, fixed: bool, variation: &Variation) -> Result<u64> {
+fn bytes(scenario: &Scenario, libc: Libc, variation: &Variation) -> Result<u64> {
     let (source, target_dir) = (paths::workspace(), &paths::target()?);
-    let order = Order { source, target_dir, scenario, fixed, target: build::TARGET };
+    let order = Order { source, target_dir, scenario, libc, target: build::TARGET };
     let product = build::make_varied(&order, variation);
     Ok(product.with_context(|| scenario.name.clone())?.program.len() as u64)
 }
 
 fn both(scenario: &Scenario, variation: &Variation) -> Result<Linked> {
     Ok(Linked {
-        dynamic: bytes(scenario, false, variation)?,
-        r#static: bytes(scenario, true, variation)?,
+        dynamic: bytes(scenario, Libc::Dynamic, variation)?,
+        r#static: bytes(scenario, Libc::Musl, variation)?,
     })
 }
 
@@ -126,15 +126,15 @@ fn measure() -> Result<Measured> {
     let scenarios = scenario::table();
     let total = known.single().len() + scenarios.len() + 1;
     let mut step = Step::counted("building each feature and scenario", total as u64);
-    let usual = Variation::default();
+    let usual = Variation::NONE;
     let mut now = Measured { core: both(&build::adhoc("", &names)?, &usual)?, ..Measured::new()? };
     step.tick();
     for feature in known.single() {
         let with = features::companion(&known, &feature)?;
         let both_names = with.iter().chain([&feature]).cloned().collect::<Vec<_>>().join(",");
-        let alone = bytes(&build::adhoc(&both_names, &names)?, false, &usual)?;
+        let alone = bytes(&build::adhoc(&both_names, &names)?, Libc::Dynamic, &usual)?;
         let below = match &with {
-            Some(with) => bytes(&build::adhoc(with, &names)?, false, &usual)?,
+            Some(with) => bytes(&build::adhoc(with, &names)?, Libc::Dynamic, &usual)?,
             None => now.core.dynamic,
         };
         let dependencies = features::dependencies(&both_names, with.as_deref().unwrap_or(""))?;
@@ -154,7 +154,9 @@ fn measure() -> Result<Measured> {
 fn trials() -> Result<Vec<(String, Linked)>> {
     let table = scenario::table();
     let tried = table.iter().find(|s| s.name == TRIED).context("the scenario for trials")?;
-    let mut found = vec![("as shipped".to_owned(), both(tried, &Variation::default())?)];
+    let shipped = both(tried, &Variation::NONE)?;
+    let glibc = Linked { r#static: bytes(tried, Libc::Glibc, &Variation::NONE)?, ..shipped };
+    let mut found = vec![("as shipped".to_owned(), shipped), ("glibc for musl".to_owned(), glibc)];
     let mut step = Step::counted("building with other choices", build::VARIATIONS.len() as u64);
     for variation in build::VARIATIONS {
         found.push((variation.what.to_owned(), both(tried, variation)?));

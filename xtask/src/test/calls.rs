@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::count::Count;
 use super::program_of_tests;
-use crate::build::{self, Order, scenario};
+use crate::build::{self, Libc, Order, scenario};
 use crate::lab::{self, Job, quote};
 use crate::paths;
 use crate::ui::Step;
@@ -75,8 +75,8 @@ fn each(save: bool) -> Result<(Vec<(String, String)>, Count)> {
     for (index, subject) in subjects.iter().enumerate() {
         let (source, target_dir) = (paths::workspace(), &paths::target()?);
         // Both ways of linking, in turn, as they are booted.
-        let fixed = index % 2 == 1;
-        let order = Order { source, target_dir, scenario: subject, fixed, target: build::TARGET };
+        let libc = Libc::shipped(index % 2 == 1);
+        let order = Order { source, target_dir, scenario: subject, libc, target: build::TARGET };
         let product = build::make(&order).with_context(|| format!("scenario {}", subject.name))?;
         let path = dir.path().join(format!("brisk-{}", subject.name));
         fs::write(&path, product.program)?;

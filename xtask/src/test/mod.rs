@@ -77,7 +77,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Ok(())
     });
     // The exit tests are among these where the host's KVM can run them.
-    let host_kvm = OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    let host_kvm = host_kvm();
     report.step("unit, property and exit tests", |count| on_host(host_kvm, count));
     report.step("README", |_| readme::check());
     report.step("features.md", |_| docs::check());
@@ -154,11 +154,13 @@ type Work = fn() -> Result<u32>;
 const SHIPPED: &[(&str, Work)] = &[
     ("sizes within budgets", size::check_budgets),
     ("the same bytes from another directory", build::twice::check_usual),
+    ("exit and usage tests of the static binary", static_binary),
     ("every scenario boots in the lab", matrix::boots),
 ];
 
 /// What takes too long for each change, or wants a history that is up to date: in `--full` only.
 const SLOW: &[(&str, Work)] = &[
+    ("the last words of a brisk with a fault in it", build::twice::check_last_words),
     ("system calls of every scenario", calls::check),
     ("exits and system calls not more than recorded", check::counts),
 ];
@@ -168,6 +170,33 @@ fn works() -> impl Iterator<Item = (&'static str, Work, bool)> {
     let shipped = SHIPPED.iter().map(|(name, work)| (*name, *work, false));
     let slow = SLOW.iter().map(|(name, work)| (*name, *work, true));
     shipped.chain(slow).chain(proof::ALL.iter().map(|(_, name, work)| (*name, *work, true)))
+}
+
+/// Runs the tests of the command on the binary as it is shipped with musl and with brisk's own handlers
+/// in place of std's, which the one that cargo builds for tests has not.
+///
+/// # Errors
+/// It does not build, or a test failed.
+fn static_binary() -> Result<u32> {
+    let program = build::program(None)?;
+    let mut tests = vec!["usage"];
+    // Where the host's KVM cannot run them, the lab does, with the same program.
+    tests.extend(host_kvm().then_some("exits"));
+    let (_, programs) = build_as("dev", &tests)?;
+    let mut ran = Count::default();
+    for path in programs {
+        let output = cmd!(&path).dir(paths::workspace()).env("BRISK_BIN", &program);
+        let output = output.stderr_to_stdout().stdout_capture().unchecked().run()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ran += Count::of(&text);
+        ensure!(output.status.success(), "{}\n{text}", path.display());
+    }
+    ensure!(ran.passed > 0, "no test was run");
+    Ok(ran.passed as u32)
+}
+
+fn host_kvm() -> bool {
+    OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
 /// All tests that run on this machine.
@@ -192,7 +221,7 @@ fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
     }
 }
 
-/// Runs tests of package brisk in L1, all in one. They find what they boot by the environment: on
+/// Runs tests of package brisk in L1, all in one, with brisk as it is shipped: static. They find what they boot by the environment: on
 /// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP`
 /// and the `System.map` of each, which ends in `_MAP`,
 /// `BRISK_BUNDLE`, `BRISK_BUNDLE_FIXED` and `BRISK_BUNDLE_SHELL` (see `build::bundle::for_tests`),
@@ -205,7 +234,8 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     let micro = kernel::ensure(&cache, kernel::Config::Micro)?;
     let micro_smp = kernel::ensure(&cache, kernel::Config::MicroSmp)?;
     let guest = init::ensure(&cache)?;
-    let (brisk, programs) = build(tests)?;
+    let programs = build_as("release", tests)?.1;
+    let brisk = build::program(None)?;
     let mut files = vec![
         ("BRISK_BIN", brisk),
         ("BRISK_KERNEL", kernel.vmlinux),
@@ -266,17 +296,12 @@ fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
     Ok(())
 }
 
-/// Builds test programs of package brisk, optimised since L1's CPU is slow. Returns the path of
-/// brisk itself and of the programs.
-fn build(tests: &[&str]) -> Result<(PathBuf, Vec<PathBuf>)> {
-    build_as("release", tests)
-}
-
 /// The path of one test program of package brisk, as it is built for this machine.
 fn program_of_tests(name: &str) -> Result<PathBuf> {
     build_as("dev", &[name])?.1.pop().context("no test program")
 }
 
+/// Builds test programs of package brisk. Returns the path of brisk itself and of the programs.
 fn build_as(profile: &str, tests: &[&str]) -> Result<(PathBuf, Vec<PathBuf>)> {
     let mut words = vec!["test", "--profile", profile, "--no-run", "--message-format=json"];
     words.extend(["-p", "brisk"]);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::build::scenario::{self, Scenario, Workload};
-use crate::build::{self, Order, dist, features};
+use crate::build::{self, Libc, Order, dist, features};
 use crate::cache::{self, Cache};
 use crate::guest::oci::{self, Recipe, Source};
 use crate::guest::{init, kernel};
@@ -334,7 +334,7 @@ fn kernel(cache: &Cache, name: &str) -> Result<Vec<u8>> {
 fn program(scenario: &Scenario) -> Result<Vec<u8>> {
     let step = Step::start(&format!("building brisk with {}", scenario.name));
     let (source, target_dir) = (paths::workspace(), &paths::target()?);
-    let order = Order { source, target_dir, scenario, fixed: true, target: build::TARGET };
+    let order = Order { source, target_dir, scenario, libc: Libc::Musl, target: build::TARGET };
     let product = build::make(&order)?;
     step.done();
     Ok(product.program)

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::build::scenario::{self, Scenario};
-use crate::build::{self, Order, features};
+use crate::build::{self, Libc, Order, features};
 use crate::cache::Cache;
 use crate::guest::{images, init, kernel, stock};
 use crate::lab::{self, Job, quote};
@@ -65,7 +65,13 @@ pub fn all() -> Result<u32> {
 
 fn program(subject: &Scenario, fixed: bool) -> Result<Vec<u8>> {
     let (source, target_dir) = (paths::workspace(), &paths::target()?);
-    let order = Order { source, target_dir, scenario: subject, fixed, target: build::TARGET };
+    let order = Order {
+        source,
+        target_dir,
+        scenario: subject,
+        libc: Libc::shipped(fixed),
+        target: build::TARGET,
+    };
     Ok(build::make(&order).with_context(|| format!("scenario {}", subject.name))?.program)
 }
 

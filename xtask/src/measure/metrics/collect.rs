@@ -239,7 +239,7 @@ fn binaries(line: &mut Line, extent: Extent) -> Result<()> {
             source: paths::workspace(),
             target_dir: &target_dir,
             scenario: &scenario,
-            fixed: true,
+            libc: build::Libc::Musl,
             target: build::TARGET,
         };
         let bytes = build::make(&order)?.program.len();

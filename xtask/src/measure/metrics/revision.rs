@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::build::{self, Order, features};
+use crate::build::{self, Libc, Order, features};
 use crate::cache::{self, Cache, Inputs};
 use crate::ui::Step;
 
@@ -167,8 +167,9 @@ fn build_brisk(source: &Path, target_dir: &Path, wanted: &[&str]) -> Result<Vec<
     let list: Vec<&str> =
         wanted.iter().copied().filter(|feature| names.iter().any(|name| name == feature)).collect();
     let scenario = build::adhoc(&list.join(","), &names)?;
-    let order =
-        Order { source, target_dir, scenario: &scenario, fixed: true, target: build::TARGET };
+    // Older ones take their arguments from glibc, and have std's handlers.
+    let libc = if build::has_handlers(source) { Libc::Musl } else { Libc::Glibc };
+    let order = Order { source, target_dir, scenario: &scenario, libc, target: build::TARGET };
     Ok(build::make(&order)?.program)
 }
 

@@ -1,0 +1,88 @@
+//! musl as the C library of objects that are made for glibc's target, whose standard library every
+//! toolchain has.
+//!
+//! What both libraries are handed must look the same to both: `layout.c` prints it, and a difference
+//! ends the build. What only glibc has is in `shim.c`.
+
+use anyhow::{Context, Result, bail};
+use duct::cmd;
+use std::fs;
+use std::path::Path;
+
+use crate::debian;
+
+/// gcc with musl's headers, start-up code and library, of the package musl-tools.
+pub const COMPILER: &str = "musl-gcc";
+
+/// The linker's arguments. `dir` is for what is compiled here.
+///
+/// # Errors
+/// There is no musl, or it differs from glibc where it may not.
+pub fn link_args(source: &Path, dir: &Path) -> Result<Vec<String>> {
+    const HINT: &str = "--static links musl; --static=glibc does without";
+    debian::ensure(&["musl-tools", "gcc"]).context(HINT)?;
+    fs::create_dir_all(dir)?;
+    let sources = source.join("xtask/src/build/musl");
+    let [glibc, musl] =
+        [("gcc", "layout-glibc"), (COMPILER, "layout-musl")].map(|(compiler, name)| {
+            let program = dir.join(name);
+            cmd!(compiler, "-static", "-o", &program, sources.join("layout.c")).run()?;
+            cmd!(program).read()
+        });
+    compare(&glibc.context("glibc's layout")?, &musl.context("musl's layout")?)?;
+    let shim = dir.join("shim.o");
+    cmd!(COMPILER, "-Os", "-ffunction-sections", "-c", "-o", &shim, sources.join("shim.c"))
+        .run()
+        .context("shim.c")?;
+    let read = |program: &str, words: &[&str]| cmd(program, words).dir(source).read();
+    let libgcc = read("gcc", &["-print-libgcc-file-name"]).context("gcc")?;
+    let libgcc = Path::new(&libgcc).parent().context("libgcc.a")?;
+    // The linker that the compiler brings, which it takes by itself where the compiler is cc.
+    let sysroot = read("rustc", &["--print", "sysroot"]).context("rustc")?;
+    let linker = format!("{sysroot}/lib/rustlib/{}/bin/gcc-ld", super::TARGET);
+    Ok(vec![
+        shim.display().to_string(),
+        "-fuse-ld=lld".to_owned(),
+        format!("-B{linker}"),
+        format!("-L{}", libgcc.display()),
+        // musl-gcc names one for static programs too.
+        "-Wl,--no-dynamic-linker".to_owned(),
+    ])
+}
+
+/// # Errors
+/// A line differs.
+fn compare(glibc: &str, musl: &str) -> Result<()> {
+    if glibc.is_empty() || glibc.lines().count() != musl.lines().count() {
+        bail!("layout.c prints something else with musl than with glibc");
+    }
+    for (theirs, ours) in glibc.lines().zip(musl.lines()) {
+        if theirs != ours {
+            bail!("not the same in glibc and musl: {theirs}, {ours}; use --static=glibc");
+        }
+    }
+    Ok(())
+}
+
+/// Which musl.
+///
+/// # Errors
+/// It is not Debian's.
+pub fn version() -> Result<String> {
+    let version = cmd!("dpkg-query", "-W", "-f", "${Version}", "musl-dev").read();
+    Ok(format!("musl {}", version.context("package musl-dev")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_named() {
+        compare("sizeof(a) 8\nB 1", "sizeof(a) 8\nB 1").unwrap();
+        let error = compare("sizeof(a) 8\nB 1", "sizeof(a) 8\nB 2").unwrap_err().to_string();
+        assert!(error.contains("B 1, B 2"), "{error}");
+        assert!(compare("", "").is_err());
+        assert!(compare("A 1\nB 1", "A 1").is_err());
+    }
+}
