@@ -11,9 +11,9 @@ use crate::measure::boot_timer::{BootTimer, Point};
 use crate::measure::exit_kind::ExitKind;
 use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
-use crate::snapshot::At;
 #[cfg(feature = "snapshot")]
 use crate::snapshot::parts::{Parts, Writer};
+use crate::snapshot::{At, Generation};
 use crate::uart::{self, Uart};
 use crate::virtio::{Devices, MAX_VIRTIO, PCI_BUSES, Polled, Served};
 
@@ -43,6 +43,8 @@ pub struct Bus {
     pub(crate) exit_status: ExitStatus,
     pub(crate) trace: Trace,
     pub(crate) snapshot_at: At,
+    #[allow(dead_code, reason = "only a snapshot's clones ask")]
+    pub(crate) generation: Generation,
     pub(crate) ring: Ring,
 }
 
@@ -253,7 +255,7 @@ impl Bus {
     pub(crate) fn mark(&mut self, code: u8) -> Option<End> {
         self.timer.mark(Point::Code(code));
         self.trace.mark(code);
-        self.snapshot_at.is(code).then_some(End::Snapshot)
+        self.snapshot_at.comes(code).then_some(End::Snapshot)
     }
 
     /// Saves every device, when what it has on its way is done.

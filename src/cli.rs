@@ -88,8 +88,9 @@ pub(crate) struct Args {
     /// port 0x80 (feature snapshot)
     #[argh(option)]
     snapshot: Option<String>,
-    /// DIR or source_url=file://DIR,images=same|any (default images=same): go on from there (feature
-    /// snapshot)
+    /// DIR or source_url=file://DIR,images=same|any,record=CODE (default images=same): go on from there;
+    /// record: note for later clones which pages are touched until the guest writes CODE to port 0x80
+    /// (feature snapshot)
     #[argh(option)]
     restore: Option<String>,
     /// off|error|warn|info|debug|trace (default warn); -v, -vv, -vvv: from info on (feature logging)

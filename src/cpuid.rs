@@ -42,6 +42,47 @@ fn is_from(cpuid: &CpuId, name: [u8; 4]) -> bool {
     cpuid.as_slice().iter().any(|entry| entry.function == 0 && entry.ebx.to_le_bytes() == name)
 }
 
+/// Leaves with registers that are sets of features: leaf, index, and which of eax, ebx, ecx and edx.
+#[cfg(feature = "snapshot")]
+const FEATURES: [(u32, u32, [bool; 4]); 8] = [
+    (0x1, 0, [false, false, true, true]),
+    (0x7, 0, [false, true, true, true]),
+    (0x7, 1, [true; 4]),
+    (0xd, 0, [true, false, false, true]),
+    (0xd, 1, [true, false, true, true]),
+    (0x8000_0001, 0, [false, false, true, true]),
+    (0x8000_0008, 0, [false, true, false, false]),
+    // KVM's own (Documentation/virt/kvm/x86/cpuid.rst).
+    (0x4000_0001, 0, [true, false, false, false]),
+];
+
+/// What a guest was `shown` of what its host supported `then`, and this one does not `now`, for a person;
+/// `None` where that is nothing. What KVM shows by itself is not looked at.
+#[cfg(feature = "snapshot")]
+pub fn lacks(
+    shown: &[kvm_cpuid_entry2],
+    then: &[kvm_cpuid_entry2],
+    now: &[kvm_cpuid_entry2],
+) -> Option<String> {
+    let find = |all: &[kvm_cpuid_entry2], leaf, index| {
+        let is_it = |entry: &&kvm_cpuid_entry2| {
+            entry.function == leaf && (entry.flags & SIGNIFICANT_INDEX == 0 || entry.index == index)
+        };
+        let found = all.iter().find(is_it);
+        found.map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
+    };
+    if find(then, 0, 0)[1..] != find(now, 0, 0)[1..] {
+        return Some("another vendor's CPU".into());
+    }
+    FEATURES.iter().find_map(|(leaf, index, are_sets)| {
+        let [shown, then, now] = [shown, then, now].map(|all| find(all, *leaf, *index));
+        let missing = |at: usize| shown[at] & then[at] & !now[at];
+        let at = (0..4).find(|at| are_sets[*at] && missing(*at) != 0)?;
+        let (register, bit) = (["eax", "ebx", "ecx", "edx"][at], missing(at).trailing_zeros());
+        Some(format!("a CPU without CPUID leaf {leaf:#x}.{index} {register} bit {bit}"))
+    })
+}
+
 /// Puts `cpuid`, as KVM_GET_SUPPORTED_CPUID gave it, right for vCPU `id` of `count`: APIC ids equal
 /// to the vCPU's number, one package of single-threaded cores; without virtualisation of its own unless
 /// it is `nested`, of which KVM's part is code that a guest that needs none had better not reach.

@@ -82,7 +82,7 @@ impl Machine {
         virtio.make_readable(vm, free_slot + MAX_VIRTIO as u32)?;
         trace.step("devices");
         let mut vcpus = create_vcpus(&system, vm, config, &source)?;
-        snapshot.look_at(&system, vm)?;
+        snapshot.look_at(&system, vm, &vcpus[0])?;
         // Nothing is asked of KVM itself any more, and nobody who gets hold of our descriptors makes
         // another VM.
         drop(system);
@@ -99,7 +99,9 @@ impl Machine {
         };
         let Line { text, panic_is_warm } = cmdline::make(config, &facts)?;
         log::debug!("command line: {}", String::from_utf8_lossy(&text));
-        let (ioapic_gsi, ioapic_pins) = pins(acpi, serial.is_some(), &windows);
+        let next_gsi = layout::virtio_mmio_gsi(windows.len() as u32);
+        let generation = snapshot.generation(&source, acpi, next_gsi);
+        let (ioapic_gsi, ioapic_pins) = pins(acpi, serial.is_some(), &windows, generation.gsi());
         if let Some(loading) = loading {
             let (mut ram, loaded) = loading.finish(&mut trace)?;
             trace.step("load");
@@ -113,13 +115,14 @@ impl Machine {
                 pci,
                 ioapic_gsi,
                 ioapic_pins,
-                generation_id: None,
+                generation_id: generation.first()?,
                 power_button: None,
             };
             vcpus[0].set_entry(&write_boot_data(&description, &loaded, &mut ram)?)?;
         }
         timer.mark(Point::KernelLoaded);
         stats.watch(vm, &vcpus);
+        source.warm(&vcpus[0], &memory);
 
         let mut bus = Bus {
             vm,
@@ -131,10 +134,11 @@ impl Machine {
             exit_status: Default::default(),
             trace,
             snapshot_at: snapshot.at(),
+            generation,
             // SAFETY: kvm-ioctls mapped it, and vCPUs are kept until the process ends.
             ring: unsafe { Ring::new(vcpus[0].run_page()) },
         };
-        source.restore_rest(&mut bus)?;
+        source.restore_rest(&mut bus, &memory)?;
         Ok(Box::leak(Box::new(Machine {
             bus: Shared::new(bus),
             vcpus: vcpus.into_iter().map(Shared::new).collect(),
@@ -279,9 +283,9 @@ fn say(reason: &str) {
 
 /// The first GSI of the IOAPIC, and how many pins it needs. Linux programs each one, at eight exits
 /// and more, whether or not something is behind it. Without ACPI it takes the first pin for GSI 0.
-fn pins(acpi: bool, serial: bool, virtio: &[VirtioMmio]) -> (u8, u8) {
+fn pins(acpi: bool, serial: bool, virtio: &[VirtioMmio], other: Option<u32>) -> (u8, u8) {
     let serial = serial.then_some(layout::COM1_GSI);
-    let used = virtio.iter().map(|device| device.gsi).chain(serial);
+    let used = virtio.iter().map(|device| device.gsi).chain(serial).chain(other);
     let Some(last) = used.clone().max() else { return (0, 0) };
     let first = if acpi { used.min().unwrap_or(0) } else { 0 };
     (first as u8, (last - first + 1).min(MAX_PINS as u32) as u8)
@@ -318,7 +322,7 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config, source: &Source) -> R
         .map(|id| {
             let vcpu = vm.create_vcpu(id)?;
             if !source.boots() {
-                source.restore_vcpu(vm, &vcpu, id)?;
+                source.restore_vcpu(vm, &vcpu, id, &supported)?;
                 return Ok(vcpu);
             }
             let mut cpuid = supported.clone();

@@ -33,7 +33,8 @@ plain!(
     kvm_lapic_state,
     kvm_vcpu_events,
     kvm_msr_entry,
-    kvm_clock_data
+    kvm_clock_data,
+    u32
 );
 
 fn bytes<T: Plain>(values: &[T]) -> &[u8] {
@@ -76,6 +77,9 @@ const XSAVE_LEN: usize = 4096;
 
 /// Bit of a TSS descriptor's type (Intel SDM 3A, 8.2.2).
 const TSS_BUSY: u8 = 2;
+/// Rates that differ by less than one in so many are the same: what NTP can put right, and KVM's own
+/// tolerance (`tsc_tolerance_ppm`, 250).
+const TSC_TOLERANCE: u32 = 4000;
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
 /// INIT came, SIPI has not, or has just come (KVM_MP_STATE_*).
@@ -86,8 +90,12 @@ const STARTING: [u32; 2] =
 pub struct Host {
     /// The model-specific registers that KVM has state in.
     pub msrs: MsrList,
+    /// What its CPU and KVM support.
+    pub supported: CpuId,
     /// Bytes of a vCPU's XSAVE area.
     pub xsave_len: usize,
+    /// What the TSC counts in a millisecond; 0 where KVM does not say.
+    pub tsc_khz: u32,
 }
 
 impl System {
@@ -137,6 +145,15 @@ impl Vm {
 }
 
 impl Vcpu {
+    /// Maps memory for the guest as its reading would (api.rst 4.143, Linux 6.10); false where KVM cannot.
+    pub fn pre_fault(&self, address: u64, len: u64) -> bool {
+        /// `_IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)`: address, size, flags, padding.
+        const KVM_PRE_FAULT_MEMORY: libc::c_ulong = 0xc040_aed5;
+        let mut range = [address, len, 0, 0, 0, 0, 0, 0];
+        // SAFETY: reads and writes the 64 bytes that it is given.
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_PRE_FAULT_MEMORY, range.as_mut_ptr()) == 0 }
+    }
+
     /// Saves all of vCPU `number`, which is out of the guest with nothing left to be done for its last
     /// exit.
     ///
@@ -154,6 +171,8 @@ impl Vcpu {
         to.add(Kind::MpState, number, bytes(&[state]));
         let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_CPUID2"))?;
         to.add(Kind::Cpuid, number, bytes(cpuid.as_slice()));
+        to.add(Kind::Supported, number, bytes(host.supported.as_slice()));
+        to.add(Kind::TscRate, number, &host.tsc_khz.to_le_bytes());
         let regs = fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))?;
         to.add(Kind::Regs, number, bytes(&[regs]));
         let sregs = fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
@@ -171,15 +190,30 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Makes this new vCPU what vCPU `number` was.
+    /// Makes this new vCPU what vCPU `number` was, on a host whose CPU has what `supported` says.
     ///
     /// # Errors
-    /// The call that failed, or a part is wrong.
-    pub fn restore(&self, number: usize, xsave_len: usize, from: &Parts<'_>) -> Result<()> {
+    /// The call that failed, a part is wrong, or the CPU is another.
+    pub fn restore(
+        &self,
+        number: usize,
+        xsave_len: usize,
+        supported: &CpuId,
+        from: &Parts<'_>,
+    ) -> Result<()> {
         let fd = &self.fd;
-        let cpuid = CpuId::from_entries(&list::<kvm_cpuid_entry2>(from, Kind::Cpuid, number)?)
+        let shown = list::<kvm_cpuid_entry2>(from, Kind::Cpuid, number)?;
+        let then = list(from, Kind::Supported, number)?;
+        if let Some(lack) = crate::cpuid::lacks(&shown, &then, supported.as_slice()) {
+            return Err(Error::Failed(format!(
+                "--restore: this host has {lack}, which the guest was shown; restore on a host like the \
+                 one that the snapshot is from"
+            )));
+        }
+        let cpuid = CpuId::from_entries(&shown)
             .map_err(|_| crate::snapshot::Wrong::Part(Kind::Cpuid, number as u32))?;
         self.set_cpuid(&cpuid)?;
+        self.set_tsc_rate(one(from, Kind::TscRate, number)?)?;
         let state = one(from, Kind::MpState, number)?;
         fd.set_mp_state(state).map_err(Error::kvm("KVM_SET_MP_STATE"))?;
         fd.set_regs(&one(from, Kind::Regs, number)?).map_err(Error::kvm("KVM_SET_REGS"))?;
@@ -202,6 +236,25 @@ impl Vcpu {
         // Lets the guest's watchdogs know that it stood still; a guest without kvmclock has none to tell.
         let _ = fd.kvmclock_ctrl();
         Ok(())
+    }
+
+    /// What the TSC counts in a millisecond; 0 where KVM does not say.
+    pub fn tsc_khz(&self) -> u32 {
+        self.fd.get_tsc_khz().unwrap_or(0)
+    }
+
+    /// Has the TSC count at `khz`, where it does not.
+    fn set_tsc_rate(&self, khz: u32) -> Result<()> {
+        let here = self.tsc_khz();
+        if here == 0 || khz == 0 || here.abs_diff(khz) <= here / TSC_TOLERANCE {
+            return Ok(());
+        }
+        self.fd.set_tsc_khz(khz).map_err(|_| {
+            Error::Failed(format!(
+                "--restore: the guest's TSC counts {khz} kHz, this host's {here}, and its KVM cannot \
+                 scale it; restore on a host like the one that the snapshot is from"
+            ))
+        })
     }
 
     /// The XSAVE area, `len` bytes as [`Vm::xsave_len`] says.

@@ -88,21 +88,23 @@ pub fn open(words: &[String]) -> Result<Option<Restored>> {
             "{flag}: is as it was when the snapshot was taken; leave it away beside --restore"
         )));
     }
-    let (mut path, mut any_images) = (value.as_str(), false);
+    let (mut path, mut any_images, mut record) = (value.as_str(), false, None);
     if value.starts_with("source_url=") {
         for (key, value) in pairs(value) {
             match (key, value) {
                 ("source_url", url) => path = url,
+                ("record", code) => record = Some(parse_code("--restore record", code)?),
                 ("images", "any") => any_images = true,
                 ("images", "same") => any_images = false,
                 ("images", _) => {
                     return usage(format!("--restore images={value}: give same or any"));
                 }
-                _ => return unknown("--restore", key, "source_url, images"),
+                _ => return unknown("--restore", key, "source_url, images, record"),
             }
         }
     }
-    Restored::open(path.strip_prefix("file://").unwrap_or(path), any_images).map(Some)
+    let path = path.strip_prefix("file://").unwrap_or(path).trim_end_matches('/');
+    Restored::open(path, any_images, record).map(Some)
 }
 
 /// Adds the words that were saved with it; a flag that was given is left as given.

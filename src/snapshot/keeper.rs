@@ -15,7 +15,7 @@ const KEEP: u8 = 1;
 pub struct Keeper(UnixStream);
 
 impl Keeper {
-    /// Makes the child, for a directory `partial` that is to become `path`.
+    /// Makes the child, for a directory or file `partial` that is to become `path`.
     ///
     /// # Errors
     /// There is no room for a process.
@@ -71,7 +71,7 @@ fn wait(mut line: UnixStream, partial: &str, path: &str) -> ! {
     let code = kept.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
     let _ = line.write_all(&code.to_le_bytes());
     if kept.is_err() {
-        let _ = std::fs::remove_dir_all(partial);
+        let _ = std::fs::remove_file(partial).or_else(|_| std::fs::remove_dir_all(partial));
     }
     // SAFETY: ends the child.
     unsafe { libc::_exit(0) }

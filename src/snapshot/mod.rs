@@ -5,14 +5,17 @@
 //! what none of them writes to.
 
 pub mod arguments;
+pub mod generation;
 mod keeper;
 pub mod memory;
 pub mod parts;
+mod working_set;
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
+use kvm_bindings::CpuId;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -27,10 +30,12 @@ use crate::memory::{HUGE, Ram};
 #[cfg(feature = "seccomp")]
 use crate::seccomp::rule::Rule;
 use crate::virtio::Devices;
+pub use generation::Generation;
 use keeper::Keeper;
 use memory::{PageMap, Sink};
 pub use parts::Wrong;
 use parts::{Kind, Parts, Writer};
+use working_set::{Recording, WorkingSet};
 
 /// `--snapshot`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,19 +59,27 @@ struct Shape {
     zero: U32,
 }
 
-/// The code that saves the VM, if one does.
+/// The codes at which something is written, once.
 #[derive(Default)]
-pub struct At(Option<u8>);
+pub struct At {
+    saves: Option<u8>,
+    records: Option<u8>,
+    last: u8,
+}
 
 impl At {
-    /// Whether it is `code`.
-    pub fn is(&self, code: u8) -> bool {
-        self.0 == Some(code)
+    /// Whether the VM is to be paused for `code`.
+    pub fn comes(&mut self, code: u8) -> bool {
+        self.last = code;
+        [self.saves, self.records].contains(&Some(code))
     }
 }
 
-/// A snapshot that is going to be taken, if one is.
-pub struct Snapshot(Option<Prepared>);
+/// What is going to be written when its code comes: a snapshot, a working set.
+pub struct Snapshot {
+    saves: Option<Prepared>,
+    records: Option<(Recording, &'static Restored)>,
+}
 
 /// What a snapshot that is taken asks of the kernel while the guest runs: pages of memory are looked up
 /// and written, and KVM is asked for the state of all that it has.
@@ -119,8 +132,70 @@ impl Snapshot {
     /// # Errors
     /// It cannot be made, or what is there already is not an empty directory.
     pub fn prepare(config: &'static Config) -> Result<Snapshot> {
-        let restored = &config.restore;
-        let Some(config) = &config.snapshot else { return Ok(Snapshot(None)) };
+        let restored = config.restore.as_ref();
+        let records = restored.and_then(|restored| Some((restored.record?, restored)));
+        let records = records.map(|(code, restored)| {
+            Recording::prepare(&restored.path, code).map(|recording| (recording, restored))
+        });
+        let saves = config.snapshot.as_ref().map(|config| Prepared::new(config, restored));
+        Ok(Snapshot { saves: saves.transpose()?, records: records.transpose()? })
+    }
+
+    /// Notes what there is to save on this host.
+    ///
+    /// # Errors
+    /// KVM failed.
+    pub fn look_at(&mut self, system: &System, vm: &'static Vm, vcpu: &Vcpu) -> Result<()> {
+        if let Some(prepared) = &mut self.saves {
+            let (msrs, xsave_len) = (system.msr_list()?, vm.xsave_len());
+            let supported = system.supported_cpuid()?;
+            let host = Host { msrs, supported, xsave_len, tsc_khz: vcpu.tsc_khz() };
+            prepared.host = Some((vm, host));
+        }
+        Ok(())
+    }
+
+    /// What tells the clones of this machine apart: none where it has no ACPI to tell, or none are to be;
+    /// `gsi` is an interrupt that is free.
+    pub fn generation(&self, source: &Source, acpi: bool, gsi: u32) -> Generation {
+        match &source.0 {
+            Some(saved) => Generation::saved(&saved.parts),
+            None => Generation::new((acpi && self.saves.is_some()).then_some(gsi)),
+        }
+    }
+
+    /// The codes that the guest writes for it.
+    pub fn at(&self) -> At {
+        let saves = self.saves.as_ref().map(|prepared| prepared.config.at);
+        let records = self.records.as_ref().map(|(recording, _)| recording.code);
+        At { saves, records, last: 0 }
+    }
+
+    /// Writes what the code is for, of a machine that stands still. True where the VM ends with that.
+    ///
+    /// # Errors
+    /// KVM failed, or there is no room; then nothing stays.
+    pub fn take(&self, mut paused: Paused<'_>) -> Result<bool> {
+        // Once: what is written has its name, and a guest that writes the code again runs on.
+        let (saves, records) = {
+            let at = &mut paused.bus().snapshot_at;
+            let last = at.last;
+            let is_last = |code: &mut u8| *code == last;
+            (at.saves.take_if(is_last), at.records.take_if(is_last))
+        };
+        if let (Some(_), Some((recording, restored))) = (records, &self.records) {
+            recording.write(paused.memory(), restored.file, &restored.memory)?;
+        }
+        if let (Some(_), Some(prepared)) = (saves, &self.saves) {
+            prepared.write(&mut paused)?;
+            return Ok(!prepared.config.goes_on);
+        }
+        Ok(false)
+    }
+}
+
+impl Prepared {
+    fn new(config: &'static SnapshotConfig, restored: Option<&Restored>) -> Result<Prepared> {
         let path = &config.path;
         let taken = std::fs::read_dir(path).map(|mut files| files.next().is_some());
         if taken.unwrap_or_else(|error| error.kind() != io::ErrorKind::NotFound) {
@@ -139,40 +214,9 @@ impl Snapshot {
             options.open(&path).map_err(failed(&path))
         };
         let (state, memory) = (make("state")?, make("memory")?);
-        let unread = restored.as_ref().map(|restored| memory::data(&restored.memory));
+        let unread = restored.map(|restored| memory::data(&restored.memory));
         let unread = unread.unwrap_or_default();
-        Ok(Snapshot(Some(Prepared { config, host: None, keeper, state, memory, pages, unread })))
-    }
-
-    /// Notes what there is to save on this host.
-    ///
-    /// # Errors
-    /// KVM failed.
-    pub fn look_at(&mut self, system: &System, vm: &'static Vm) -> Result<()> {
-        if let Some(prepared) = &mut self.0 {
-            let host = Host { msrs: system.msr_list()?, xsave_len: vm.xsave_len() };
-            prepared.host = Some((vm, host));
-        }
-        Ok(())
-    }
-
-    /// The code that the guest writes to be saved.
-    pub fn at(&self) -> At {
-        At(self.0.as_ref().map(|prepared| prepared.config.at))
-    }
-
-    /// Writes everything of a machine that stands still. True where the VM ends with that.
-    ///
-    /// # Errors
-    /// KVM failed, or there is no room; then nothing stays.
-    pub fn take(&self, mut paused: Paused<'_>) -> Result<bool> {
-        let Some(prepared) = &self.0 else { return Ok(true) };
-        // Once: what is written has its name, and a guest that writes the code again runs on.
-        if paused.bus().snapshot_at.0.take().is_none() {
-            return Ok(false);
-        }
-        prepared.write(&mut paused)?;
-        Ok(!prepared.config.goes_on)
+        Ok(Prepared { config, host: None, keeper, state, memory, pages, unread })
     }
 }
 
@@ -194,6 +238,7 @@ impl Prepared {
         let mut bus = paused.bus();
         bus.save(&mut to);
         self.write_private(bus.virtio.private(), ram_size, &mut to).map_err(&failed)?;
+        bus.generation.save(&mut to);
         drop(bus);
         if let Some((vm, host)) = &self.host {
             vm.save_clock(&mut to)?;
@@ -287,9 +332,12 @@ fn read_private(devices: Vec<(usize, usize, usize)>, parts: &Parts<'_>, file: &F
 /// A snapshot that a VM goes on from.
 #[derive(Debug)]
 pub struct Restored {
+    path: String,
     file: &'static [u8],
     memory: File,
     any_images: bool,
+    /// The code until which the pages that the guest touches are recorded.
+    record: Option<u8>,
 }
 
 impl Restored {
@@ -297,14 +345,15 @@ impl Restored {
     ///
     /// # Errors
     /// They are not there.
-    pub fn open(path: &str, any_images: bool) -> Result<Restored> {
+    pub fn open(path: &str, any_images: bool, record: Option<u8>) -> Result<Restored> {
         let error = |name: &str| {
             let path = format!("{path}/{name}");
             move |error| Error::file("--restore", &path)(error)
         };
         let state = std::fs::read(format!("{path}/state")).map_err(error("state"))?;
         let memory = File::open(format!("{path}/memory")).map_err(error("memory"))?;
-        Ok(Restored { file: Vec::leak(state), memory, any_images })
+        let (path, file) = (path.to_owned(), Vec::leak(state));
+        Ok(Restored { path, file, memory, any_images, record })
     }
 
     /// The state's parts.
@@ -319,7 +368,14 @@ impl Restored {
 }
 
 /// What a VM starts from: a kernel, or a snapshot.
-pub struct Source(Option<(Parts<'static>, &'static File)>);
+pub struct Source(Option<Saved>);
+
+struct Saved {
+    parts: Parts<'static>,
+    from: &'static Restored,
+    /// None where one is being recorded.
+    working_set: Option<WorkingSet>,
+}
 
 impl Source {
     /// As `config` says.
@@ -334,7 +390,11 @@ impl Source {
         if (shape.ram_size.get(), shape.cpus.get()) != here {
             return Err(parts.wrong(Kind::Shape, 0).into());
         }
-        Ok(Source(Some((parts, &restored.memory))))
+        let working_set = match restored.record {
+            Some(_) => None,
+            None => WorkingSet::open(&restored.path, restored.file),
+        };
+        Ok(Source(Some(Saved { parts, from: restored, working_set })))
     }
 
     /// Whether a kernel is to be loaded.
@@ -347,10 +407,15 @@ impl Source {
     /// # Errors
     /// It cannot be mapped.
     pub fn map_ram(&self, config: &MemoryConfig) -> Result<Ram> {
-        match &self.0 {
-            Some((_, memory)) => Ram::of_file(config, memory),
-            None => Ram::map(config),
+        let Some(saved) = &self.0 else { return Ram::map(config) };
+        let ram = Ram::of_file(config, &saved.from.memory)?;
+        let (base, len) = (ram.base(), config.size as usize);
+        match &saved.working_set {
+            Some(set) => set.fill(base, len),
+            None if saved.from.record.is_some() => working_set::watch(base, len),
+            None => {}
         }
+        Ok(ram)
     }
 
     /// Makes new virtio devices what those were that were saved; before anything of them is memory.
@@ -358,27 +423,35 @@ impl Source {
     /// # Errors
     /// They were others.
     pub fn restore_devices(&self, devices: &mut Devices) -> Result<()> {
-        let Some((parts, memory)) = &self.0 else { return Ok(()) };
-        devices.restore(parts)?;
-        read_private(devices.private(), parts, memory)
+        let Some(saved) = &self.0 else { return Ok(()) };
+        devices.restore(&saved.parts)?;
+        read_private(devices.private(), &saved.parts, &saved.from.memory)
     }
 
     /// Makes a new vCPU what it was.
     ///
     /// # Errors
     /// This host cannot.
-    pub fn restore_vcpu(&self, vm: &Vm, vcpu: &Vcpu, id: u8) -> Result<()> {
-        let Some((parts, _)) = &self.0 else { return Ok(()) };
-        vcpu.restore(id.into(), vm.xsave_len(), parts)
+    pub fn restore_vcpu(&self, vm: &Vm, vcpu: &Vcpu, id: u8, supported: &CpuId) -> Result<()> {
+        let Some(Saved { parts, .. }) = &self.0 else { return Ok(()) };
+        vcpu.restore(id.into(), vm.xsave_len(), supported, parts)
     }
 
-    /// Makes the other devices what they were, and lets the clock go on.
+    /// Has what the guest will touch first mapped for it.
+    pub fn warm(&self, vcpu: &Vcpu, memory: &GuestMemoryMmap) {
+        if let Some(set) = self.0.as_ref().and_then(|saved| saved.working_set.as_ref()) {
+            set.give(vcpu, memory);
+        }
+    }
+
+    /// Makes the other devices what they were, lets the clock go on, and says that this is another.
     ///
     /// # Errors
     /// They were others.
-    pub fn restore_rest(&self, bus: &mut Bus) -> Result<()> {
-        let Some((parts, _)) = &self.0 else { return Ok(()) };
+    pub fn restore_rest(&self, bus: &mut Bus, memory: &GuestMemoryMmap) -> Result<()> {
+        let Some(Saved { parts, .. }) = &self.0 else { return Ok(()) };
         bus.restore(parts)?;
-        bus.vm.restore_clock(parts)
+        bus.vm.restore_clock(parts)?;
+        bus.generation.change(memory, &mut bus.interrupts)
     }
 }

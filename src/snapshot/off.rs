@@ -1,6 +1,8 @@
 //! What stands for snapshots in a build without the feature `snapshot`: every VM boots.
 
+use kvm_bindings::CpuId;
 use std::convert::Infallible;
+use vm_memory::GuestMemoryMmap;
 
 use crate::bus::Bus;
 use crate::config::{Config, MemoryConfig};
@@ -22,16 +24,32 @@ pub struct SnapshotConfig(Infallible);
 #[derive(Debug)]
 pub struct Restored(Infallible);
 
+/// No guest is the clone of another.
+pub struct Generation;
+
 /// None is taken.
 pub struct Snapshot;
 
 /// The kernel's file.
 pub struct Source;
 
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
+impl Generation {
+    #[inline(always)]
+    pub fn gsi(&self) -> Option<u32> {
+        None
+    }
+
+    #[inline(always)]
+    pub fn first(&self) -> Result<Option<brisk_boot::GenerationId>> {
+        Ok(None)
+    }
+}
+
 #[allow(missing_docs, reason = "as in the module that has one")]
 impl At {
     #[inline(always)]
-    pub fn is(&self, _: u8) -> bool {
+    pub fn comes(&mut self, _: u8) -> bool {
         false
     }
 }
@@ -44,8 +62,13 @@ impl Snapshot {
     }
 
     #[inline(always)]
-    pub fn look_at(&mut self, _: &System, _: &Vm) -> Result<()> {
+    pub fn look_at(&mut self, _: &System, _: &Vm, _: &Vcpu) -> Result<()> {
         Ok(())
+    }
+
+    #[inline(always)]
+    pub fn generation(&self, _: &Source, _: bool, _: u32) -> Generation {
+        Generation
     }
 
     #[inline(always)]
@@ -82,12 +105,15 @@ impl Source {
     }
 
     #[inline(always)]
-    pub fn restore_vcpu(&self, _: &Vm, _: &Vcpu, _: u8) -> Result<()> {
+    pub fn restore_vcpu(&self, _: &Vm, _: &Vcpu, _: u8, _: &CpuId) -> Result<()> {
         Ok(())
     }
 
     #[inline(always)]
-    pub fn restore_rest(&self, _: &mut Bus) -> Result<()> {
+    pub fn warm(&self, _: &Vcpu, _: &GuestMemoryMmap) {}
+
+    #[inline(always)]
+    pub fn restore_rest(&self, _: &mut Bus, _: &GuestMemoryMmap) -> Result<()> {
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// First bytes of a state file.
 const MAGIC: [u8; 8] = *b"brisksnp";
 /// Changes with the meaning of any part.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The most parts that anybody looks at: bounds the work that a file can cause.
 const MAX_PARTS: usize = 4096;
 
@@ -60,6 +60,10 @@ pub enum Kind {
     Events = 24,
     /// Model-specific registers.
     Msrs = 25,
+    /// kHz of the TSC.
+    TscRate = 26,
+    /// CPUID leaves that the host supported.
+    Supported = 27,
     /// The I/O APIC.
     IoApic = 32,
     /// The UART.
@@ -76,6 +80,14 @@ pub enum Kind {
     Image = 38,
     /// What a guest wrote to a pmem that discards it: ranges in the memory file.
     PrivatePages = 39,
+    /// The interrupt of the VM generation id.
+    Generation = 40,
+    /// Of a working set: whose it is.
+    Owner = 48,
+    /// Pages that are written to.
+    WrittenPages = 49,
+    /// Pages that are only read.
+    ReadPages = 50,
 }
 
 /// The bytes are no state file of this version.
@@ -186,6 +198,13 @@ impl<'a> Parts<'a> {
         Ok(Parts { parts, any_images: false })
     }
 
+    /// How long the file is that begins like this, without what is not ours.
+    pub fn len(start: &[u8]) -> Option<usize> {
+        let (header, _) = Header::read_from_prefix(start).ok()?;
+        let body = usize::try_from(header.len.get()).ok()?;
+        if header.magic == MAGIC { body.checked_add(size_of::<Header>()) } else { None }
+    }
+
     /// A part's bytes.
     ///
     /// # Errors
@@ -210,7 +229,7 @@ impl<'a> Parts<'a> {
 }
 
 /// Against accidents, not against attackers: whoever can write the file can make it right.
-fn checksum(bytes: &[u8]) -> u32 {
+pub(super) fn checksum(bytes: &[u8]) -> u32 {
     adler2::adler32_slice(bytes)
 }
 

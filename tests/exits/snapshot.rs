@@ -110,6 +110,67 @@ fn a_snapshot_of_a_restored_guest() {
     assert_eq!(again.codes(), [0x77]);
 }
 
+/// Who never may be a snapshot has no id: the bytes are zero.
+#[test]
+fn clones_have_generation_ids_of_their_own() {
+    let alone = Lab::new(guests::GENERATION);
+    alone.run_to_the_end();
+    assert_eq!(alone.codes(), [0x11, 0, 0, 0, 0]);
+    let saved = Saved::after(guests::GENERATION, "at=0x11");
+    let memory = fs::read(saved.dir.join("memory")).unwrap();
+    let mut ids = vec![memory[0x20..0x24].to_vec()];
+    for _ in 0..2 {
+        run(&mut saved.restore()).silent().with_status(0);
+        ids.push(saved.codes());
+    }
+    ids.push(vec![0; 4]);
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 4, "{ids:x?}");
+}
+
+#[test]
+fn a_run_records_what_later_ones_have_at_once() {
+    let saved = Saved::after(guests::INCREMENT, "at=0x11");
+    let set = saved.dir.join("working-set");
+    let source = format!("source_url=file://{}", saved.dir.display());
+    let record = |more: &str| {
+        let mut command = brisk();
+        command.arg("--restore").arg(format!("{source}{more}"));
+        command.arg("--boot-log").arg(saved.lab.scratch.path("again"));
+        run(&mut command).silent().with_status(0);
+        assert_eq!(saved.codes(), [0x78, 0x33]);
+    };
+    // A code that never comes: nothing stays.
+    record(",record=0x99");
+    let names = || {
+        let files = fs::read_dir(&saved.dir).unwrap().map(|file| file.unwrap().file_name());
+        let mut names: Vec<_> = files.map(|name| name.into_string().unwrap()).collect();
+        names.sort_unstable();
+        names
+    };
+    super::wait_for("the half of a working set to go", || names() == ["memory", "state"]);
+    record(",record=0x33");
+    assert_eq!(names(), ["memory", "state", "working-set"]);
+    let first = fs::read(&set).unwrap();
+    assert_eq!(fs::metadata(&set).unwrap().permissions().mode() & 0o777, 0o600);
+    // What it has in it is what was saved, not what the run made of it.
+    for _ in 0..2 {
+        record("");
+    }
+    // And anew.
+    record(",record=0x33");
+    assert_eq!(fs::read(&set).unwrap(), first, "not the same pages");
+    // One that is no good is no harm, and said.
+    fs::write(&set, &first[..first.len() / 2]).unwrap();
+    record("");
+    fs::write(&set, b"brisksnp").unwrap();
+    let ended = run(&mut saved.restore()).with_status(0);
+    assert_eq!(saved.codes(), [0x78, 0x33]);
+    let said = ended.stderr.contains("record it anew");
+    assert!(said || !cfg!(feature = "logging"), "{ended:#?}");
+}
+
 #[test]
 fn every_length_and_flipped_bits_of_a_state_are_refused() {
     let saved = Saved::new();
@@ -133,6 +194,103 @@ fn every_length_and_flipped_bits_of_a_state_are_refused() {
     }
     fs::write(&file, &state).unwrap();
     run(&mut saved.restore()).silent().with_status(0);
+}
+
+/// Changes part `kind` of vCPU 0 in a state file, and makes its checksum right.
+fn edit(state: &mut [u8], kind: u32, change: impl FnOnce(&mut [u8])) {
+    let word = |state: &[u8], at: usize| u32::from_le_bytes(state[at..at + 4].try_into().unwrap());
+    let mut at = 24;
+    while (word(state, at), word(state, at + 4)) != (kind, 0) {
+        at += 16 + (word(state, at + 8) as usize).next_multiple_of(8);
+    }
+    let len = word(state, at + 8) as usize;
+    change(&mut state[at + 16..at + 16 + len]);
+    let checksum = adler2::adler32_slice(&state[24..]);
+    state[12..16].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// `struct kvm_cpuid_entry2`: its bytes, and where its function and ecx are.
+const CPUID: u32 = 16;
+const SUPPORTED: u32 = 27;
+const ENTRY: usize = 40;
+const ECX: usize = 20;
+
+#[test]
+fn a_cpu_that_lacks_what_the_guest_was_shown_is_refused() {
+    let saved = Saved::new();
+    let file = saved.dir.join("state");
+    let state = fs::read(&file).unwrap();
+    let with = |change: &dyn Fn(&mut [u8])| {
+        let mut changed = state.clone();
+        for kind in [CPUID, SUPPORTED] {
+            edit(&mut changed, kind, |entries| entries.chunks_exact_mut(ENTRY).for_each(change));
+        }
+        fs::write(&file, changed).unwrap();
+    };
+    // Bit 16 of ecx is reserved, so no CPU has it.
+    with(&|entry| {
+        if entry[..4] == [1, 0, 0, 0] {
+            entry[ECX + 2] |= 1;
+        }
+    });
+    saved.is_refused(&["--restore", "leaf 0x1.0 ecx bit 16", "on a host like"]);
+    with(&|entry| {
+        if entry[..4] == [0; 4] {
+            entry[ECX] ^= 1;
+        }
+    });
+    saved.is_refused(&["--restore", "another vendor"]);
+    // Less than there is does no harm.
+    with(&|entry| {
+        if entry[..4] == [1, 0, 0, 0] {
+            entry[ECX] &= !1;
+        }
+    });
+    run(&mut saved.restore()).silent().with_status(0);
+}
+
+#[test]
+fn a_tsc_of_another_rate_is_scaled_or_refused() {
+    const TSC_RATE: u32 = 26;
+    const KVM_CHECK_EXTENSION: libc::c_ulong = 0xae03;
+    const KVM_CAP_TSC_CONTROL: libc::c_ulong = 60;
+    let saved = Saved::new();
+    let file = saved.dir.join("state");
+    let mut state = fs::read(&file).unwrap();
+    let mut rate = 0;
+    edit(&mut state, TSC_RATE, |bytes| {
+        rate = u32::from_le_bytes(bytes.try_into().unwrap());
+        bytes.copy_from_slice(&(rate / 2).to_le_bytes());
+    });
+    assert!(rate > 100_000, "{rate} kHz");
+    fs::write(&file, &state).unwrap();
+    let kvm = fs::File::open("/dev/kvm").unwrap();
+    let kvm = std::os::fd::AsRawFd::as_raw_fd(&kvm);
+    // SAFETY: asks for a number.
+    let scales = unsafe { libc::ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) } > 0;
+    if scales {
+        run(&mut saved.restore()).silent().with_status(0);
+        assert_eq!(saved.codes(), [0x22, 0x33]);
+    } else {
+        saved.is_refused(&["--restore", "TSC", "cannot scale"]);
+    }
+    // What a clock drifts is none.
+    edit(&mut state, TSC_RATE, |bytes| bytes.copy_from_slice(&(rate - rate / 8000).to_le_bytes()));
+    fs::write(&file, &state).unwrap();
+    run(&mut saved.restore()).silent().with_status(0);
+}
+
+/// A CPU that got its INIT and not yet its SIPI is in no state that KVM could be given.
+#[cfg(feature = "smp")]
+#[test]
+fn a_cpu_that_is_just_being_started_is_no_snapshot() {
+    let lab = Lab::new(guests::INIT_ONLY);
+    let dir = lab.scratch.path("snapshot");
+    let flag = format!("path={},at=0x11", dir.display());
+    let ended = lab.run(&["--cpus", "boot=2", "--snapshot", &flag]).with_status(1);
+    assert!(ended.stderr.contains("vCPU 1 is just being started"), "{ended:#?}");
+    super::wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
+    assert!(!dir.exists());
 }
 
 #[test]

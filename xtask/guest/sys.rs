@@ -12,6 +12,7 @@ pub mod nr {
     pub const MMAP: usize = 9;
     pub const RT_SIGPROCMASK: usize = 14;
     pub const IOCTL: usize = 16;
+    pub const PWRITE64: usize = 18;
     pub const DUP2: usize = 33;
     pub const PAUSE: usize = 34;
     pub const NANOSLEEP: usize = 35;

@@ -1,16 +1,20 @@
 //! `brisk.do=` on the kernel's command line: a list of verbs with commas between, each with an argument
 //! where it takes one: `brisk.do=cat=/proc/meminfo,write=/dev/vda:hello,reboot`.
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::sys::{self, Path, call, cut, nr, number, open, print, read};
 
 /// What init can be asked for: name, what it does with its argument (NUL-terminated, maybe empty).
 const VERBS: &[(&str, fn(&[u8]))] = &[
+    ("beat", beat),         // writes 0x60 to port 0x80 by /dev/port, again and again
     ("cat", cat),           // =FILE: prints a file
     ("direct", direct),     // =FILE:DEVICE: a page of the mapped file to the device, O_DIRECT
     ("echo", echo),         // copies the console's input to its output until a line `quit`
     ("hold", hold),         // sleeps for ever
     ("out", out),           // =PORT:VALUE: writes a byte to an I/O port (hexadecimal)
     ("panic", panic),       // the kernel's panic: init exits
+    ("pass", pass),         // writes to each page that touch has got
     ("poweroff", poweroff), // powers off
     ("reboot", reboot),     // reboots
     ("say", say),           // =TEXT: prints it
@@ -66,6 +70,14 @@ fn hold(_: &[u8]) {
 pub fn say(text: &[u8]) {
     for part in [b"brisk-init: ", text, b"\n"] {
         print(part);
+    }
+}
+
+fn beat(_: &[u8]) {
+    let port = open(c"/dev/port".to_bytes_with_nul(), sys::O_RDWR);
+    let code = [0x60_u8];
+    loop {
+        call(nr::PWRITE64, [port, code.as_ptr() as usize, 1, 0x80, 0, 0]);
     }
 }
 
@@ -134,6 +146,9 @@ fn shell(_: &[u8]) {
     call(nr::WAIT4, [usize::MAX, 0, 0, 0, 0, 0]);
 }
 
+/// Where the memory of `touch` begins, and its bytes.
+static TOUCHED: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
 fn touch(mib: &[u8]) {
     let length = number(mib, 10) << 20;
     // PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS
@@ -141,11 +156,19 @@ fn touch(mib: &[u8]) {
     if start.cast_signed() < 0 {
         return say(b"touch: no memory");
     }
+    for (to, value) in TOUCHED.iter().zip([start, length]) {
+        to.store(value, Ordering::Relaxed);
+    }
+    pass(b"");
+    say(b"touched");
+}
+
+fn pass(_: &[u8]) {
+    let [start, length] = TOUCHED.each_ref().map(|value| value.load(Ordering::Relaxed));
     for page in (start..start + length).step_by(4096) {
-        // SAFETY: mmap just gave `length` writable bytes at `start`.
+        // SAFETY: mmap gave `length` writable bytes at `start`, and nobody has them but this.
         unsafe { core::ptr::write_volatile(page as *mut u8, 1) };
     }
-    say(b"touched");
 }
 
 fn write(argument: &[u8]) {

@@ -29,6 +29,7 @@ mod paired;
 pub mod patch;
 pub mod pci;
 mod platform;
+mod restore;
 pub mod scenario;
 mod script;
 pub mod setup;
@@ -80,6 +81,9 @@ pub struct Args {
     /// with features serial, block, io-uring and smp; --runs pairs
     #[argh(option)]
     fio_smp: Option<PathBuf>,
+    /// with --scenario restore: so many clones of a snapshot at once, instead of one after the other
+    #[argh(option)]
+    density: Option<u32>,
     /// measure nothing; apply and compile the patches that --ab and the scenario platform are built with
     #[argh(switch)]
     check_patches: bool,
@@ -114,6 +118,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.check_patches {
         println!("{} patches fit and compile", patch::check()?);
         return Ok(ExitCode::SUCCESS);
+    }
+    ensure!(
+        args.density.is_none() || args.scenario == restore::NAME,
+        "--density: with --scenario {}",
+        restore::NAME
+    );
+    if args.scenario == restore::NAME {
+        return restores(args);
     }
     let scenario = scenario::find(&args.scenario)?;
     ensure!(args.runs >= 2, "--runs {}: the first is not counted, so at least 2", args.runs);
@@ -176,6 +188,31 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("xtask: bench: {failure}");
     }
     Ok(if report.1.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Snapshots, which are made before they are measured.
+fn restores(args: &Args) -> Result<ExitCode> {
+    let plain = args.ab.is_none() && !args.setup && !args.fio && args.kernel.is_none();
+    let peers = args.peer.iter().all(|peer| *peer == Peer::Qemu);
+    ensure!(
+        plain && peers && args.on == On::Lab && args.runs >= 2,
+        "--scenario {}: only --runs (2 at least), --peer qemu, --density, --json and --record",
+        restore::NAME
+    );
+    if let Some(count) = args.density {
+        print!("{}", restore::density(count)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (report, failures) = restore::measure(args.runs, !args.peer.is_empty())?;
+    print!("{}", table::render(&report, restore::ABOUT));
+    save(args.json.as_deref(), &report)?;
+    if args.record {
+        record(history::of_report(restore::NAME, &report)?)?;
+    }
+    for failure in &failures {
+        eprintln!("xtask: bench: {failure}");
+    }
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// brisk as the scenario wants it, with more features.
@@ -387,7 +424,7 @@ fn fill(
         let filler = Filler { files: &files, scenario, step, append: guest.append, names: NAMES };
         let program = format!("{files}/brisk");
         let command = filler.fill(&vmm::brisk(&program, step))?;
-        plan.slots.push(Slot { program, command, disk: step.root.image() });
+        plan.slots.push(Slot { program, command, disk: step.root.image(), prepare: None });
         subjects.push(Subject { vmm: "brisk".to_owned(), step: step.name });
     }
     for peer in peers {
@@ -404,7 +441,7 @@ fn fill(
             own.extend(vmm::files(&program, rest)?);
             let program = program.to_string_lossy().into_owned();
             let command = format!("{} {rest}", lab::quote(&program));
-            plan.slots.push(Slot { program, command, disk: step.root.image() });
+            plan.slots.push(Slot { program, command, disk: step.root.image(), prepare: None });
             subjects.push(Subject { vmm: peer.name().to_owned(), step: step.name });
         }
     }

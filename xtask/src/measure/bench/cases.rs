@@ -160,7 +160,7 @@ fn plan(
             Vmm::Brisk(program) => {
                 let program = format!("{files}/{}", shared.name(program, "brisk"));
                 let command = filler.fill(&vmm::brisk(&program, case.step))?;
-                Slot { program, command, disk }
+                Slot { program, command, disk, prepare: None }
             }
             Vmm::Peer(peer) => {
                 let command = peer.command(case.scenario, case.step);
@@ -170,7 +170,7 @@ fn plan(
                 own.extend(vmm::files(&program, rest)?);
                 let program = program.to_string_lossy().into_owned();
                 let command = format!("{} {rest}", lab::quote(&program));
-                Slot { program, command, disk }
+                Slot { program, command, disk, prepare: None }
             }
         };
         plan.slots.push(slot);

@@ -308,7 +308,9 @@ pub fn find(name: &str) -> Result<&'static Workload> {
     if let Some(scenario) = ALL.iter().find(|s| s.name == name) {
         return Ok(scenario);
     }
-    let list: String = ALL.iter().map(|s| format!("\n  {}: {}", s.name, s.about)).collect();
+    let restore = (super::restore::NAME, super::restore::ABOUT);
+    let all = ALL.iter().map(|s| (s.name, s.about)).chain([restore]);
+    let list: String = all.map(|(name, about)| format!("\n  {name}: {about}")).collect();
     bail!("--scenario {name}: there is no such scenario; there are:{list}")
 }
 

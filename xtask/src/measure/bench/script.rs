@@ -13,6 +13,8 @@ pub struct Slot {
     pub command: String,
     /// The shared file that each boot gets a copy of, as [`DISK`].
     pub disk: Option<&'static str>,
+    /// What is run once before all boots, in the same place, untimed.
+    pub prepare: Option<String>,
 }
 
 /// All that the script does.
@@ -174,6 +176,13 @@ impl Plan {
             self.place.out(),
             self.place.shell(self.limit),
         );
+        for (index, slot) in self.slots.iter().enumerate() {
+            let Some(prepare) = &slot.prepare else { continue };
+            let _ = writeln!(
+                text,
+                "cat > {files}/{index}.prepare.sh <<'END'\n{prepare}END\nprepare {index}"
+            );
+        }
         for boot in 0..self.boots {
             for (index, slot) in self.slots.iter().enumerate() {
                 let _ = writeln!(text, "boot {index} {boot} {}", slot.disk.unwrap_or_default());
@@ -209,6 +218,10 @@ mkdir -p $M
 echo 'port==0x80&&val==0x60&&rw==1' > $M/events/kvm/kvm_pio/filter
 echo 1 > $M/events/kvm/kvm_pio/enable
 enable 1 $events
+prepare() {
+  $SHELL_THERE $INSIDE/$1.prepare.sh < /dev/null > $FILES/log 2>&1 && return
+  echo "bench: slot $1 could not be prepared:"; cat $FILES/log; : > $FILES/given-up.$1
+}
 boot() {
   [ ! -e $FILES/given-up.$1 ] || return
   if [ $2 = 0 ]; then
@@ -240,6 +253,7 @@ mod tests {
             program: program.to_owned(),
             command: format!("{program} --cmdline 'a b'"),
             disk: program.starts_with("/bench").then_some("ext4.new"),
+            prepare: program.starts_with("/bench").then(|| "true\n".to_owned()),
         };
         Plan {
             slots: vec![slot("/bench/brisk"), slot("/usr/bin/qemu")],
