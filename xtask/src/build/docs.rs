@@ -18,6 +18,7 @@ pub mod boots;
 mod comments;
 pub mod measured;
 mod platform;
+mod restore;
 mod suite;
 mod throughput;
 
@@ -104,6 +105,7 @@ fn generate() -> Result<String> {
     for section in &sections {
         table(&mut text, section, &known, &measured)?;
     }
+    text += &restore::section()?;
     trials(&mut text, &measured)?;
     Ok(text + TAIL)
 }

@@ -29,7 +29,7 @@ mod paired;
 pub mod patch;
 pub mod pci;
 mod platform;
-mod restore;
+pub mod restore;
 pub mod scenario;
 mod script;
 pub mod setup;
