@@ -44,24 +44,38 @@ fn bytes<T: Plain>(values: &[T]) -> &[u8] {
 
 /// A list of structures from a part's bytes.
 fn list<T: Plain>(parts: &Parts<'_>, kind: Kind, number: usize) -> Result<Vec<T>> {
-    let bytes = parts.get(kind, number)?;
-    let size = size_of::<T>();
+    let (bytes, size) = (parts.get(kind, number)?, size_of::<T>());
     if !bytes.len().is_multiple_of(size) {
-        return Err(crate::snapshot::Wrong::Part(kind, number as u32).into());
+        return Err(parts.wrong(kind, number).into());
     }
-    // SAFETY: each read is of `size` bytes within `bytes`, unaligned, and any bytes are a value.
-    Ok(bytes
-        .chunks_exact(size)
-        .map(|at| unsafe { at.as_ptr().cast::<T>().read_unaligned() })
-        .collect())
+    let len = bytes.len() / size;
+    let mut list = Vec::<T>::with_capacity(len);
+    // SAFETY: room for as many as there are whole ones in `bytes`, and any bytes are a value.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), list.as_mut_ptr().cast::<u8>(), len * size);
+        list.set_len(len);
+    }
+    Ok(list)
 }
 
 /// The one structure that a part is.
 fn one<T: Plain>(parts: &Parts<'_>, kind: Kind, number: usize) -> Result<T> {
-    match list(parts, kind, number)?[..] {
-        [value] => Ok(value),
-        _ => Err(crate::snapshot::Wrong::Part(kind, number as u32).into()),
+    let mut value = std::mem::MaybeUninit::<T>::uninit();
+    fill(parts, kind, number, value.as_mut_ptr().cast(), size_of::<T>())?;
+    // SAFETY: all of its bytes were just written, and any bytes are a value.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// Copies a part, which has to have `size` bytes, to `to`; once for all structures.
+#[inline(never)]
+fn fill(parts: &Parts<'_>, kind: Kind, number: usize, to: *mut u8, size: usize) -> Result<()> {
+    let bytes = parts.get(kind, number)?;
+    if bytes.len() != size {
+        return Err(parts.wrong(kind, number).into());
     }
+    // SAFETY: `one` has room for `size` bytes.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, size) };
+    Ok(())
 }
 
 /// `_IO(KVMIO, 0x03)`
@@ -302,12 +316,11 @@ impl Vcpu {
                 msr.data = tsc;
             }
         }
-        read.sort_by_key(|msr| match msr.index {
-            MSR_IA32_TSC => 0,
-            MSR_IA32_TSC_DEADLINE => 2,
-            _ => 1,
-        });
-        Ok(read)
+        let with = |wanted: fn(u32) -> bool| read.iter().filter(move |msr| wanted(msr.index));
+        let first = with(|index| index == MSR_IA32_TSC);
+        let others = with(|index| ![MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE].contains(&index));
+        let last = with(|index| index == MSR_IA32_TSC_DEADLINE);
+        Ok(first.chain(others).chain(last).copied().collect())
     }
 
     fn set_saved_msrs(&self, mut left: Vec<kvm_msr_entry>) -> Result<()> {

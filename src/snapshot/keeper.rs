@@ -71,7 +71,13 @@ fn wait(mut line: UnixStream, partial: &str, path: &str) -> ! {
     let code = kept.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
     let _ = line.write_all(&code.to_le_bytes());
     if kept.is_err() {
-        let _ = std::fs::remove_file(partial).or_else(|_| std::fs::remove_dir_all(partial));
+        // A file, or a directory with the files of a snapshot.
+        if std::fs::remove_file(partial).is_err() {
+            for name in super::FILES {
+                let _ = std::fs::remove_file(format!("{partial}/{name}"));
+            }
+            let _ = std::fs::remove_dir(partial);
+        }
     }
     // SAFETY: ends the child.
     unsafe { libc::_exit(0) }

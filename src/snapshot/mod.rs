@@ -50,6 +50,9 @@ pub struct SnapshotConfig {
     pub arguments: Vec<u8>,
 }
 
+/// What is in its directory.
+const FILES: [&str; 2] = ["state", "memory"];
+
 /// What of the machine has to be the same.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -213,7 +216,7 @@ impl Prepared {
             options.read(true).write(true).create_new(true).mode(0o600);
             options.open(&path).map_err(failed(&path))
         };
-        let (state, memory) = (make("state")?, make("memory")?);
+        let (state, memory) = (make(FILES[0])?, make(FILES[1])?);
         let unread = restored.map(|restored| memory::data(&restored.memory));
         let unread = unread.unwrap_or_default();
         Ok(Prepared { config, host: None, keeper, state, memory, pages, unread })

@@ -53,6 +53,59 @@ fn the_same_guest_goes_on_twice() {
     }
 }
 
+/// The first number of /proc/uptime.
+fn uptime(text: &str) -> f64 {
+    let is_uptime = |line: &&str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        words.len() == 2 && words.iter().all(|word| word.parse::<f64>().is_ok())
+    };
+    let line = text.lines().map(str::trim).find(is_uptime).expect("an uptime");
+    line.split(' ').next().and_then(|word| word.parse().ok()).expect("a number")
+}
+
+#[test]
+fn time_never_runs_backwards() {
+    let guest =
+        Guest::doing(&format!("cat=/proc/uptime,say=before,{READY},cat=/proc/uptime,say=after"));
+    let dir = save(&guest);
+    let before = uptime(&guest.output());
+    for _ in 0..2 {
+        let after = uptime(&restore(&guest, &dir, "--serial", &[]));
+        assert!(after >= before, "{before} s, then {after}");
+    }
+}
+
+#[test]
+fn a_run_that_records_and_one_with_what_it_recorded() {
+    let guest = Guest::doing(&format!("{ID},say=before,{READY},{ID},touch=1,out=80:a1,say=after"));
+    let dir = save(&guest);
+    let before = nonce(&guest.output());
+    let record = format!("source_url=file://{dir},record=0xa1");
+    for from in [&record, &dir, &dir] {
+        assert_eq!(nonce(&restore(&guest, from, "--serial", &[])), before, "not the same guest");
+    }
+    let set = std::fs::metadata(format!("{dir}/working-set")).unwrap();
+    // The pass over 1 MiB is in it, and not all of the guest.
+    assert!((1 << 20..32 << 20).contains(&set.len()), "{} bytes", set.len());
+}
+
+#[test]
+fn a_snapshot_of_a_restored_guest() {
+    let doing = format!("{ID},say=before,{READY},touch=8,out=80:a1,{ID},say=after");
+    let guest = Guest::doing(&doing);
+    let dir = save(&guest);
+    let second = guest.scratch.path("second");
+    let flag = format!("path={},at=0xa1", second.display());
+    let output = key("file", guest.scratch.path("between"));
+    let mut command = brisk();
+    command.args(["--restore", &dir, "--serial", &output, "--snapshot", &flag]);
+    run(&mut command).silent().with_status(0);
+    let between = guest.scratch.text("between");
+    assert!(between.contains("touched") && !between.contains("after"), "{between}");
+    let text = restore(&guest, second.to_str().expect("UTF-8"), "--serial", &[]);
+    assert_eq!(nonce(&text), nonce(&guest.output()), "not the same guest");
+}
+
 #[cfg(feature = "smp")]
 #[test]
 fn a_guest_of_two_cpus() {
