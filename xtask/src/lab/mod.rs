@@ -87,6 +87,8 @@ pub struct Job {
     pub memory_mib: u32,
     /// 2 MiB huge pages to reserve in L1.
     pub hugepages: u32,
+    /// Whether L1's kernel says in its log what filters of system calls would have it say (`type=1326`).
+    pub audit: bool,
     /// L1 is killed after this time.
     pub timeout: Duration,
     /// Whether L1's output is shown while it comes, each line after `L1| `.
@@ -113,6 +115,7 @@ impl Default for Job {
             files: Vec::new(),
             memory_mib: 4096,
             hugepages: 0,
+            audit: false,
             timeout: Duration::from_secs(300),
             relay: false,
         }

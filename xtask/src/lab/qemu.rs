@@ -13,7 +13,7 @@ use super::{Job, Mode};
 /// L1's kernel command line. Nothing of what is switched off matters to a VMM; it takes emulated
 /// seconds: self-tests of ciphers, IPv6, certificates, entropy from jitter, timer checks.
 const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet mitigations=off nokaslr \
-    cryptomgr.notests=1 tsc=reliable no_timer_check apparmor=0 audit=0 ipv6.disable=1 \
+    cryptomgr.notests=1 tsc=reliable no_timer_check apparmor=0 ipv6.disable=1 \
     random.trust_cpu=on swiotlb=noforce \
     initcall_blacklist=jent_mod_init,load_system_certificate_list,init_encrypted";
 
@@ -86,7 +86,10 @@ fn command(job: &Job, l1: &L1, dir: &Path) -> Command {
         .arg(&l1.kernel)
         .arg("-initrd")
         .arg(&l1.initrd)
-        .args(["-append", &format!("{CMDLINE} hugepages={}", job.hugepages)])
+        .args([
+            "-append",
+            &format!("{CMDLINE} hugepages={} audit={}", job.hugepages, u8::from(job.audit)),
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

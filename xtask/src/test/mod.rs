@@ -8,12 +8,10 @@ use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::build::{docs, matrix, size};
 use crate::cache::Cache;
-use crate::guest::{images, init, kernel, stock};
-use crate::lab::{self, Job, Mode, quote};
 use crate::measure::metrics::{check, proof};
 use crate::measure::{bench, readme};
 use crate::{build, paths, setup};
@@ -22,6 +20,7 @@ use count::Count;
 pub mod calls;
 mod count;
 pub mod fuzz;
+pub mod linux;
 pub mod mutants;
 
 /// Run formatting, lints, unit tests, exit tests and Linux boots.
@@ -98,10 +97,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         report.step(docs, |count| cargo("test --quiet --workspace --doc", count));
     }
     if host_kvm {
-        report.step("Linux boots in the lab", |count| in_lab(&["linux"], count));
+        report.step("Linux boots in the lab", |count| linux::in_lab(&["linux"], count));
     } else {
         let name = "exit tests and Linux boots in the lab";
-        report.step(name, |count| in_lab(&["exits", "linux"], count));
+        report.step(name, |count| linux::in_lab(&["exits", "linux"], count));
     }
     Ok(report.end())
 }
@@ -162,6 +161,7 @@ const SHIPPED: &[(&str, Work)] = &[
 const SLOW: &[(&str, Work)] = &[
     ("the last words of a brisk with a fault in it", build::twice::check_last_words),
     ("system calls of every scenario", calls::check),
+    ("no system call forbidden that Linux's boots need", linux::check_calls),
     ("exits and system calls not more than recorded", check::counts),
 ];
 
@@ -219,81 +219,6 @@ fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
             cargo(&words, count)
         }
     }
-}
-
-/// Runs tests of package brisk in L1, all in one, with brisk as it is shipped: static. They find what they boot by the environment: on
-/// L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP`
-/// and the `System.map` of each, which ends in `_MAP`,
-/// `BRISK_BUNDLE`, `BRISK_BUNDLE_FIXED` and `BRISK_BUNDLE_SHELL` (see `build::bundle::for_tests`),
-/// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with
-/// `NAME.vmlinuz`, `NAME.initramfs` and `NAME.initramfs-xfs` for each of Debian's kernels, and
-/// `BRISK_DISK_*`, which a test that writes copies first; `BRISK_XTASK` is this program.
-fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
-    let cache = Cache::open()?;
-    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
-    let micro = kernel::ensure(&cache, kernel::Config::Micro)?;
-    let micro_smp = kernel::ensure(&cache, kernel::Config::MicroSmp)?;
-    let guest = init::ensure(&cache)?;
-    let programs = build_as("release", tests)?.1;
-    let brisk = build::program(None)?;
-    let mut files = vec![
-        ("BRISK_BIN", brisk),
-        ("BRISK_KERNEL", kernel.vmlinux),
-        ("BRISK_BZIMAGE", kernel.bzimage),
-        ("BRISK_MICRO", micro.vmlinux),
-        ("BRISK_MICRO_MAP", micro.map),
-        ("BRISK_MICRO_SMP", micro_smp.vmlinux),
-        ("BRISK_MICRO_SMP_MAP", micro_smp.map),
-        ("BRISK_INITRAMFS", guest.initramfs),
-        ("BRISK_SHELL_INITRAMFS", guest.shell_initramfs),
-    ];
-    files.extend(build::bundle::for_tests(&cache)?);
-    let mut script = "mkdir /tmp/files\n".to_owned();
-    for (name, path) in &files {
-        let path = quote(&path.to_string_lossy());
-        script += &format!("cp {path} /tmp/files/{name}; export {name}=/tmp/files/{name}\n");
-    }
-    let xtask = std::env::current_exe().context("this program's path")?;
-    script +=
-        &format!("export BRISK_XTASK={}\n", quote(&lab::path_in_l1(&xtask).to_string_lossy()));
-    script += "mkdir /tmp/stock; export BRISK_STOCK=/tmp/stock\n";
-    for stock in stock::ALL {
-        let files = stock.ensure(&cache)?;
-        for (path, kind) in [
-            (files.vmlinuz, "vmlinuz"),
-            (files.initramfs, "initramfs"),
-            (files.xfs_initramfs, "initramfs-xfs"),
-        ] {
-            let path = quote(&path.to_string_lossy());
-            script += &format!("ln -s {path} /tmp/stock/{}.{kind}\n", stock.name);
-        }
-    }
-    for (name, path) in images::ensure(&cache)? {
-        script += &format!("export {name}={}\n", quote(&path.to_string_lossy()));
-    }
-    // One guest at a time. Where guests take turns on one of L1's CPUs, a guest sometimes spins for
-    // ever on a lock, and once L1 panicked in an interrupt that it got right behind its VMRUN, where
-    // none may come: QEMU's SVM seems to take an interrupt in the wrong one of L1 and L2.
-    script += "export RUST_TEST_THREADS=1\n";
-    script += &format!("status=0; cd {}\n", quote(&paths::workspace().to_string_lossy()));
-    let mut failed = false;
-    for (mode, filter) in
-        [(Mode::Fast, "--skip guests_at_once"), (Mode::Stopwatch, "guests_at_once")]
-    {
-        let mut script = script.clone();
-        for program in &programs {
-            script += &format!("{} {filter} || status=1\n", quote(&program.to_string_lossy()));
-        }
-        script += "exit $status\n";
-        let timeout = Duration::from_secs(25 * 60);
-        let output = lab::run(&Job { mode, script, timeout, relay: true, ..Job::default() })?;
-        let ran = Count::of(&output.console);
-        *count += ran;
-        failed |= output.status != 0;
-        ensure!(ran != Count::default(), "no test was run in the lab");
-    }
-    ensure!(!failed, "tests failed in the lab");
-    Ok(())
 }
 
 /// The path of one test program of package brisk, as it is built for this machine.

@@ -1,0 +1,186 @@
+//! `cargo xtask linux`: the tests of package brisk that boot a Linux, in the lab.
+
+use anyhow::{Context, Result, ensure};
+use argh::FromArgs;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::build_as;
+use super::count::Count;
+use crate::build;
+use crate::cache::Cache;
+use crate::guest::{images, init, kernel, stock};
+use crate::lab::{self, Job, Mode, quote};
+use crate::paths;
+
+/// Boot Linux in the lab in each way that brisk has.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "linux")]
+pub struct Args {
+    /// with `--seccomp log`, and fail where the kernel's log has a system call that would have been
+    /// forbidden
+    #[argh(switch)]
+    log: bool,
+    /// only tests whose names have one of these in them
+    #[argh(positional)]
+    tests: Vec<String>,
+}
+
+/// Runs the task.
+///
+/// # Errors
+/// A test failed, or the lab did.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let mut count = Count::default();
+    let names: Vec<&str> = args.tests.iter().map(String::as_str).collect();
+    if args.log {
+        logged(&names, &mut count)?;
+    } else {
+        let (prelude, programs) = prepare(&["linux"], bundles(&names))?;
+        let script = prelude + &calls(&programs, &names.join(" "));
+        run_in(Mode::Fast, false, script, &mut count)?;
+    }
+    println!("{} passed, {} failed", count.passed, count.failed);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All of them with what is forbidden only logged. Returns how many tests that were.
+///
+/// # Errors
+/// A test failed, or the log has a call.
+pub fn check_calls() -> Result<u32> {
+    let mut count = Count::default();
+    logged(&[], &mut count)?;
+    Ok(u32::try_from(count.passed)?)
+}
+
+/// Before the tests a call is made that is forbidden, by the test of the mode, so that a log that has none
+/// of theirs is one that would have had them. Tests that look at the filter, or at the process before it is
+/// brisk, are left out; and a bundle has no such flag, so it runs with the filter as it is.
+fn logged(names: &[&str], count: &mut Count) -> Result<()> {
+    let (prelude, programs) = prepare(&["linux"], bundles(names))?;
+    let known = super::program_of_tests("exits")?;
+    let known = quote(&lab::path_in_l1(&known).to_string_lossy());
+    let mut script = prelude;
+    let _ = write!(
+        script,
+        "{known} --exact seccomp::log_lets_a_call_be_made || exit 1\n\
+         dmesg | grep -q 'type=1326.*syscall=110 ' || {{ echo 'the log has not what it must'; exit 1; }}\n\
+         dmesg -C\n\
+         mv $BRISK_BIN $BRISK_BIN-itself\n\
+         printf '#!/bin/sh\\nexec %s --seccomp log \"$@\"\\n' $BRISK_BIN-itself > $BRISK_BIN\n\
+         chmod +x $BRISK_BIN\n"
+    );
+    let names = names.join(" ");
+    script += &calls(&programs, &format!("{names} --skip outside --skip guests_at_once"));
+    script = script.replace(
+        END,
+        "echo \"$(dmesg | grep -c type=1326) system calls would have been forbidden\"\n\
+         dmesg | grep type=1326 && status=1\nexit $status\n",
+    );
+    run_in(Mode::Fast, true, script, count)
+}
+
+/// Whether tests of these names may want the bundles, which take long to make.
+fn bundles(names: &[&str]) -> bool {
+    names.is_empty() || names.iter().any(|name| name.contains("bundle"))
+}
+
+const END: &str = "exit $status\n";
+
+/// The lines of a script that run the tests with these words.
+fn calls(programs: &[PathBuf], words: &str) -> String {
+    let mut script = String::new();
+    for program in programs {
+        script += &format!("{} {words} || status=1\n", quote(&program.to_string_lossy()));
+    }
+    script + END
+}
+
+fn run_in(mode: Mode, audit: bool, script: String, count: &mut Count) -> Result<()> {
+    let timeout = Duration::from_secs(25 * 60);
+    let output = lab::run(&Job { mode, script, timeout, audit, relay: true, ..Job::default() })?;
+    let ran = Count::of(&output.console);
+    *count += ran;
+    ensure!(ran != Count::default(), "no test was run in the lab");
+    ensure!(output.status == 0, "tests failed in the lab");
+    Ok(())
+}
+
+/// Runs tests of package brisk in L1, all in one.
+///
+/// # Errors
+/// One failed, or the lab did.
+pub fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
+    let (prelude, programs) = prepare(tests, true)?;
+    let mut failed = Ok(());
+    for (mode, words) in
+        [(Mode::Fast, "--skip guests_at_once"), (Mode::Stopwatch, "guests_at_once")]
+    {
+        let script = prelude.clone() + &calls(&programs, words);
+        failed = failed.and(run_in(mode, false, script, count));
+    }
+    failed
+}
+
+/// Builds tests of package brisk, brisk as it is shipped, static, and what they boot; the script that they
+/// are to be run behind. They find what they boot by the environment: on L1's tmpfs `BRISK_BIN`, `BRISK_KERNEL`, `BRISK_BZIMAGE`,
+/// `BRISK_MICRO`, `BRISK_MICRO_SMP` and the `System.map` of each, which ends in `_MAP`, where `bundles`
+/// `BRISK_BUNDLE`, `BRISK_BUNDLE_FIXED` and `BRISK_BUNDLE_SHELL` (see `build::bundle::for_tests`),
+/// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with
+/// `NAME.vmlinuz`, `NAME.initramfs` and `NAME.initramfs-xfs` for each of Debian's kernels, and
+/// `BRISK_DISK_*`, which a test that writes copies first; `BRISK_XTASK` is this program.
+fn prepare(tests: &[&str], bundles: bool) -> Result<(String, Vec<PathBuf>)> {
+    let cache = Cache::open()?;
+    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
+    let micro = kernel::ensure(&cache, kernel::Config::Micro)?;
+    let micro_smp = kernel::ensure(&cache, kernel::Config::MicroSmp)?;
+    let guest = init::ensure(&cache)?;
+    let programs = build_as("release", tests)?.1;
+    let brisk = build::program(None)?;
+    let mut files = vec![
+        ("BRISK_BIN", brisk),
+        ("BRISK_KERNEL", kernel.vmlinux),
+        ("BRISK_BZIMAGE", kernel.bzimage),
+        ("BRISK_MICRO", micro.vmlinux),
+        ("BRISK_MICRO_MAP", micro.map),
+        ("BRISK_MICRO_SMP", micro_smp.vmlinux),
+        ("BRISK_MICRO_SMP_MAP", micro_smp.map),
+        ("BRISK_INITRAMFS", guest.initramfs),
+        ("BRISK_SHELL_INITRAMFS", guest.shell_initramfs),
+    ];
+    if bundles {
+        files.extend(build::bundle::for_tests(&cache)?);
+    }
+    let mut script = "mkdir /tmp/files\n".to_owned();
+    for (name, path) in &files {
+        let path = quote(&path.to_string_lossy());
+        script += &format!("cp {path} /tmp/files/{name}; export {name}=/tmp/files/{name}\n");
+    }
+    let xtask = std::env::current_exe().context("this program's path")?;
+    script +=
+        &format!("export BRISK_XTASK={}\n", quote(&lab::path_in_l1(&xtask).to_string_lossy()));
+    script += "mkdir /tmp/stock; export BRISK_STOCK=/tmp/stock\n";
+    for stock in stock::ALL {
+        let files = stock.ensure(&cache)?;
+        for (path, kind) in [
+            (files.vmlinuz, "vmlinuz"),
+            (files.initramfs, "initramfs"),
+            (files.xfs_initramfs, "initramfs-xfs"),
+        ] {
+            let path = quote(&path.to_string_lossy());
+            script += &format!("ln -s {path} /tmp/stock/{}.{kind}\n", stock.name);
+        }
+    }
+    for (name, path) in images::ensure(&cache)? {
+        script += &format!("export {name}={}\n", quote(&path.to_string_lossy()));
+    }
+    // One guest at a time. Where guests take turns on one of L1's CPUs, a guest sometimes spins for
+    // ever on a lock, and once L1 panicked in an interrupt that it got right behind its VMRUN, where
+    // none may come: QEMU's SVM seems to take an interrupt in the wrong one of L1 and L2.
+    script += "export RUST_TEST_THREADS=1\n";
+    script += &format!("status=0; cd {}\n", quote(&paths::workspace().to_string_lossy()));
+    Ok((script, programs))
+}
