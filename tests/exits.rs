@@ -23,8 +23,6 @@ mod signals;
 
 #[path = "exits/hostile.rs"]
 mod hostile;
-#[path = "exits/outside.rs"]
-mod outside;
 #[cfg(feature = "seccomp")]
 #[path = "exits/seccomp.rs"]
 mod seccomp;

@@ -24,6 +24,9 @@ mod memory;
 #[cfg(all(feature = "console", feature = "block", feature = "pmem"))]
 #[path = "linux/micro.rs"]
 mod micro;
+#[cfg(feature = "console")]
+#[path = "linux/outside.rs"]
+mod outside;
 #[cfg(feature = "snapshot")]
 #[path = "linux/snapshot.rs"]
 mod snapshot;

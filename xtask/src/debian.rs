@@ -48,6 +48,8 @@ pub const ALL: &[&str] = &[
     "cpio",
     // tests: what brisk is shut in
     "bubblewrap",
+    "dbus",
+    "systemd",
 ];
 
 /// What images are made with.

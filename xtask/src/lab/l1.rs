@@ -12,7 +12,7 @@ use crate::guest::cpio::Archive;
 /// L1's init.
 const INIT: &str = include_str!("../../lab/init.sh");
 
-/// Modules that the init loads, in this order: 9p for the root, then KVM.
+/// Modules that the init loads, in this order: 9p for the root, KVM, and block devices for tests.
 const MODULES: &[&str] = &[
     "fs/netfs/netfs",
     "net/9p/9pnet",
@@ -22,6 +22,7 @@ const MODULES: &[&str] = &[
     "drivers/crypto/ccp/ccp",
     "arch/x86/kvm/kvm",
     "arch/x86/kvm/kvm-amd",
+    "drivers/block/loop",
 ];
 
 /// Where busybox-static has its program.
