@@ -51,8 +51,8 @@ impl Guest {
              --disk path={ring},direct=on,engine=io_uring \
              --pmem file={pmem},discard_writes=on --rng src=/dev/urandom"
         );
-        let mut words = line.split_whitespace().map(Into::into);
-        let Ok(Command::Run(config)) = cli::parse(&mut words) else { panic!("{line}") };
+        let words = line.split_whitespace().map(Into::into);
+        let Ok(Command::Run(config)) = cli::parse(words.collect()) else { panic!("{line}") };
         let machine = match Machine::build(Box::leak(config)) {
             Ok(machine) => machine,
             Err(error) => panic!("{error}"),

@@ -217,7 +217,7 @@ impl Run<'_> {
                 self.poll()
             }
             Exit::MemoryGone => {
-                self.bus.mend_memory();
+                self.bus.repair_memory();
                 None
             }
             Exit::Typed { keys, count } => {

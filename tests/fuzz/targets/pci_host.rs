@@ -134,8 +134,8 @@ fn bus(vm: &'static Vm, transport: &str, slot: u32, ram_end: u64) -> RefCell<Bus
     let line = format!(
         "--kernel none --console null --disk path={disk} --pmem file={pmem} --transport {transport}"
     );
-    let mut words = line.split(' ').map(Into::into);
-    let Ok(Command::Run(config)) = cli::parse(&mut words) else { panic!("{line}") };
+    let words = line.split(' ').map(Into::into);
+    let Ok(Command::Run(config)) = cli::parse(words.collect()) else { panic!("{line}") };
     let memory = new_memory();
     let config: &'static _ = Box::leak(config);
     let mut slots = Devices::open(config, &memory, vm, slot, ram_end).expect("devices");

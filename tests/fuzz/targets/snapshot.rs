@@ -85,8 +85,8 @@ impl Host {
             "--kernel none --console null --disk path={disk} path={readonly},readonly=on \
              --pmem file={pmem},discard_writes=on --transport {transport}"
         );
-        let mut words = line.split_whitespace().map(Into::into);
-        let Ok(Command::Run(config)) = cli::parse(&mut words) else { panic!("{line}") };
+        let words = line.split_whitespace().map(Into::into);
+        let Ok(Command::Run(config)) = cli::parse(words.collect()) else { panic!("{line}") };
         let memory = new_memory();
         let (slot, end) = if pci { (16, PMEM << 1) } else { (0, PMEM) };
         let devices = Devices::open(Box::leak(config), &memory, vm, slot, end).expect("devices");

@@ -34,7 +34,7 @@ fn machine(config: &Config) -> String {
 
 fuzz_target!(|input: &[u8]| {
     let words = text::arguments(input);
-    let config = match cli::parse(&mut words.iter().cloned()) {
+    let config = match cli::parse(words.clone()) {
         Ok(Command::Run(config)) => config,
         Ok(Command::Print(text)) => return assert!(!text.is_empty()),
         Err(error) => {
@@ -52,7 +52,7 @@ fuzz_target!(|input: &[u8]| {
     state.add(Kind::Arguments, 0, &saved.arguments);
     fs::write(format!("{path}/state"), state.finish()).expect("a file in memory");
     let again = ["--restore", path].map(OsString::from);
-    match cli::parse(&mut again.into_iter()) {
+    match cli::parse(again.to_vec()) {
         Ok(Command::Run(restored)) => assert_eq!(machine(&restored), machine(&config)),
         Ok(Command::Print(text)) => panic!("a snapshot's command line prints {text}"),
         Err(error) => panic!("a snapshot's own command line: {error}"),
