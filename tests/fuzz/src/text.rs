@@ -82,6 +82,7 @@ const TOKENS: &[&str] = &[
     "\u{10ff2c}",
     "/dev/null",
     "warn",
+    "record=",
 ];
 
 /// The text's bytes: what is below 128 is itself, [`TOKENS`] follow, and the rest is no UTF-8.
