@@ -74,6 +74,7 @@ fn names_what_is_wrong() {
     assert_eq!(parse(&[], 0).unwrap_err(), Error::Empty);
     assert_eq!(parse(&[0; 4096], 4096).unwrap_err(), Error::NotBzImage);
     assert_eq!(with(|h| h.boot_flag = 0.into()).unwrap_err(), Error::NotBzImage);
+    assert_eq!(with(|h| h.header = 0.into()).unwrap_err(), Error::NotBzImage);
     assert_eq!(with(|h| h.version = 0x020b.into()).unwrap_err(), Error::TooOld(0x020b));
     assert_eq!(with(|h| h.loadflags = 0).unwrap_err(), Error::NotLoadedHigh);
     assert_eq!(with(|h| h.xloadflags = 0.into()).unwrap_err(), Error::Not64Bit);
@@ -86,6 +87,12 @@ fn names_what_is_wrong() {
     let file = file();
     assert_eq!(parse(&file[..0x230], 0x230).unwrap_err(), Error::Truncated(0x230));
     assert!(Error::TooOld(0x020b).to_string().starts_with("boot protocol 2.11 is too old"));
+}
+
+#[test]
+fn takes_what_is_just_enough() {
+    assert!(with(|h| h.version = MIN_VERSION.into()).is_ok());
+    assert!(with(|h| h.init_size = 1024.into()).is_ok());
 }
 
 /// The same layout as rust-vmm's, which is generated from the kernel's header file.

@@ -158,7 +158,7 @@ fn pvh_without_initramfs() {
 fn zero_page() {
     use linux_loader::bootparam::{boot_e820_entry, boot_params, setup_header};
     use std::mem::offset_of;
-    let initramfs = Some(Range { start: 0x1_2000_0000, len: 0x1234 });
+    let initramfs = Some(Range { start: 0x1_2000_0000, len: 0x1_0000_1234 });
     let machine = Machine { ram_size: 8 << 30, initramfs, ..machine() };
     let guest = Guest::new(&machine, Protocol::Linux64).unwrap();
     let at = |offset: usize| layout::ZERO_PAGE.start + offset as u64;
@@ -172,7 +172,8 @@ fn zero_page() {
     assert_eq!(guest.u32(header(offset_of!(setup_header, ramdisk_image))), 0x2000_0000);
     assert_eq!(guest.u32(header(offset_of!(setup_header, ramdisk_size))), 0x1234);
     assert_eq!(guest.u32(at(offset_of!(boot_params, ext_ramdisk_image))), 1);
-    assert_eq!(guest.u32(at(offset_of!(boot_params, ext_ramdisk_size))), 0);
+    assert_eq!(guest.u32(at(offset_of!(boot_params, ext_ramdisk_size))), 1);
+    assert_eq!(guest.u32(header(offset_of!(setup_header, cmdline_size))), 2047);
     let cmdline = guest.u32(header(offset_of!(setup_header, cmd_line_ptr)));
     assert_eq!(guest.bytes(cmdline.into(), 20), b"console=ttyS0 quiet\0");
     let rsdp = guest.u64(at(offset_of!(boot_params, acpi_rsdp_addr)));
@@ -203,6 +204,7 @@ fn long_mode() {
             let next = guest.u64(table + (address >> level & 0x1ff) * 8);
             assert_eq!(next & 0xfff, 3);
             table = next & !0xfff;
+            assert!(layout::PAGE_TABLES.contains(&Range { start: table, len: 0x1000 }));
         }
         let page = guest.u64(table + (address >> 21 & 0x1ff) * 8);
         assert_eq!(page, address & !0x1f_ffff | 0x83);
@@ -275,6 +277,9 @@ fn mp_tables() {
         let mut counts = [0u16; 4];
         while at < end {
             let kind = guest.bytes(at, 1)[0];
+            // CPU flags: enabled, and the boot processor, which is the first.
+            let first = counts[0] == 0;
+            assert!(kind != 0 || guest.bytes(at + 3, 1)[0] == if first { 3 } else { 1 });
             counts[usize::from(kind)] += 1;
             at += if kind == 0 { 20 } else { 8 };
         }
@@ -345,8 +350,52 @@ fn names_what_is_wrong() {
     assert_eq!(from(Protocol::Pvh, 0xf_ffff), Some(Error::Entry(0xf_ffff)));
     assert_eq!(from(Protocol::Pvh, 1 << 32), Some(Error::Entry(1 << 32)));
     assert_eq!(from(Protocol::Pvh, 1 << 31), None);
+    assert_eq!(from(Protocol::Pvh, 1 << 20), None);
+    assert_eq!(from(Protocol::Pvh, u32::MAX.into()), None);
     assert_eq!(from(Protocol::Linux64, 1 << 30), Some(Error::Entry(1 << 30)));
     let mut short = vec![0; 4096];
     let error = write(&machine(), Protocol::Pvh, ENTRY, None, &mut short).err();
     assert_eq!(error, Some(Error::LowMemory(4096)));
+}
+
+#[test]
+fn the_smallest_and_the_largest_ram_and_an_initramfs_at_its_start() {
+    let fits = |ram_size| Machine { ram_size, initramfs: None, ..machine() }.check().is_ok();
+    assert!(fits((1 << 20) + 4096) && fits(layout::ADDRESS_END / 2));
+    assert!(!fits(1 << 20) && !fits(layout::ADDRESS_END / 2 + 4096));
+    let initramfs = Some(Range { start: 1 << 20, len: 4096 });
+    assert!(Machine { initramfs, ..machine() }.check().is_ok());
+}
+
+#[test]
+fn ranges_that_touch_do_not_overlap() {
+    let range = |start, len| Range { start, len };
+    for (one, other, overlap) in [
+        (range(10, 5), range(15, 5), false),
+        (range(10, 5), range(14, 5), true),
+        (range(10, 5), range(11, 1), true),
+        (range(10, 5), range(12, 0), false),
+        (range(12, 0), range(12, 0), false),
+        (range(u64::MAX, 2), range(0, 1), true),
+    ] {
+        assert_eq!(
+            (one.overlaps(&other), other.overlaps(&one)),
+            (overlap, overlap),
+            "{one:?} {other:?}"
+        );
+    }
+}
+
+#[test]
+fn the_tables_room_is_used_to_its_end() {
+    let mut low = vec![0; 1 << 20];
+    let end = (layout::TABLES.start + layout::TABLES.len) as usize;
+    let mut tables = low::Tables::new(&mut low).unwrap();
+    let room = tables.rest().len();
+    assert!(tables.take(room + 1).is_err());
+    assert_eq!(tables.take(room), Ok(layout::TABLES.start));
+    assert_eq!(tables.align(1), Ok(end as u64));
+    assert!(
+        tables.take(1).is_err() && tables.push(&[0]).is_err() && tables.align(end * 2).is_err()
+    );
 }

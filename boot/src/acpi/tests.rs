@@ -10,7 +10,7 @@ use std::{env, format, fs, vec};
 use proptest::prelude::*;
 
 use crate::tests::{Guest, machine, pci};
-use crate::{Machine, Protocol, VirtioMmio, layout};
+use crate::{Machine, Protocol, Range, VirtioMmio, layout};
 
 /// Walks from the RSDP to every table, checking each checksum on the way.
 fn tables(guest: &Guest) -> BTreeMap<String, Vec<u8>> {
@@ -209,7 +209,6 @@ fn iasl_agrees_large() {
 
 #[test]
 fn dsdt_has_what_drivers_match() {
-    let has = |dsdt: &[u8], needle: &[u8]| dsdt.windows(needle.len()).any(|part| part == needle);
     let dsdt = &tables_of(&machine())["DSDT"];
     assert!(has(dsdt, b"\x08_S5_\x12\x04\x01\x0a\x05"));
     assert!(has(dsdt, b"COM1\x08_HID\x0c\x41\xd0\x05\x01"));
@@ -220,6 +219,56 @@ fn dsdt_has_what_drivers_match() {
     let quiet = &tables_of(&Machine { serial: false, ..machine() })["DSDT"];
     assert!(!has(quiet, b"COM1"));
     assert_eq!(layout::SLEEP_CONTROL_OFF, 0x34);
+}
+
+fn has(table: &[u8], part: &[u8]) -> bool {
+    table.windows(part.len()).any(|bytes| bytes == part)
+}
+
+/// What the guest's kernel makes of the host bridge's `_CRS` is where BARs go.
+#[test]
+fn the_host_bridge_has_its_buses_and_windows() {
+    let dsdt = &tables_of(&Machine { pci: Some(pci()), ..machine() })["DSDT"];
+    let words = |range: Range| [0, range.start, range.start + range.len - 1, 0, range.len];
+    let mut buses = Vec::from([0x88, 13, 0, 2, 0x0c, 0]);
+    [0u16, 0, 0, 0, 1].iter().for_each(|word| buses.extend(word.to_le_bytes()));
+    let mut low = Vec::from([0x87, 23, 0, 0, 0x0c, 1]);
+    words(layout::PCI_MEM32).iter().for_each(|word| low.extend((*word as u32).to_le_bytes()));
+    let mut high = Vec::from([0x8a, 43, 0, 0, 0x0c, 1]);
+    words(pci().mem64.unwrap()).iter().for_each(|word| high.extend(word.to_le_bytes()));
+    assert!(has(dsdt, &[buses, low, high].concat()));
+}
+
+/// The scope of devices is there for each kind of device alone, and for none at all it is not.
+#[test]
+fn each_device_alone() {
+    let none = Machine { serial: false, virtio_mmio: &[], ..machine() };
+    assert!(!has(&tables_of(&none)["DSDT"], b"_SB_"));
+    let device = [VirtioMmio { base: 0xd000_0000, size: 0x1000, gsi: 5 }];
+    for (machine, name) in [
+        (Machine { serial: true, ..none.clone() }, b"COM1"),
+        (Machine { virtio_mmio: &device, ..none.clone() }, b"V000"),
+        (Machine { pci: Some(pci()), ..none.clone() }, b"PCI0"),
+    ] {
+        let dsdt = &tables_of(&machine)["DSDT"];
+        assert!(has(dsdt, b"_SB_") && has(dsdt, name));
+        // A buffer is as long as it says (ACPI 6.5, 20.2.5.4): its length, a byte's prefix, that byte.
+        let at = dsdt.windows(5).position(|bytes| bytes == b"_CRS\x11").unwrap() + 5;
+        if dsdt[at] < 0x40 {
+            assert_eq!((dsdt[at + 1], dsdt[at + 2]), (0x0a, dsdt[at] - 3));
+        }
+    }
+    let button = Machine { power_button: Some(6), ..none };
+    let dsdt = &tables_of(&button)["DSDT"];
+    // If (LEqual (Arg0, 6)) { Notify (…, 0x80) }
+    assert!(has(dsdt, b"_SB_") && has(dsdt, &[0x93, 0x68, 0x0a, 6, 0x86]));
+}
+
+#[test]
+fn virtio_devices_are_named_in_hexadecimal() {
+    let device = VirtioMmio { base: 0xd000_0000, size: 0x1000, gsi: 5 };
+    let dsdt = &tables_of(&Machine { virtio_mmio: &[device; 12], ..machine() })["DSDT"];
+    assert!(has(dsdt, b"V009") && has(dsdt, b"V00A") && has(dsdt, b"V00B"));
 }
 
 proptest! {

@@ -89,6 +89,45 @@ fn reads_32_bits() {
     assert_eq!(parse(cut, FILE_LEN), Err(Error::Truncated(FILE_LEN)));
 }
 
+#[test]
+fn architectures_have_their_names() {
+    for (machine, name) in [
+        (3, "32-bit x86"),
+        (8, "MIPS"),
+        (20, "PowerPC"),
+        (21, "64-bit PowerPC"),
+        (22, "s390"),
+        (40, "Arm"),
+        (62, "x86-64"),
+        (183, "AArch64"),
+        (243, "RISC-V"),
+        (258, "LoongArch"),
+        (1, "another architecture"),
+    ] {
+        assert!(Error::Machine(machine).to_string().contains(name), "{machine}: {name}");
+    }
+}
+
+#[test]
+fn as_many_program_headers_as_there_may_be() {
+    for (count, fits) in [(MAX_PROGRAMS, true), (MAX_PROGRAMS + 1, false)] {
+        let mut head = head(0x100_0000, &[]);
+        head[56..58].copy_from_slice(&count.to_le_bytes());
+        let read = Headers::read(&head, 1 << 20);
+        assert_eq!(read.is_ok(), fits, "{count}");
+        assert!(fits || read == Err(Error::TooManySegments));
+    }
+}
+
+#[test]
+fn the_first_mib_is_not_for_segments() {
+    let ram = [Range { start: 0, len: 0x400_0000 }];
+    for (paddr, fits) in [(layout::HIGH_MEMORY, true), (layout::HIGH_MEMORY - 0x1000, false)] {
+        let image = read(&[(PT_LOAD, 0x1000, paddr, 0x800, 0x800)]).unwrap();
+        assert_eq!(check_fits(&image, &ram).is_ok(), fits, "{paddr:#x}");
+    }
+}
+
 /// Where they are is the linker's affair.
 #[test]
 fn program_headers_anywhere() {

@@ -115,6 +115,24 @@ fn a_level_waits_for_its_mask_and_an_edge_does_not() {
     assert_eq!(ioapic.deliver(), None);
 }
 
+#[test]
+fn the_selected_register_reads_back() {
+    let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
+    ioapic.write(IOREGSEL, 0x1234);
+    assert_eq!(ioapic.read(IOREGSEL), 0x34);
+}
+
+#[test]
+fn only_an_edge_on_an_open_pin_is_kept() {
+    for entry in [MASKED | 0x61, LEVEL | 0x61] {
+        let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
+        set(&mut ioapic, 4, entry);
+        ioapic.set_line(4, true);
+        set(&mut ioapic, 4, 0x61);
+        assert_eq!(ioapic.deliver(), None, "{entry:#x}");
+    }
+}
+
 proptest! {
     #[test]
     fn survives_any_accesses(

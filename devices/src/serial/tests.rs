@@ -241,6 +241,108 @@ fn ring_indicator_counts_only_its_falling_edge() {
     assert_eq!(uart.read(MSR), MSR_RI >> 4);
 }
 
+/// Makes something pending, and nothing else.
+type Pending = fn(&mut Serial);
+
+#[test]
+fn each_interrupt_has_its_own_bit() {
+    let overrun: Pending = |uart| {
+        uart.write(MCR, MCR_LOOP);
+        uart.write(DATA, 1);
+        uart.write(DATA, 2);
+        uart.write(MCR, 0);
+        uart.read(DATA);
+        uart.read(MSR);
+    };
+    let data: Pending = |uart| assert!(uart.receive(1));
+    let sent: Pending = |uart| assert_eq!(uart.write(DATA, 1), Some(1));
+    let line: Pending = |uart| {
+        uart.write(MCR, MCR_LOOP);
+        uart.write(MCR, 0);
+    };
+    for (bit, pending, cause) in [
+        (IER_LINE, overrun, IIR_LINE),
+        (IER_RX, data, IIR_RX),
+        (IER_TX, sent, IIR_TX),
+        (IER_MODEM, line, IIR_MODEM),
+    ] {
+        let mut uart = Serial::new();
+        pending(&mut uart);
+        uart.write(IER, bit);
+        assert_eq!(uart.read(IIR_FCR), cause);
+        let mut uart = Serial::new();
+        pending(&mut uart);
+        uart.write(IER, IER_ALL & !bit);
+        // To enable the transmitter's is to have one.
+        let _ = uart.read(IIR_FCR);
+        assert_eq!(uart.read(IIR_FCR), IIR_NONE, "{bit:#x}");
+    }
+}
+
+#[test]
+fn enabling_the_transmitters_interrupt_raises_it_once() {
+    let mut uart = Serial::new();
+    uart.write(MCR, MCR_OUT2);
+    assert!(!uart.wants_interrupts());
+    uart.write(IER, IER_TX);
+    assert!(uart.irq() && uart.wants_interrupts());
+    assert_eq!(uart.read(IIR_FCR), IIR_TX);
+    uart.write(IER, IER_TX);
+    assert!(!uart.irq(), "it was enabled already");
+    uart.write(IER, 0);
+    assert!(!uart.wants_interrupts());
+}
+
+#[test]
+fn the_fifo_is_emptied_by_its_switch_and_by_its_bit() {
+    let with_two = || {
+        let mut uart = Serial::new();
+        uart.write(IIR_FCR, FCR_ENABLE);
+        assert!(uart.receive(1) && uart.receive(2));
+        uart
+    };
+    for (value, empty) in [
+        (FCR_ENABLE, false),
+        (FCR_ENABLE | FCR_TRIGGER, false),
+        (FCR_ENABLE | FCR_CLEAR_RX, true),
+        (0, true),
+    ] {
+        let mut uart = with_two();
+        uart.write(IIR_FCR, value);
+        assert_eq!(uart.read(LSR) & LSR_DATA == 0, empty, "{value:#x}");
+    }
+    // The trigger level counts only while it is on.
+    let mut uart = Serial::new();
+    uart.write(IER, IER_RX);
+    uart.write(IIR_FCR, FCR_TRIGGER);
+    assert!(uart.receive(1));
+    assert_eq!(uart.read(IIR_FCR), IIR_RX);
+}
+
+#[test]
+fn outputs_are_inputs_in_loopback_only() {
+    let mut uart = Serial::new();
+    uart.write(MCR, MCR_DTR);
+    assert_eq!(uart.read(MSR) & 0xf0, MSR_CTS | MSR_DSR | MSR_DCD);
+    for (output, input) in
+        [(MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD)]
+    {
+        uart.write(MCR, MCR_LOOP | output);
+        assert_eq!(uart.read(MSR) & 0xf0, input);
+    }
+}
+
+#[test]
+fn a_changed_input_is_told_until_it_is_read() {
+    let mut uart = Serial::new();
+    uart.write(MCR, MCR_LOOP | MCR_RTS);
+    assert_eq!(uart.read(MSR), MSR_CTS | (MSR_DSR | MSR_DCD) >> 4, "two fell");
+    assert_eq!(uart.read(MSR), MSR_CTS);
+    uart.write(MCR, MCR_LOOP);
+    uart.write(MCR, MCR_LOOP | MCR_DTR);
+    assert_eq!(uart.read(MSR), MSR_DSR | (MSR_CTS | MSR_DSR) >> 4, "one after the other");
+}
+
 #[test]
 fn scratch_and_what_is_beyond() {
     let mut uart = Serial::new();

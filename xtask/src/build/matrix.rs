@@ -16,6 +16,7 @@ use crate::paths;
 use crate::ui::Step;
 
 mod boot;
+mod usage;
 
 /// Check combinations of features: none, each alone, all pairs, all, and every scenario.
 #[derive(FromArgs)]
@@ -27,6 +28,9 @@ pub struct Args {
     /// build every scenario as it is shipped, and boot each in the lab
     #[argh(switch)]
     boot: bool,
+    /// build every scenario as it is shipped, and run the usage tests with each
+    #[argh(switch)]
+    usage: bool,
 }
 
 /// The packages with features that people choose.
@@ -42,6 +46,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         println!("{count} builds booted to userspace");
         return Ok(ExitCode::SUCCESS);
     }
+    if args.usage {
+        println!("{} usage tests passed", usage()?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let (built, refused) = check(args.quick)?;
     println!("{built} combinations build without a warning, {refused} say what to do instead");
     Ok(ExitCode::SUCCESS)
@@ -53,6 +61,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// One did not build or boot.
 pub fn boots() -> Result<u32> {
     boot::all()
+}
+
+/// Runs the usage tests with every scenario's program. Returns how many passed.
+///
+/// # Errors
+/// One did not build, or a test failed.
+pub fn usage() -> Result<u32> {
+    usage::all()
 }
 
 /// Checks all combinations. Returns how many build, and how many are refused by a guard.

@@ -161,11 +161,9 @@ impl Stock {
             debian::unpack(&source.0, &source.1, work)?;
             let (vmlinuz, version) = kernel(work).with_context(|| source.0.clone())?;
             fs::copy(vmlinuz, out.join("vmlinuz"))?;
-            // Packages leave this to the installation.
-            cmd!("depmod", "-b", work, &version).run().context("cannot run depmod")?;
-            let mut needed = needs(work, &version, MODULES)?;
+            let mut needed = modules(work, &version, MODULES)?;
             fs::write(out.join("initramfs"), archive(&busybox, &needed)?)?;
-            needed.extend(needs(work, &version, XFS)?);
+            needed.extend(modules(work, &version, XFS)?);
             fs::write(out.join("initramfs-xfs"), archive(&busybox, &needed)?)?;
             Ok(())
         })?;
@@ -194,11 +192,16 @@ fn kernel(root: &Path) -> Result<(PathBuf, String)> {
 
 /// The modules below `root/lib/modules/version` that each of `modules` needs, in an order in which
 /// they can be loaded.
-fn needs(
+///
+/// # Errors
+/// One is not there.
+pub fn modules(
     root: &Path,
     version: &str,
     modules: &[(&'static str, &[&str])],
 ) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
+    // Packages leave this to the installation.
+    cmd!("depmod", "-b", root, version).run().context("cannot run depmod")?;
     let mut needs = Vec::new();
     for (what, names) in modules {
         let mut paths: Vec<PathBuf> = Vec::new();
@@ -219,7 +222,10 @@ fn needs(
 }
 
 /// Name and content of a module, unpacked: insmod takes it as it is.
-fn module(path: &Path) -> Result<(String, Vec<u8>)> {
+///
+/// # Errors
+/// It cannot be read.
+pub fn module(path: &Path) -> Result<(String, Vec<u8>)> {
     let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let (name, content) = match file.strip_suffix(".xz") {
         Some(name) => {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cache::{Cache, Inputs};
 use crate::debian;
 use crate::guest::cpio::Archive;
+use crate::guest::stock;
 
 /// L1's init.
 const INIT: &str = include_str!("../../lab/init.sh");
@@ -25,6 +26,9 @@ const MODULES: &[&str] = &[
     "drivers/block/loop",
 ];
 
+/// What tests load besides: block devices that are files, and a file system to put on them.
+const FOR_TESTS: &[(&str, &[&str])] = &[("tests", &["loop", "ext4"])];
+
 /// Where busybox-static has its program.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -34,6 +38,8 @@ pub struct L1 {
     pub kernel: PathBuf,
     /// Initial RAM file system.
     pub initrd: PathBuf,
+    /// A directory of modules that are loaded by nobody, in the order of their names.
+    pub modules: PathBuf,
 }
 
 /// L1's files, made when they are not in the cache.
@@ -58,10 +64,25 @@ pub fn ensure(cache: &Cache) -> Result<L1> {
         let kernel = only(&work.join("boot"), "vmlinuz-")?;
         let unpacked = unpack(&fs::read(&kernel)?)?;
         fs::write(out.join("vmlinux"), unpacked.map_or_else(|| fs::read(&kernel), Ok)?)?;
-        fs::write(out.join("initrd"), initrd(&only(&work.join("lib/modules"), "")?)?)?;
-        Ok(())
+        let tree = only(&work.join("lib/modules"), "")?;
+        fs::write(out.join("initrd"), initrd(&tree)?)?;
+        let version = tree.file_name().unwrap_or_default().to_string_lossy();
+        for_tests(work, &version, &out.join("modules"))
     })?;
-    Ok(L1 { kernel: dir.join("vmlinux"), initrd: dir.join("initrd") })
+    let [kernel, initrd, modules] = ["vmlinux", "initrd", "modules"].map(|name| dir.join(name));
+    Ok(L1 { kernel, initrd, modules })
+}
+
+/// Puts the modules of [`FOR_TESTS`], and what they need, into the new directory `to`.
+fn for_tests(root: &Path, version: &str, to: &Path) -> Result<()> {
+    fs::create_dir(to)?;
+    for (_, paths) in stock::modules(root, version, FOR_TESTS)? {
+        for (at, path) in paths.iter().enumerate() {
+            let (name, content) = stock::module(path)?;
+            fs::write(to.join(format!("{at:02}-{name}")), content)?;
+        }
+    }
+    Ok(())
 }
 
 /// The kernel package, its version, and the inputs of the artifact.
@@ -78,7 +99,7 @@ fn source() -> Result<Option<(String, String, Inputs)>> {
         .with("package", &package)
         .with("version", &version)
         .with("init", INIT)
-        .with("modules", MODULES.join(" "))
+        .with("modules", format!("{MODULES:?}{FOR_TESTS:?}"))
         .with("busybox", busybox);
     Ok(Some((package, version, inputs)))
 }

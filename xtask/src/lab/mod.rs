@@ -138,6 +138,16 @@ pub fn kernel(cache: &Cache) -> Result<PathBuf> {
     Ok(l1::ensure(cache)?.kernel)
 }
 
+/// A line of shell that loads what tests need in L1, from the cache: disks that are files, and ext4. One
+/// for a crypto instruction that the CPU lacks fails, and that is fine.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn load_modules(cache: &Cache) -> Result<String> {
+    let modules = quote(&l1::ensure(cache)?.modules.to_string_lossy());
+    Ok(format!("for module in {modules}/*.ko; do insmod $module 2> /dev/null; done\n"))
+}
+
 /// Runs a job in L1 and waits for its end.
 ///
 /// # Errors

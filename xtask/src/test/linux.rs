@@ -174,6 +174,7 @@ fn prepare(tests: &[&str], bundles: bool) -> Result<(String, Vec<PathBuf>)> {
             script += &format!("ln -s {path} /tmp/stock/{}.{kind}\n", stock.name);
         }
     }
+    script += &lab::load_modules(&cache)?;
     for (name, path) in images::ensure(&cache)? {
         script += &format!("export {name}={}\n", quote(&path.to_string_lossy()));
     }

@@ -18,7 +18,7 @@ use crate::{build, paths, setup};
 use count::Count;
 
 pub mod calls;
-mod count;
+pub mod count;
 pub mod fuzz;
 pub mod linux;
 pub mod mutants;
@@ -154,6 +154,7 @@ const SHIPPED: &[(&str, Work)] = &[
     ("sizes within budgets", size::check_budgets),
     ("the same bytes from another directory", build::twice::check_usual),
     ("exit and usage tests of the static binary", static_binary),
+    ("usage tests with every scenario's program", matrix::usage),
     ("every scenario boots in the lab", matrix::boots),
 ];
 
@@ -222,7 +223,10 @@ fn on_host(with_exits: bool, count: &mut Count) -> Result<()> {
 }
 
 /// The path of one test program of package brisk, as it is built for this machine.
-fn program_of_tests(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// It does not build.
+pub fn program_of_tests(name: &str) -> Result<PathBuf> {
     build_as("dev", &[name])?.1.pop().context("no test program")
 }
 

@@ -63,7 +63,11 @@ pub fn all() -> Result<u32> {
     Ok(subjects.len() as u32)
 }
 
-fn program(subject: &Scenario, fixed: bool) -> Result<Vec<u8>> {
+/// A scenario's program, linked statically where `fixed`.
+///
+/// # Errors
+/// It does not build.
+pub fn program(subject: &Scenario, fixed: bool) -> Result<Vec<u8>> {
     let (source, target_dir) = (paths::workspace(), &paths::target()?);
     let order = Order {
         source,
