@@ -84,7 +84,8 @@ impl Source {
                     io::Error::other("became shorter while it was loaded")
                 }
                 _ if error.raw_os_error() == Some(libc::EFAULT) => io::Error::other(
-                    "the host has no memory for the guest's; see the limits of this process's cgroup",
+                    "the host has no memory for the guest's; see the limits of this process's cgroup \
+                     (memory.max, hugetlb.*.max), or give the guest less --memory",
                 ),
                 _ => error,
             })

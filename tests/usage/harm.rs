@@ -234,7 +234,8 @@ fn links_of_others_are_not_followed() {
     }
 }
 
-/// An open file description's lock, as Cloud Hypervisor and QEMU have it.
+/// An open file description's lock, as Cloud Hypervisor and QEMU have it. The last one may still be held for
+/// a moment by a child of another test that has not come to its exec.
 fn lock_description(file: &File, kind: libc::c_int) -> bool {
     // SAFETY: a structure of numbers, which the call reads.
     unsafe {
@@ -253,12 +254,12 @@ fn locks_of_others() {
         let reads = format!("{writes},{mend}");
         let open = || OpenOptions::new().read(true).write(true).open(&image).expect("the image");
         let other = open();
-        assert!(lock_description(&other, libc::F_WRLCK));
+        wait_for("the lock", || lock_description(&other, libc::F_WRLCK));
         place.refuses(&[flag, &writes], FAILED, &[flag, "in use by", "only one user"]);
         place.refuses(&[flag, &reads], FAILED, &[flag, "being written by"]);
         drop(other);
         let other = open();
-        assert!(lock_description(&other, libc::F_RDLCK));
+        wait_for("the lock", || lock_description(&other, libc::F_RDLCK));
         place.refuses(&[flag, &writes], FAILED, &[flag, "in use by"]);
         run(&mut place.command(&[flag, &reads])).silent().with_status(0);
         drop(other);
@@ -320,7 +321,7 @@ fn a_lock_of_nobody_is_waited_for() {
     for (flag, file, _) in IMAGES.iter() {
         let open = OpenOptions::new().read(true).write(true).open(&image);
         let other = open.expect("the image");
-        assert!(lock_description(&other, libc::F_WRLCK));
+        wait_for("the lock", || lock_description(&other, libc::F_WRLCK));
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 std::thread::sleep(std::time::Duration::from_millis(300));

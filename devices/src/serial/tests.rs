@@ -341,6 +341,9 @@ fn a_changed_input_is_told_until_it_is_read() {
     uart.write(MCR, MCR_LOOP);
     uart.write(MCR, MCR_LOOP | MCR_DTR);
     assert_eq!(uart.read(MSR), MSR_DSR | (MSR_CTS | MSR_DSR) >> 4, "one after the other");
+    uart.write(MCR, MCR_LOOP);
+    uart.write(MCR, MCR_LOOP | MCR_DTR);
+    assert_eq!(uart.read(MSR), MSR_DSR | MSR_DSR >> 4, "there and back");
 }
 
 #[test]

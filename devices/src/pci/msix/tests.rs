@@ -44,6 +44,29 @@ fn linux_sets_up_each_vector_in_one_change() {
     assert_eq!(msix.message(1), None);
 }
 
+/// As the host lets a guest have it: reserved bits are dropped, and what waits is known.
+#[test]
+fn the_table_as_memory() {
+    let mut table = Table::new();
+    let msix: &mut Msix = &mut table;
+    assert!(!msix.set_control(ENABLE) && !msix.has_pending());
+    msix.set_entry(1, [0xfee0_1003, 0x12, 0x31, 0xffff_fffe]);
+    assert_eq!(msix.entry(1), Some([0xfee0_1000, 0x12, 0x31, 0]));
+    assert_eq!(msix.message(1), Some(Msi { address: 0x12_fee0_1000, data: 0x31 }));
+    assert_eq!((msix.entry(2), msix.entry(3)), (Some([0, 0, 0, 1]), None));
+    assert_eq!(msix.raise(2), None);
+    assert!(msix.has_pending());
+}
+
+#[test]
+fn pending_bits_are_64() {
+    let mut table = Msix::<[Entry; 64]>::new();
+    let msix: &mut Msix = &mut table;
+    assert!(!msix.set_control(ENABLE));
+    assert_eq!(msix.raise(41), None);
+    assert_eq!(pending(msix), 1 << 41);
+}
+
 #[test]
 fn a_masked_interrupt_waits() {
     let mut table = Table::new();

@@ -130,6 +130,10 @@ fn resize_tells_only_news() {
     let mut block = disk(false);
     assert!(!block.resize(100));
     assert!(block.resize(200));
+    // As many as have a number of bytes.
+    assert!(block.resize(u64::MAX));
+    assert_eq!(block.capacity(), u64::MAX / 512);
+    assert!(block.resize(200));
     assert_eq!(block.capacity(), 200);
 }
 
