@@ -14,6 +14,12 @@ mod bundle;
 mod common;
 #[path = "linux/disks.rs"]
 mod disks;
+#[path = "linux/durable.rs"]
+mod durable;
+#[path = "linux/less.rs"]
+mod less;
+#[path = "linux/loops.rs"]
+mod loops;
 #[path = "linux/machine.rs"]
 mod machine;
 #[cfg(feature = "console")]

@@ -10,11 +10,11 @@ use super::common::{Running, Scratch, key, wait_for};
 use super::{Guest, artifact};
 
 /// A device: flag, path key, what makes it not write, name in the guest.
-struct Kind {
-    flag: &'static str,
-    file: &'static str,
-    readonly: &'static str,
-    device: &'static str,
+pub(super) struct Kind {
+    pub flag: &'static str,
+    pub file: &'static str,
+    pub readonly: &'static str,
+    pub device: &'static str,
 }
 
 const BLOCK: Kind =
@@ -23,7 +23,7 @@ const PMEM: Kind =
     Kind { flag: "--pmem", file: "file", readonly: "discard_writes=on", device: "/dev/pmem0" };
 
 /// The devices of this build.
-const KINDS: &[Kind] = &[
+pub(super) const KINDS: &[Kind] = &[
     #[cfg(feature = "block")]
     BLOCK,
     #[cfg(feature = "pmem")]
@@ -31,22 +31,22 @@ const KINDS: &[Kind] = &[
 ];
 
 impl Kind {
-    fn flags(&self, image: &Path) -> [String; 2] {
+    pub fn flags(&self, image: &Path) -> [String; 2] {
         [self.flag.into(), key(self.file, image)]
     }
 
-    fn flags_readonly(&self, image: &Path) -> [String; 2] {
+    pub fn flags_readonly(&self, image: &Path) -> [String; 2] {
         [self.flag.into(), format!("{},{}", key(self.file, image), self.readonly)]
     }
 
     /// The first partition.
-    fn partition(&self) -> String {
+    pub fn partition(&self) -> String {
         let p = if self.device.ends_with(|c: char| c.is_ascii_digit()) { "p1" } else { "1" };
         format!("{}{p}", self.device)
     }
 }
 
-fn words(flags: &[String; 2]) -> [&str; 2] {
+pub(super) fn words(flags: &[String; 2]) -> [&str; 2] {
     flags.each_ref().map(String::as_str)
 }
 
@@ -141,7 +141,6 @@ fn by_io_uring() {
     assert!(fs::read(&image).expect("the image").starts_with(b"ring"));
 }
 
-#[cfg(feature = "pmem")]
 /// A file that the guest has mapped from a pmem is itself the buffer of a write to a disk.
 #[cfg(all(feature = "block", feature = "pmem"))]
 #[test]
@@ -162,6 +161,7 @@ fn a_buffer_in_a_pmem() {
     }
 }
 
+#[cfg(feature = "pmem")]
 #[test]
 fn dax() {
     for (name, fs) in
@@ -206,23 +206,6 @@ fn readonly_is_readonly() {
         let refused = guest.output().contains("brisk-init: write failed");
         assert_eq!(refused, kind.flag == "--disk", "{}", guest.output());
         assert!(fs::read(&image).expect("the image").iter().all(|byte| *byte == 0));
-    }
-}
-
-#[test]
-fn a_kill_after_fsync_loses_nothing() {
-    for kind in KINDS {
-        let scratch = Scratch::new();
-        let image = empty(&scratch, 4);
-        let doing = format!("write={}:precious,hold", kind.device);
-        let guest = Guest::doing(&doing).with(&words(&kind.flags(&image)));
-        let running = Running::start(&mut guest.command());
-        wait_for("the guest's fsync", || guest.output().contains("brisk-init: written"));
-        running.signal(libc::SIGKILL);
-        assert_eq!(running.end().signal, Some(libc::SIGKILL));
-        assert!(fs::read(&image).expect("the image").starts_with(b"precious"));
-        // The lock went with the process.
-        Guest::doing("").with(&words(&kind.flags(&image))).reaches_userspace();
     }
 }
 
@@ -271,13 +254,13 @@ fn past_the_page_cache() {
 }
 
 /// A guest with a shell on the serial port.
-struct Shell {
+pub(super) struct Shell {
     running: Running,
     asked: u32,
 }
 
 impl Shell {
-    fn start(more: &[&str]) -> Shell {
+    pub fn start(more: &[&str]) -> Shell {
         let mut guest = Guest::doing("shell").with(more);
         guest.initramfs = Some(artifact("BRISK_SHELL_INITRAMFS"));
         guest.serial = "tty".into();
@@ -288,7 +271,7 @@ impl Shell {
 
     /// Runs a command; its exit status.
     #[track_caller]
-    fn status(&mut self, command: &str) -> u8 {
+    pub fn status(&mut self, command: &str) -> u8 {
         self.asked += 1;
         let asked = self.asked;
         let line = format!("{command}; echo \"ended {asked}\" with $?.\n");
@@ -305,7 +288,7 @@ impl Shell {
     }
 
     #[track_caller]
-    fn end(mut self) -> super::Ended {
+    pub fn end(mut self) -> super::Ended {
         let stdin = self.running.child().stdin.as_mut().expect("piped");
         stdin.write_all(b"exit\n").expect("brisk reads its input");
         self.running.end().with_status(0)

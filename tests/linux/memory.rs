@@ -13,7 +13,7 @@ static ONE: Mutex<()> = Mutex::new(());
 
 /// The pool with another number of pages, until it is dropped.
 #[cfg(feature = "hugepages")]
-struct Pool {
+pub(super) struct Pool {
     before: u64,
     _one: MutexGuard<'static, ()>,
 }
@@ -21,7 +21,7 @@ struct Pool {
 #[cfg(feature = "hugepages")]
 impl Pool {
     #[track_caller]
-    fn of(pages: u64) -> Pool {
+    pub fn of(pages: u64) -> Pool {
         let one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let before = pool("nr_hugepages");
         fs::write(format!("{POOL}/nr_hugepages"), pages.to_string()).expect("root may");
