@@ -11,6 +11,7 @@ use crate::measure::boot_timer::{BootTimer, Point};
 use crate::measure::exit_kind::ExitKind;
 use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
+use crate::notify::Notify;
 #[cfg(feature = "snapshot")]
 use crate::snapshot::parts::{Parts, Writer};
 use crate::snapshot::{At, Generation};
@@ -42,6 +43,7 @@ pub struct Bus {
     pub(crate) stats: ExitStats,
     pub(crate) exit_status: ExitStatus,
     pub(crate) trace: Trace,
+    pub(crate) notify: Notify,
     pub(crate) snapshot_at: At,
     #[allow(dead_code, reason = "only a snapshot's clones ask")]
     pub(crate) generation: Generation,
@@ -255,6 +257,7 @@ impl Bus {
     pub(crate) fn mark(&mut self, code: u8) -> Option<End> {
         self.timer.mark(Point::Code(code));
         self.trace.mark(code);
+        self.notify.mark(code);
         self.snapshot_at.comes(code).then_some(End::Snapshot)
     }
 

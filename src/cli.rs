@@ -93,6 +93,10 @@ pub(crate) struct Args {
     /// (feature snapshot)
     #[argh(option)]
     restore: Option<String>,
+    /// CODE (default 0x60): tell the service manager at $NOTIFY_SOCKET when the guest writes CODE to port
+    /// 0x80 (feature notify)
+    #[argh(option)]
+    notify: Option<String>,
     /// off|error|warn|info|debug|trace (default warn); -v, -vv, -vvv: from info on (feature logging)
     #[argh(option)]
     log_level: Option<String>,
@@ -196,6 +200,7 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
     without(args.stats.is_some(), cfg!(feature = "exit-stats"), "--stats", "exit-stats")?;
     let snapshot = args.snapshot.is_some() || args.restore.is_some();
     without(snapshot, cfg!(feature = "snapshot"), "--snapshot, --restore", "snapshot")?;
+    without(args.notify.is_some(), cfg!(feature = "notify"), "--notify", "notify")?;
     without(args.trace.is_some(), cfg!(feature = "trace"), "--trace", "trace")?;
     let filtered = !matches!(args.seccomp.as_deref(), None | Some("false"));
     without(filtered, cfg!(feature = "seccomp"), "--seccomp", "seccomp")?;
@@ -227,6 +232,7 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
             _ => Seccomp::default(),
         },
         trace: args.trace,
+        notify: args.notify.map(|code| config::parse_code("--notify", &code)).transpose()?,
         snapshot: arguments::parse(args.snapshot.as_deref())?,
         restore: None,
     })

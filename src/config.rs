@@ -42,6 +42,8 @@ pub struct Config {
     pub seccomp: Seccomp,
     /// `--trace`
     pub trace: Option<String>,
+    /// `--notify`: the code, where it is not the usual one.
+    pub notify: Option<u8>,
     /// `--snapshot`
     pub snapshot: Option<crate::snapshot::SnapshotConfig>,
     /// `--restore`
@@ -69,6 +71,7 @@ impl Default for Config {
             stats: None,
             seccomp: Seccomp::default(),
             trace: None,
+            notify: None,
             snapshot: None,
             restore: None,
         }
@@ -305,6 +308,16 @@ pub fn need(there: bool, flag: &str, feature: &str) -> Result<()> {
 /// The keys and values of a flag's value.
 pub(crate) fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.split(',').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// A byte that the guest writes to port 0x80, in decimal or, after 0x, in hexadecimal.
+#[allow(dead_code, reason = "a build may have nothing that a code is for")]
+pub(crate) fn parse_code(what: &str, value: &str) -> Result<u8> {
+    let code = match value.strip_prefix("0x") {
+        Some(digits) => u8::from_str_radix(digits, 16),
+        None => value.parse(),
+    };
+    code.or_else(|_| usage(format!("{what}={value}: give a byte, as 0x80")))
 }
 
 /// For a key that the flag has not.

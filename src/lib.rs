@@ -67,6 +67,11 @@ mod load;
 pub mod machine;
 mod measure;
 mod memory;
+#[cfg(feature = "notify")]
+mod notify;
+#[cfg(not(feature = "notify"))]
+#[path = "notify/off.rs"]
+mod notify;
 #[cfg(any(
     feature = "boot-timer",
     feature = "exit-stats",

@@ -22,6 +22,7 @@ use crate::measure::boot_timer::{BootTimer, Point};
 use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
 use crate::memory::Ram;
+use crate::notify::Notify;
 use crate::output;
 use crate::seccomp;
 use crate::shared::{Guard, Shared};
@@ -133,6 +134,7 @@ impl Machine {
             stats,
             exit_status: Default::default(),
             trace,
+            notify: Notify::open(config),
             snapshot_at: snapshot.at(),
             generation,
             // SAFETY: kvm-ioctls mapped it, and vCPUs are kept until the process ends.

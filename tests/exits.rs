@@ -23,6 +23,9 @@ mod signals;
 
 #[path = "exits/hostile.rs"]
 mod hostile;
+#[cfg(feature = "notify")]
+#[path = "exits/notify.rs"]
+mod notify;
 #[cfg(feature = "seccomp")]
 #[path = "exits/seccomp.rs"]
 mod seccomp;

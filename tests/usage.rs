@@ -410,6 +410,8 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("boot-timer", &["--boot-log", "log"]),
     ("exit-stats", &["--stats", "stats"]),
     ("trace", &["--trace", "trace"]),
+    ("snapshot", &["--snapshot", "path=snapshot,at=1"]),
+    ("notify", &["--notify", "1"]),
 ];
 
 #[test]

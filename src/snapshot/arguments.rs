@@ -3,11 +3,12 @@
 use super::parts::Kind;
 use super::{Restored, SnapshotConfig};
 use crate::cli::words::flags;
-use crate::config::{Config, pairs, unknown, usage};
+use crate::config::{Config, pairs, parse_code, unknown, usage};
 use crate::error::{Error, Result};
 
 /// What is about one run, and not saved.
-const OF_THE_RUN: [&str; 8] = [
+const OF_THE_RUN: [&str; 9] = [
+    "--notify",
     "--snapshot",
     "--restore",
     "--boot-log",
@@ -57,15 +58,6 @@ impl SnapshotConfig {
             _ => usage(format!("--snapshot {text}: give path=DIR,at=CODE")),
         }
     }
-}
-
-/// A byte that the guest writes to port 0x80, in decimal or, after 0x, in hexadecimal.
-fn parse_code(what: &str, value: &str) -> Result<u8> {
-    let code = match value.strip_prefix("0x") {
-        Some(digits) => u8::from_str_radix(digits, 16),
-        None => value.parse(),
-    };
-    code.or_else(|_| usage(format!("{what}={value}: give a byte, as 0x80")))
 }
 
 /// Parses `--snapshot`, if it was given.

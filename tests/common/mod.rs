@@ -43,10 +43,12 @@ const BUILT: &[&str] = those_built![
     "hugepages",
     "io-uring",
     "logging",
+    "notify",
     "pci",
     "pmem",
     "serial",
     "smp",
+    "snapshot",
     "thp",
     "trace",
 ];
