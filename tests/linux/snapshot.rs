@@ -106,6 +106,22 @@ fn a_snapshot_of_a_restored_guest() {
     assert_eq!(nonce(&text), nonce(&guest.output()), "not the same guest");
 }
 
+/// Linux is told by ACPI that it is another, and makes its random numbers anew.
+#[test]
+fn clones_have_random_numbers_of_their_own() {
+    const UUID: &str = "cat=/proc/sys/kernel/random/uuid";
+    // The kernel's worker that makes them has time to, while memory is touched.
+    let guest = Guest::doing(&format!("{UUID},say=before,{READY},touch=16,{UUID},say=after"));
+    let dir = save(&guest);
+    let mut numbers = vec![nonce(&guest.output())];
+    for _ in 0..3 {
+        numbers.push(nonce(&restore(&guest, &dir, "--serial", &[])));
+    }
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 4, "{numbers:?}");
+}
+
 #[cfg(feature = "smp")]
 #[test]
 fn a_guest_of_two_cpus() {
