@@ -41,6 +41,8 @@ enum How {
     WorkingSet,
     /// From a tmpfs whose pages are of 2 MiB.
     HugeTmpfs,
+    /// The same with what a run before recorded.
+    HugeWorkingSet,
     /// From a hugetlbfs.
     Hugetlbfs,
 }
@@ -62,10 +64,12 @@ const CASES: &[Case] = &[
     case("restore", How::Restore, FIRST, "128M"),
     case("restore, working set", How::WorkingSet, FIRST, "128M"),
     case("restore, a tmpfs's huge pages", How::HugeTmpfs, FIRST, "128M"),
+    case("restore, both", How::HugeWorkingSet, FIRST, "128M"),
     case("restore, hugetlbfs", How::Hugetlbfs, FIRST, "128M"),
     case("pass over 1 MiB: restore", How::Restore, PASS, "128M"),
     case("pass over 1 MiB: working set", How::WorkingSet, PASS, "128M"),
     case("pass over 1 MiB: a tmpfs's huge pages", How::HugeTmpfs, PASS, "128M"),
+    case("pass over 1 MiB: both", How::HugeWorkingSet, PASS, "128M"),
     case("pass over 1 MiB: hugetlbfs", How::Hugetlbfs, PASS, "128M"),
     case("4 GiB: restore", How::Restore, FIRST, "4G"),
     case("4 GiB: working set", How::WorkingSet, FIRST, "4G"),
@@ -93,7 +97,9 @@ impl Case {
                 let command = self.boots(&program);
                 return Slot { program, command, disk: None, prepare: None };
             }
-            How::HugeTmpfs => (Some("-t tmpfs -o huge=always"), format!("{DIR}/mount.{index}")),
+            How::HugeTmpfs | How::HugeWorkingSet => {
+                (Some("-t tmpfs -o huge=always"), format!("{DIR}/mount.{index}"))
+            }
             How::Hugetlbfs => (Some("-t hugetlbfs"), format!("{DIR}/mount.{index}")),
             _ => (None, DIR.to_owned()),
         };
@@ -103,7 +109,7 @@ impl Case {
             let _ = writeln!(prepare, "busybox mkdir {at}\nbusybox mount {mount} none {at}");
         }
         let _ = writeln!(prepare, "{} --snapshot path={snapshot},at=0xa0", self.boots(&program));
-        if self.how == How::WorkingSet {
+        if matches!(self.how, How::WorkingSet | How::HugeWorkingSet) {
             let _ = writeln!(
                 prepare,
                 "{program} --restore source_url=file://{snapshot},record=0x60 --console null"
@@ -298,7 +304,7 @@ mod tests {
         assert!(set.contains("source_url=file:///bench/snapshot.2,record=0x60"), "{set}");
         assert_eq!(slots[2].command, "/bench/brisk --restore /bench/snapshot.2 --console null");
         assert!(
-            slots[4].prepare.as_deref().unwrap().contains("mount -t hugetlbfs none /bench/mount.4")
+            slots[5].prepare.as_deref().unwrap().contains("mount -t hugetlbfs none /bench/mount.5")
         );
     }
 }
