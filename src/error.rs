@@ -33,7 +33,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// The exit status of the process (DESIGN: 1 host or brisk, 2 usage).
+    /// The exit status of the process: 1 where the host or brisk failed, 2 for bad usage.
     pub fn status(&self) -> u8 {
         match self {
             Error::Stopped => 0,

@@ -290,7 +290,7 @@ pub fn raise(events: Events, id: u8) {
 }
 
 /// Brings vCPU `id` out of the guest, or keeps it from entering: its next exit is
-/// [`crate::exit::Exit::Interrupted`]. Not before it is attached. [`install_kick`] goes before.
+/// `Exit::Interrupted`. Not before it is attached. [`install_kick`] goes before.
 pub fn kick(id: u8) {
     if let Some(thread) = vcpus::thread(id) {
         // SAFETY: names a thread of ours, which ends only with the process.

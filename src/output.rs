@@ -70,7 +70,7 @@ impl Output {
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// As [`descriptors::write_all`].
+    /// As `descriptors::write_all`.
     pub fn write_all(self, bytes: &[u8]) -> io::Result<()> {
         self.file().map_or(Ok(()), |file| descriptors::write_all(file, bytes))
     }

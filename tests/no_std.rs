@@ -61,6 +61,12 @@ fn both_packages_link_and_run_without_std_alloc_and_libc() {
 }
 
 #[test]
+fn the_example_works() {
+    let status = Command::new(build_ok("example")).status().expect("it can be run");
+    assert!(status.success(), "{status}");
+}
+
+#[test]
 fn nothing_that_a_guest_does_to_a_device_can_panic() {
     let status = Command::new(build_ok("no_panic")).status().expect("it can be run");
     assert!(status.success(), "{status}");

@@ -4,6 +4,63 @@
 //!
 //! The crate computes and returns data; it never allocates, opens a file or talks to a hypervisor.
 //! [`write()`] fills a slice that is the guest's first MiB and returns the [`Entry`] state.
+//!
+//! # From a kernel's file to its first instruction
+//!
+//! ```
+//! use brisk_boot::{Machine, Protocol, VirtioMmio, elf, layout};
+//!
+//! // What of a vmlinux goes where in the guest's memory, and its first instruction.
+//! fn load(file: &[u8], ram: &mut [u8]) -> Option<u64> {
+//!     let headers = elf::Headers::read(file, file.len() as u64).ok()?;
+//!     let table = headers.programs();
+//!     let table = file.get(table.start as usize..table.end()? as usize)?;
+//!     let image = headers.image(table).ok()?;
+//!     for segment in &image.segments {
+//!         let from = file.get(segment.offset as usize..)?.get(..segment.file_size as usize)?;
+//!         let to = ram.get_mut(segment.paddr as usize..)?.get_mut(..from.len())?;
+//!         to.copy_from_slice(from);
+//!     }
+//!     image.check_entry(image.entry).ok().map(|()| image.entry)
+//! }
+//! # assert_eq!(load(b"no kernel", &mut []), None);
+//!
+//! let machine = Machine {
+//!     ram_size: 128 << 20,
+//!     cpus: 1,
+//!     cmdline: b"console=ttyS0 root=/dev/vda",
+//!     initramfs: None,
+//!     serial: true,
+//!     virtio_mmio: &[VirtioMmio { base: layout::VIRTIO_MMIO_BASE, size: 0x1000, gsi: 5 }],
+//!     pci: None,
+//!     ioapic_gsi: 4,
+//!     ioapic_pins: 2,
+//!     generation_id: None,
+//!     power_button: None,
+//! };
+//! // The guest's first MiB, all zero. Here a vector; in a hypervisor the guest's own memory.
+//! let mut low = vec![0; 1 << 20];
+//! let entry = brisk_boot::write(&machine, Protocol::Linux64, 0x20_0000, None, &mut low)?;
+//!
+//! // The first CPU starts in this state; what is not named in it is zero.
+//! assert_eq!((entry.rip, entry.rsi), (0x20_0000, layout::ZERO_PAGE.start));
+//! assert_ne!(entry.cr3, 0);
+//! assert!(entry.code.long && !entry.data.long);
+//! # Ok::<(), brisk_boot::Error>(())
+//! ```
+//!
+//! # With KVM
+//!
+//! - Each [`Segment`] is a `kvm_segment`: `type` is its `kind`, `s` its `code_or_data`, `db`, `l` and `g` the
+//!   three behind, `present` 1 and `dpl` 0. `code` goes to cs, `data` to ds, es, fs, gs and ss, `tss` to tr;
+//!   with [`Entry::gdt`] and the control registers they are for KVM_SET_SREGS, `rip`, `rsp`, `rbx`, `rsi` and
+//!   `rflags` for KVM_SET_REGS.
+//! - Interrupts are wired as the tables say: the IOAPIC at [`layout::IOAPIC_BASE`] has `ioapic_pins` pins from
+//!   GSI `ioapic_gsi` on, the UART is GSI [`layout::COM1_GSI`], and each virtio device the `gsi` of its
+//!   description, edge triggered. A split irqchip (KVM_CAP_SPLIT_IRQCHIP) has the local APICs in the kernel
+//!   and leaves the IOAPIC to `brisk-devices`; its [`layout`] is the machine's memory map.
+//! - To power off, the guest writes [`layout::SLEEP_CONTROL_OFF`] to port
+//!   [`layout::SLEEP_CONTROL_PORT`].
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -68,7 +68,7 @@ pub fn forward(on: bool) {
     FORWARD.store(on, Ordering::Relaxed);
 }
 
-/// The signal that the workload is to get; it has [`GRACE`] from then on.
+/// The signal that the workload is to get; it has `GRACE` from then on.
 #[cfg(feature = "streams")]
 pub fn take_forwarded() -> Option<u8> {
     let signal = FORWARDED.swap(0, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Without the feature `exit-status`: DESIGN's statuses.
+//! Without the feature `exit-status`: 0, 1, 2 and 3, as `brisk --help` has them.
 
 /// Nobody asks.
 pub fn expect() {}

@@ -36,7 +36,7 @@ struct PartHeader {
 pub enum Kind {
     /// The command line's words, each ended by a zero byte.
     Arguments = 1,
-    /// [`super::Shape`].
+    /// `super::Shape`.
     Shape = 2,
     /// KVM's clock.
     Clock = 3,

@@ -25,7 +25,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// Makes the devices that `config` names, in the order of the [table](super::table). Those that
+    /// Makes the devices that `config` names, in the order of the table. Those that
     /// are memory take slots of `vm` from `free_slot` up, at addresses from `ram_end` up.
     ///
     /// # Errors

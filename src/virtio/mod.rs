@@ -1,5 +1,5 @@
 //! virtio's host side: the devices, and the pump that moves their queues. How the driver's accesses
-//! reach a device is a transport's, [`mmio`] or [`pci`]; no device knows which.
+//! reach a device is a transport's, `transport::mmio` or `transport::pci`; no device knows which.
 //!
 //! A notification is handled right in the exit that it causes, on the vCPU's own thread: no
 //! eventfd, no second thread to wake, no lock. While a guest boots, each request is done by one call

@@ -8,14 +8,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::build::scenario;
+use crate::build::scenario::{self, Scenario};
 use crate::build::{self, Libc, Order, features};
 use crate::ui::Step;
 use crate::{cache, paths};
 
 pub mod licences;
+mod man;
+mod package;
 
-/// Make a tar archive with every scenario's binaries, manifests, checksums, licences and help.
+/// Make a tar archive with every scenario's binaries, manifests, checksums, licences, help and manual
+/// page; beside it a Debian package of the full binary, and the SHA-256 of both.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "dist")]
 pub struct Args {
@@ -53,15 +56,67 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     step.done();
     let full = root.join("static/full/brisk");
     let help = cmd!(&full, "--help").read().context("brisk --help")?;
+    let (page, completion) = (man::page(&help, &known.version), man::completion(&help));
     fs::write(root.join("HELP.txt"), help + "\n")?;
-    for file in ["README.md", "features.md", "LICENSE-APACHE", "LICENSE-MIT"] {
+    fs::write(root.join("brisk.1"), &page)?;
+    fs::write(root.join("brisk.bash"), &completion)?;
+    for file in ["features.md", "SECURITY.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"] {
         fs::copy(paths::workspace().join(file), root.join(file)).context(file)?;
     }
-    fs::write(root.join("LICENCES.txt"), licences::of_all(build::TARGET)?)?;
+    fs::copy(paths::workspace().join("README.md"), root.join("PROJECT.md")).context("README.md")?;
+    fs::write(root.join("README.md"), readme(&known.version, &scenarios))?;
+    let licences = licences::of_all(build::TARGET)?;
+    fs::write(root.join("LICENCES.txt"), &licences)?;
     fs::write(root.join("SHA256SUMS"), sums(&root)?)?;
-    archive(dir.path(), &name, &out)?;
-    println!("{}: {} bytes", out.display(), fs::metadata(&out)?.len());
+    let seconds = seconds();
+    archive(dir.path(), &name, &out, &seconds)?;
+    let program = fs::read(&full)?;
+    let contents = package::Contents {
+        program: &program,
+        man: &page,
+        completion: &completion,
+        licences: &licences,
+    };
+    let beside = out.parent().unwrap_or(&target_dir);
+    let deb = package::make(beside, &known.version, &seconds, &contents)?;
+    for file in [&out, &deb] {
+        let name = file.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let sum = format!("{}  {name}\n", cache::file_sum(file)?);
+        fs::write(beside.join(format!("{name}.sha256")), &sum)?;
+        println!("{}: {} bytes, sha256 {sum}", file.display(), fs::metadata(file)?.len());
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the archive says of itself.
+fn readme(version: &str, scenarios: &[Scenario]) -> String {
+    let mut text = format!(
+        "# brisk {version}, x86_64 Linux\n\n\
+         Each directory has one binary, `brisk`, and a manifest of what it is.\n\n\
+         - `static/NAME/brisk` has its C library (musl) in it, runs on any Linux and starts sooner: take \
+         this one. `dynamic/NAME/brisk` needs glibc 2.36 or later.\n\
+         - NAME is what it is for; `full` has everything:\n\n"
+    );
+    for scenario in scenarios {
+        text += &format!("  - `{}`: {}\n", scenario.name, scenario.about);
+    }
+    text + "\nTo run one:\n\n    static/full/brisk --kernel vmlinux --disk path=root.raw --cmdline \
+            'root=/dev/vda console=hvc0' --console tty\n\n\
+            A kernel and an image are yours to bring; PROJECT.md, which is the project's README, says how to \
+            make both. `brisk.1` is the manual page, `brisk.bash` completes flags in bash, HELP.txt is \
+            `brisk --help` of `full`, `sha256sum -c SHA256SUMS` checks all files.\n\n\
+            ## Licences\n\n\
+            brisk is under Apache-2.0 or MIT, at your option; LICENCES.txt has those of the crates in it. A \
+            static binary has parts of musl in it, which is under MIT and asks for its notice. One that is built \
+            with `--static=glibc` has parts of the GNU C library, which is under the LGPL 2.1: whoever passes \
+            that on has to let its receivers link it anew with another glibc, for which brisk's source and \
+            that command are enough. The dynamic ones have no part of a C library.\n"
+}
+
+/// The time of the last commit, which is that of all files.
+fn seconds() -> String {
+    let git = cmd!("git", "log", "-1", "--format=%ct").dir(paths::workspace()).stderr_null();
+    git.read().map_or_else(|_| "0".to_owned(), |text| text.trim().to_owned())
 }
 
 /// What `sha256sum -c` reads.
@@ -74,11 +129,9 @@ fn sums(root: &Path) -> Result<String> {
 }
 
 /// The same files give the same archive.
-fn archive(dir: &Path, name: &str, out: &Path) -> Result<()> {
-    let seconds = cmd!("git", "log", "-1", "--format=%ct").dir(paths::workspace()).stderr_null();
-    let seconds = seconds.read().unwrap_or_else(|_| "0".to_owned());
+fn archive(dir: &Path, name: &str, out: &Path, seconds: &str) -> Result<()> {
     let words = ["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=u+w,go-w"];
-    let mtime = format!("--mtime=@{}", seconds.trim());
+    let mtime = format!("--mtime=@{seconds}");
     let mut all: Vec<&str> = words.to_vec();
     let archive = out.to_string_lossy();
     all.extend([mtime.as_str(), "--use-compress-program=gzip -n", "-C"]);

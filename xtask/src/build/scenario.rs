@@ -155,8 +155,8 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "function",
-        about: "The smallest that can run one program from an EROFS image and return: no console, \
-                the answer is the exit status.",
+        about: "The smallest that can run one program from an EROFS image and return: no console; 0 for \
+                a power-off, 3 for a crash. A status of its own takes the feature `exit-status`.",
         features: "pmem,seccomp",
         example: "brisk --kernel vmlinux --pmem file=erofs.raw,discard_writes=on \
                   --cmdline \"root=/dev/pmem0 rootfstype=erofs quiet\" --memory size=128M",

@@ -18,6 +18,7 @@ use crate::{build, paths, setup};
 use count::Count;
 
 pub mod calls;
+mod commands;
 pub mod count;
 pub mod fuzz;
 pub mod linux;
@@ -90,11 +91,26 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             });
         }
     }
-    let docs = "examples in the documentation";
+    let docs = "the documentation and its examples";
     if args.quick {
         report.skipped.push(docs);
     } else {
-        report.step(docs, |count| cargo("test --quiet --workspace --doc", count));
+        report.step(docs, |count| {
+            cargo("test --quiet --workspace --doc --all-features", count)?;
+            stream(
+                "env",
+                &[
+                    "RUSTDOCFLAGS=-D warnings",
+                    "cargo",
+                    "doc",
+                    "--quiet",
+                    "--workspace",
+                    "--no-deps",
+                    "--all-features",
+                ],
+                count,
+            )
+        });
     }
     if host_kvm {
         report.step("Linux boots in the lab", |count| linux::in_lab(&["linux"], count));
