@@ -40,6 +40,8 @@ const NAMES: &[&str] = &[
     "async-loader",
     #[cfg(feature = "seccomp")]
     "seccomp",
+    #[cfg(feature = "notify")]
+    "notify",
     #[cfg(feature = "boot-timer")]
     "boot-timer",
     #[cfg(feature = "exit-stats")]

@@ -13,6 +13,7 @@ use crate::guest::kernel;
 use crate::lab::boot;
 use crate::{build, debian, lab};
 
+mod kinds;
 mod svg;
 
 /// Draw where the time of a boot went as an SVG.
@@ -62,7 +63,7 @@ enum File {
 }
 
 /// A thread.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq, Clone)]
 pub struct Lane {
     /// The thread's name.
     pub name: String,
@@ -73,7 +74,7 @@ pub struct Lane {
 }
 
 /// Something that took time. Microseconds since the first event.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Clone)]
 pub struct Span {
     /// What.
     pub name: String,

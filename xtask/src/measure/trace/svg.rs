@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use super::Lane;
+use super::{Lane, kinds};
 
 /// Pixels.
 const WIDTH: f64 = 1400.0;
@@ -48,6 +48,10 @@ struct Callout {
 
 /// The picture.
 pub fn draw(lanes: &[Lane], title: &str) -> String {
+    let rows = kinds::legend(lanes);
+    let mut all: Vec<Lane> = lanes.to_vec();
+    all.extend(kinds::guest(lanes));
+    let lanes = &all;
     let end = last(lanes);
     let whole = Panel { title: "the whole boot", from: 0.0, to: end, elsewhere: None };
     let mut body = String::new();
@@ -67,11 +71,30 @@ pub fn draw(lanes: &[Lane], title: &str) -> String {
         }
         None => y = panel(&mut body, lanes, &whole, y),
     }
+    y = legend(&mut body, &rows, y + 8.0);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{y:.0}\" \
          viewBox=\"0 0 {WIDTH} {y:.0}\" font-family=\"DejaVu Sans, sans-serif\" font-size=\"11\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{body}</svg>\n"
     )
+}
+
+/// What the colours of exits mean, how many there were, and how long all took. Returns where it ends.
+fn legend(body: &mut String, rows: &[kinds::Row], top: f64) -> f64 {
+    let mut y = top;
+    for kinds::Row { text, colours: [fill, outline], count, total } in rows {
+        let _ = writeln!(
+            body,
+            "<rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"12\" height=\"10\" fill=\"{fill}\" \
+             stroke=\"{outline}\"/><text x=\"{:.1}\" y=\"{:.1}\">{count} exits, {}: {}</text>",
+            LEFT + 18.0,
+            y + 9.0,
+            duration(*total),
+            escape(text)
+        );
+        y += LABEL + 2.0;
+    }
+    y
 }
 
 /// When the last event ends.
@@ -166,7 +189,15 @@ fn lane_boxes(
     let is_here = |start: f64, end: f64| end >= panel.from && start <= panel.to;
     let is_elsewhere =
         |end: f64| panel.elsewhere.is_some_and(|(from, to)| end >= from && end <= to);
-    for span in lane.spans.iter().filter(|span| is_here(span.start, span.end)) {
+    for (index, span) in lane.spans.iter().enumerate() {
+        if !is_here(span.start, span.end) {
+            continue;
+        }
+        // Pieces of the same kind, one behind the other, are told apart by every second one's shade.
+        let twin = lane.spans.get(index.wrapping_sub(1)).is_some_and(|last| last.name == span.name);
+        let exit = kinds::colours(&span.name);
+        let [fill, outline] = exit.unwrap_or([fill, outline]);
+        let opacity = if twin && exit.is_none() && index % 2 == 1 { "0.5" } else { "1" };
         let (left, right) = (x(span.start.max(panel.from)), x(span.end.min(panel.to)));
         let (top, width) = (y + span.depth as f64 * ROW, (right - left).max(0.8));
         rows = rows.max(span.depth + 1);
@@ -174,7 +205,7 @@ fn lane_boxes(
         let _ = writeln!(
             text,
             "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{:.1}\" rx=\"2\" \
-             fill=\"{fill}\" stroke=\"{outline}\" stroke-width=\"0.7\"><title>{name}, {took}</title>\
+             fill=\"{fill}\" fill-opacity=\"{opacity}\" stroke=\"{outline}\" stroke-width=\"0.7\"><title>{name}, {took}</title>\
              </rect>",
             ROW - 4.0
         );
@@ -280,6 +311,8 @@ mod tests {
             assert!(text.contains(word), "{word} is not in {text}");
         }
         assert!(text.contains("userspace at 49.9 ms") && text.contains("first-entry at 901 µs"));
+        // The guest's own time, parted.
+        assert!(text.contains(">guest<") && text.contains("until userspace 49.0 ms"), "{text}");
         // Two panels: the set-up is too small to be seen in the first.
         assert_eq!(text.matches(">vmm<").count(), 2);
         assert_eq!(text.matches("<text").count(), text.matches("</text>").count());
