@@ -45,6 +45,8 @@ pub fn link_args(source: &Path, dir: &Path) -> Result<Vec<String>> {
         "-fuse-ld=lld".to_owned(),
         format!("-B{linker}"),
         format!("-L{}", libgcc.display()),
+        // By `shim.c`, which comes too late to be there before the library's.
+        "-Wl,--wrap=open,--wrap=open64".to_owned(),
         // musl-gcc names one for static programs too.
         "-Wl,--no-dynamic-linker".to_owned(),
     ])
