@@ -33,6 +33,9 @@ mod micro;
 #[cfg(feature = "console")]
 #[path = "linux/outside.rs"]
 mod outside;
+#[cfg(all(feature = "streams", feature = "exit-status", feature = "block", feature = "pmem"))]
+#[path = "linux/run.rs"]
+mod run_a_root;
 #[cfg(feature = "snapshot")]
 #[path = "linux/snapshot.rs"]
 mod snapshot;

@@ -1,9 +1,10 @@
 //! Characters in and out, by serial port and virtio-console.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use super::common::{Running, wait_for};
@@ -111,6 +112,78 @@ fn terminal(columns: u16, rows: u16) -> (OwnedFd, OwnedFd) {
     }
 }
 
+/// A program on a terminal of its own.
+pub struct OnTerminal {
+    child: Child,
+    keys: File,
+    screen: Arc<Mutex<String>>,
+}
+
+impl OnTerminal {
+    /// Starts it on one of 81 columns and 23 rows.
+    pub fn new(command: Command) -> OnTerminal {
+        let (ours, theirs) = terminal(81, 23);
+        OnTerminal::start(command, ours, &theirs)
+    }
+
+    fn start(mut command: Command, ours: OwnedFd, theirs: &OwnedFd) -> OnTerminal {
+        let end = || Stdio::from(theirs.try_clone().expect("dup"));
+        command.stdin(end()).stdout(end()).stderr(end());
+        let control = || {
+            // SAFETY: system calls only: a session of its own, with standard input as its terminal.
+            let done = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 };
+            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        // SAFETY: as above.
+        unsafe { command.pre_exec(control) };
+        let child = command.spawn().expect("the program");
+        let screen = Arc::new(Mutex::new(String::new()));
+        let (to, mut from) = (Arc::clone(&screen), File::from(ours.try_clone().expect("dup")));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(count @ 1..) = from.read(&mut chunk) {
+                to.lock().expect("screen").push_str(&String::from_utf8_lossy(&chunk[..count]));
+            }
+        });
+        OnTerminal { child, keys: File::from(ours), screen }
+    }
+
+    /// What was shown so far.
+    pub fn screen(&self) -> String {
+        self.screen.lock().expect("screen").clone()
+    }
+
+    /// Waits until `text` was shown.
+    #[track_caller]
+    pub fn shows(&self, text: &str) {
+        wait_for(text, || self.screen().contains(text));
+    }
+
+    pub fn types(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).expect("keys");
+    }
+
+    /// Ctrl-C ends what a shell runs, and not the shell.
+    #[track_caller]
+    pub fn interrupts_a_program(&mut self) {
+        self.types("echo then $((20+1)); sleep 1000\n");
+        self.shows("then 21");
+        self.types("\x03echo still $((40+2))\n");
+        self.shows("still 42");
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn end(mut self) -> Option<i32> {
+        let mut status = None;
+        wait_for("the program's end", || {
+            status = self.child.try_wait().expect("wait");
+            status.is_some()
+        });
+        status.and_then(|status| status.code())
+    }
+}
+
 fn settings(terminal: &OwnedFd) -> (u32, u32, u32, u32) {
     // SAFETY: fills the one structure it is given.
     let termios = unsafe {
@@ -128,51 +201,21 @@ fn a_terminal_is_raw_resized_and_restored() {
     let before = settings(&theirs);
     let mut guest = guest("--console", "hvc0", "shell");
     guest.initramfs = Some(artifact("BRISK_SHELL_INITRAMFS"));
-    let mut command = guest.command();
-    let end = || Stdio::from(theirs.try_clone().expect("dup"));
-    command.stdin(end()).stdout(end()).stderr(end());
-    let control = || {
-        // SAFETY: system calls only: a session of its own, with standard input as its terminal.
-        let done = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 };
-        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-    };
-    // SAFETY: as above.
-    unsafe { command.pre_exec(control) };
-    let mut child = command.spawn().expect("brisk");
-
-    let screen = Arc::new(Mutex::new(String::new()));
-    let (to, mut from) = (Arc::clone(&screen), std::fs::File::from(ours.try_clone().expect("dup")));
-    std::thread::spawn(move || {
-        let mut chunk = [0; 4096];
-        while let Ok(count @ 1..) = from.read(&mut chunk) {
-            to.lock().expect("screen").push_str(&String::from_utf8_lossy(&chunk[..count]));
-        }
-    });
-    let shows = |text: &str| {
-        wait_for(text, || screen.lock().expect("screen").contains(text));
-    };
-    let mut keys = std::fs::File::from(ours.try_clone().expect("dup"));
-    shows("# ");
+    let mut on = OnTerminal::start(guest.command(), ours.try_clone().expect("dup"), &theirs);
+    on.shows("# ");
     assert_ne!(settings(&theirs), before, "not raw");
-    keys.write_all(b"stty size\n").expect("keys");
-    shows("23 81");
+    on.types("stty size\n");
+    on.shows("23 81");
     let size = libc::winsize { ws_row: 31, ws_col: 97, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: reads the one structure it is given.
     assert_eq!(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCSWINSZ, &size) }, 0);
     wait_for("the new size", || {
-        keys.write_all(b"stty size\n").expect("keys");
+        on.types("stty size\n");
         std::thread::sleep(std::time::Duration::from_millis(300));
-        screen.lock().expect("screen").contains("31 97")
+        on.screen().contains("31 97")
     });
-    // Ctrl-C is the guest's.
-    keys.write_all(b"\x03echo still $((40+2))\n").expect("keys");
-    shows("still 42");
-    keys.write_all(b"\x01x").expect("keys");
-    let mut status = None;
-    wait_for("brisk's end", || {
-        status = child.try_wait().expect("wait");
-        status.is_some()
-    });
-    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    on.interrupts_a_program();
+    on.types("\x01x");
+    assert_eq!(on.end(), Some(0));
     assert_eq!(settings(&theirs), before, "not restored");
 }

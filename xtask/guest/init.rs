@@ -12,6 +12,7 @@
 
 mod streams;
 mod sys;
+mod terminal;
 mod verbs;
 mod wire;
 mod workload;

@@ -51,7 +51,9 @@ pub mod errno {
     pub const NXIO: isize = -6;
     pub const AGAIN: isize = -11;
     pub const ACCES: isize = -13;
+    pub const NODEV: isize = -19;
     pub const NOTDIR: isize = -20;
+    pub const INVAL: isize = -22;
 }
 
 pub const O_RDWR: usize = 0o2;

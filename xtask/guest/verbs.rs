@@ -4,6 +4,7 @@
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sys::{self, Path, call, cut, nr, number, open, print, read};
+use crate::terminal;
 
 /// What init can be asked for: name, what it does with its argument (NUL-terminated, maybe empty).
 const VERBS: &[(&str, fn(&[u8]))] = &[
@@ -137,6 +138,7 @@ fn shell(_: &[u8]) {
     let arguments = [c"sh".as_ptr(), c"-c".as_ptr(), script, core::ptr::null()];
     let environment = [c"PATH=/bin".as_ptr(), c"HOME=/".as_ptr(), core::ptr::null()];
     if call(nr::FORK, [0; 6]) == 0 {
+        terminal::take();
         let program = c"/bin/busybox".as_ptr() as usize;
         let (arguments, environment) = (arguments.as_ptr() as usize, environment.as_ptr() as usize);
         call(nr::EXECVE, [program, arguments, environment, 0, 0, 0]);

@@ -6,7 +6,9 @@
 //! |---|---|
 //! | `root` | the device with the image, `/dev/pmem0` |
 //! | `type` | its file system |
-//! | `writable` | `tmpfs`: what is written goes to memory; `no`: nothing can be written |
+//! | `writable` | `tmpfs`: what is written goes to memory; `no`: nothing can be written; `image`: the image |
+//! | `terminal` | `yes`: the program's streams are the console, which is its terminal |
+//! | `init` | what goes on as process 1 in the place of all that follows, with the console |
 //! | `hostname` | the host's name |
 //! | `uid`, `gid` | numbers |
 //! | `group` | the number of one more group; may be repeated |
@@ -17,6 +19,7 @@
 
 use crate::streams::Streams;
 use crate::sys::{self, O_CLOEXEC, O_RDWR, Path, call, cut, errno, memory, nr, number, open};
+use crate::terminal;
 
 /// Where the exit status goes, and where "switch off" (`brisk_boot::layout`).
 const EXIT_STATUS_PORT: u16 = 0x84;
@@ -29,6 +32,7 @@ const NOT_FOUND: u8 = 127;
 
 const MS_RDONLY: usize = 1;
 const MS_NOSUID: usize = 2;
+const MS_REMOUNT: usize = 32;
 const MS_MOVE: usize = 8192;
 const SIGCHLD: u64 = 17;
 /// A device may appear a little after init has started.
@@ -77,9 +81,10 @@ impl Config {
 pub fn run(config: Config, has_arguments: bool) -> ! {
     for _ in 0..3 {
         // So that no pipe gets the number of a standard stream.
-        open(c"/dev/null".to_bytes_with_nul(), O_RDWR);
+        open(c"/dev/null".to_bytes_with_nul(), O_RDWR | O_CLOEXEC);
     }
-    let mut streams = Streams::open();
+    let own = !config.one(b"init").is_empty() || !config.one(b"terminal").is_empty();
+    let mut streams = if own { None } else { Streams::open() };
     if let Err(problem) = prepare(config) {
         for part in [b"brisk-init: ".as_slice(), problem, b"\n"] {
             match &streams {
@@ -99,6 +104,9 @@ pub fn run(config: Config, has_arguments: bool) -> ! {
         false => pointers(command.chain(config.all(b"argument"))),
     };
     let environment = pointers(config.all(b"env"));
+    if !config.one(b"init").is_empty() {
+        become_init(config, environment);
+    }
     let signals = watch_children();
     let ends = streams.as_mut().map(Streams::pipes);
     let main = call(nr::FORK, [0; 6]);
@@ -111,18 +119,38 @@ pub fn run(config: Config, has_arguments: bool) -> ! {
     let status = match &mut streams {
         Some(streams) => streams.serve(main, signals),
         None => loop {
-            let mut information = [0; 128];
-            sys::read(signals, &mut information);
-            if let Some(status) = reap_all(main) {
+            if let Some(status) = reap(signals, main) {
                 break status;
             }
         },
     };
+    if config.one(b"writable") == b"image" {
+        // Whoever still writes ends first; then all is on the image.
+        call(nr::KILL, [usize::MAX, 9, 0, 0, 0, 0]);
+        call(nr::SYNC, [0; 6]);
+        mount(b"\0", b"/\0", b"\0", MS_REMOUNT | MS_RDONLY, b"\0");
+    }
     end(status)
 }
 
-/// Hands brisk the status and switches off. There is nothing to write back: what is written is in
-/// memory.
+/// The image's own init takes over, the first that there is.
+fn become_init(config: Config, environment: &'static [usize]) -> ! {
+    terminal::streams(terminal::console());
+    call(nr::IOPL, [0; 6]);
+    for init in config.all(b"init") {
+        let arguments = [init.as_ptr(), core::ptr::null()];
+        let pointers = [init.as_ptr(), arguments.as_ptr().cast(), environment.as_ptr().cast()];
+        let [path, arguments, environment] = pointers.map(|pointer: *const u8| pointer as usize);
+        call(nr::EXECVE, [path, arguments, environment, 0, 0, 0]);
+    }
+    sys::print(
+        b"brisk-init: the root has no init that can be executed; give a command, or --shell\n",
+    );
+    call(nr::IOPL, [3, 0, 0, 0, 0, 0]);
+    end(OWN);
+}
+
+/// Hands brisk the status and switches off.
 fn end(status: u8) -> ! {
     sys::out(EXIT_STATUS_PORT, status);
     sys::out(SLEEP_CONTROL_PORT, SLEEP_CONTROL_OFF);
@@ -133,16 +161,28 @@ fn end(status: u8) -> ! {
 /// Makes the image the root, and of a bare root what programs expect.
 fn prepare(config: Config) -> Result<(), &'static [u8]> {
     let (device, kind) = (Path::new(config.one(b"root")), Path::new(config.one(b"type")));
-    let tmpfs = config.one(b"writable") == b"tmpfs";
+    let writable = config.one(b"writable");
+    let tmpfs = writable == b"tmpfs";
+    let flags = if writable == b"image" { 0 } else { MS_RDONLY };
     let at: &[u8] = if tmpfs { b"/lower\0" } else { b"/root\0" };
     mkdir(at);
     let mut tries = TRIES;
+    let mut options: &[u8] = b"dax\0";
     loop {
-        match mount(device.bytes(), at, kind.bytes(), MS_RDONLY, b"dax\0") {
+        match mount(device.bytes(), at, kind.bytes(), flags, options) {
             0 => break,
             errno::NOENT | errno::NXIO if tries > 0 => {
                 tries -= 1;
                 call(nr::NANOSLEEP, [[0_usize, 50_000].as_ptr() as usize, 0, 0, 0, 0, 0]);
+            }
+            // A disk, and small blocks on a pmem.
+            errno::INVAL if options.len() > 1 => options = b"\0",
+            errno::NODEV => return Err(b"the kernel does not know the image's file system"),
+            errno::NOENT | errno::NXIO => {
+                return Err(
+                    b"the kernel has no driver for the device of the image (CONFIG_VIRTIO_PMEM, \
+                             CONFIG_VIRTIO_BLK, CONFIG_VIRTIO_MMIO)",
+                );
             }
             _ => return Err(b"the kernel cannot mount the image"),
         }
@@ -272,7 +312,10 @@ fn become_workload(
         call(nr::DUP2, [end, number, 0, 0, 0, 0]);
     }
     signal_mask(1, 1 << (SIGCHLD - 1)); // SIG_UNBLOCK
-    call(nr::SETSID, [0; 6]);
+    match config.one(b"terminal") {
+        b"" => drop(call(nr::SETSID, [0; 6])),
+        _ => terminal::take(),
+    }
     let directory = Path::new(config.one(b"cwd"));
     if chdir(directory.bytes()) != 0 {
         fail(OWN, directory.bytes(), b"no such working directory");

@@ -261,7 +261,10 @@ fn sources(suite: &str) -> Vec<PathBuf> {
 }
 
 /// Writes `tree` as an ext4 file system of `mib` MiB at `start` of a new image.
-fn ext4(tree: &Path, image: &Path, start: u64, mib: u64) -> Result<()> {
+///
+/// # Errors
+/// mkfs.ext4 failed, or the image cannot be written.
+pub fn ext4(tree: &Path, image: &Path, start: u64, mib: u64) -> Result<()> {
     create(image, start, mib << 20)?;
     // Pages of 4 KiB are what DAX takes. Nothing is left for the guest to initialize.
     let options = format!(

@@ -16,6 +16,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("init.rs", include_str!("../../guest/init.rs")),
     ("streams.rs", include_str!("../../guest/streams.rs")),
     ("sys.rs", include_str!("../../guest/sys.rs")),
+    ("terminal.rs", include_str!("../../guest/terminal.rs")),
     ("verbs.rs", include_str!("../../guest/verbs.rs")),
     ("wire.rs", include_str!("../../../devices/src/streams/wire.rs")),
     ("workload.rs", include_str!("../../guest/workload.rs")),

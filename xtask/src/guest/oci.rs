@@ -224,7 +224,7 @@ fn make(
 }
 
 /// What is run where the image says nothing: whatever the caller names, as root, in `/`.
-fn bare() -> Recipe {
+pub fn bare() -> Recipe {
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     Recipe { env: vec![path.to_owned()], cwd: "/".to_owned(), ..Recipe::default() }
 }

@@ -15,10 +15,10 @@ use std::time::Duration;
 use crate::cache::Cache;
 use crate::guest::stock::Stock;
 use crate::guest::{Console, Kernel, images, init, kernel};
-use crate::lab::{self, On};
+use crate::lab::{self, OUT, On, command};
 use crate::{build, debian};
 
-/// Boot Linux to userspace and show where the time went.
+/// Boot Linux to userspace and show where the time went. In the lab, Ctrl-] ends L1.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "boot")]
 pub struct Args {
@@ -33,7 +33,13 @@ pub struct Args {
     /// debian-generic), or a file
     #[argh(option, default = "Kernel::Own(kernel::Config::Micro)")]
     kernel: Kernel,
-    /// arguments for brisk, after --; in the lab, files below /tmp are at /run/host/tmp
+    /// boot to a shell of busybox's that one can type into; Ctrl-D or `exit` powers off
+    #[argh(switch)]
+    shell: bool,
+    /// a directory in which what brisk writes stays, in the lab; may be repeated
+    #[argh(option)]
+    keep: Vec<PathBuf>,
+    /// arguments for brisk, after --
     #[argh(positional, greedy)]
     extra: Vec<String>,
 }
@@ -51,6 +57,8 @@ pub struct Files {
     pub console: Console,
     /// CPUs that it can use.
     pub cpus: u8,
+    /// Words for the kernel's command line besides.
+    pub words: String,
 }
 
 /// A line of brisk's `--boot-log`.
@@ -63,7 +71,7 @@ struct Point {
 
 /// Where in L1 a boot's files are; those that brisk writes in `out` below it. On L1's own tmpfs, for
 /// this machine's files take long there.
-pub const IN_L1: &str = "/tmp/boot";
+pub const IN_L1: &str = "/run/boot";
 /// 2 MiB pages that L1 reserves when brisk is told to use them: 1 GiB.
 const LAB_HUGEPAGES: u32 = 512;
 
@@ -72,6 +80,7 @@ const LAB_HUGEPAGES: u32 = 512;
 /// # Errors
 /// Something could not be built, or the lab failed.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    command::check_inputs(&args.extra)?;
     ensure!(!args.stopwatch || args.on != Some(On::Host), "--stopwatch: only the lab has one");
     let on = if args.stopwatch { On::Lab } else { place(args.on)? };
     debian::ensure(debian::ALL)?;
@@ -79,6 +88,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let brisk = build::program(None)?;
     if let Kernel::Own(config) = args.kernel
         && args.extra.is_empty()
+        && !args.shell
         && !kernel::is_built(&cache, config)?
     {
         println!(
@@ -89,11 +99,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         boot(args, on, &brisk, &Files::ours(&cache, lab::kernel(&cache)?)?)?;
         println!("now {}, of which much that takes time is left out", config.name());
     }
-    let files = match &args.kernel {
+    let mut files = match &args.kernel {
         Kernel::Own(config) => Files::own(&cache, *config),
         Kernel::Stock(stock) => Files::stock(&cache, stock),
         Kernel::File(path) => Files::ours(&cache, path.canonicalize()?),
     }?;
+    if args.shell {
+        files.with_shell(&cache)?;
+    }
     boot(args, on, &brisk, &files)
 }
 
@@ -108,7 +121,9 @@ fn boot(args: &Args, on: On, brisk: &Path, files: &Files) -> Result<ExitCode> {
             (output.status.code().unwrap_or(1), fs::read_to_string(&log).unwrap_or_default())
         }
         On::Lab => {
-            let mut job = job(brisk, files, &args.extra);
+            let mut job = lab::Job { relay: false, ..job(brisk, files, &args.extra) };
+            job.kept = args.keep.iter().map(|dir| command::keep(dir)).collect::<Result<_>>()?;
+            lab::Job { io: job.io, timeout: job.timeout, .. } = command::own();
             if args.stopwatch {
                 job.mode = lab::Mode::Stopwatch;
             }
@@ -135,13 +150,13 @@ pub fn job(brisk: &Path, files: &Files, extra: &[String]) -> lab::Job {
         let from = lab::path_in_l1(from).to_string_lossy().into_owned();
         script += &format!("cp {} {}\n", lab::quote(&from), to.display());
     }
-    // Too large for L1's memory.
+    // Too large for L1's memory. At /run/host whatever else L1 sees.
     let image = files.image.as_deref().map(lab::path_in_l1);
-    let files = Files { kernel, initramfs, image, ..*files };
+    let files = Files { kernel, initramfs, image, words: files.words.clone(), ..*files };
     let mut words = vec![brisk.to_string_lossy().into_owned()];
     words.extend(arguments(&files, &Path::new(IN_L1).join("out/boot.jsonl"), extra));
     script += &words.iter().map(|word| lab::quote(word)).collect::<Vec<_>>().join(" ");
-    let _ = write!(script, "\nstatus=$?; cp {IN_L1}/out/* /tmp/out; exit $status\n");
+    let _ = write!(script, "\nstatus=$?; cp {IN_L1}/out/* {OUT}; exit $status\n");
     let huge = extra.iter().any(|word| word.contains("hugepages=on"));
     lab::Job {
         script,
@@ -153,7 +168,10 @@ pub fn job(brisk: &Path, files: &Files, extra: &[String]) -> lab::Job {
 }
 
 /// Where to boot, saying which and why.
-fn place(wish: Option<On>) -> Result<On> {
+///
+/// # Errors
+/// The host was wished for, and cannot.
+pub fn place(wish: Option<On>) -> Result<On> {
     let (on, why) = match (wish, host_kvm()) {
         (Some(On::Host), Err(why)) => bail!("--on host: {why}"),
         (Some(on), _) => (on, "as --on says".to_owned()),
@@ -161,8 +179,8 @@ fn place(wish: Option<On>) -> Result<On> {
         (None, Err(why)) => (On::Lab, why),
     };
     match on {
-        On::Host => println!("booting on this machine's KVM: {why}"),
-        On::Lab => println!("booting in the lab, a KVM in software: {why}"),
+        On::Host => eprintln!("booting on this machine's KVM: {why}"),
+        On::Lab => eprintln!("booting in the lab, a KVM in software: {why}"),
     }
     Ok(on)
 }
@@ -211,7 +229,14 @@ impl Files {
     /// The init cannot be built.
     pub fn ours(cache: &Cache, kernel: PathBuf) -> Result<Self> {
         let initramfs = init::ensure(cache)?.initramfs;
-        Ok(Self { kernel, initramfs, image: None, console: Console::Serial, cpus: 1 })
+        Ok(Self {
+            kernel,
+            initramfs,
+            image: None,
+            console: Console::Serial,
+            cpus: 1,
+            words: String::new(),
+        })
     }
 
     /// A kernel of our own and init.
@@ -237,7 +262,20 @@ impl Files {
             image: Some(image),
             console: Console::Serial,
             cpus: 1,
+            words: String::new(),
         })
+    }
+
+    /// The same with a shell, where init is ours.
+    fn with_shell(&mut self, cache: &Cache) -> Result<()> {
+        ensure!(
+            self.image.is_none(),
+            "--shell: a stock kernel goes on to a Debian's own init; give micro, micro-smp, guest or \
+             a file, or see: cargo xtask run --help"
+        );
+        self.initramfs = init::ensure(cache)?.shell_initramfs;
+        self.words = " quiet brisk.do=shell".to_owned();
+        Ok(())
     }
 }
 
@@ -266,6 +304,7 @@ fn arguments(files: &Files, log: &Path, extra: &[String]) -> Vec<String> {
         default("--pmem", format!("file={},discard_writes=on", path(image)));
         cmdline += " root=/dev/pmem0p1";
     }
+    cmdline += &files.words;
     default("--cmdline", cmdline);
     if !given("--console") {
         default(console, "tty".to_owned());
@@ -323,6 +362,7 @@ mod tests {
             image,
             console: Console::Serial,
             cpus: 1,
+            words: String::new(),
         };
         let arguments_of = |image: Option<PathBuf>, extra: &[&str]| {
             let extra: Vec<String> = extra.iter().map(|&w| w.to_owned()).collect();

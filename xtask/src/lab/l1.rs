@@ -29,6 +29,9 @@ const MODULES: &[&str] = &[
 /// What tests load besides: block devices that are files, and a file system to put on them.
 const FOR_TESTS: &[(&str, &[&str])] = &[("tests", &["loop", "ext4"])];
 
+/// For a job with the caller's streams and files.
+const OWN_MODULES: &[&str] = &["fs/overlayfs/overlay", "drivers/char/virtio_console"];
+
 /// Where busybox-static has its program.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -99,7 +102,7 @@ fn source() -> Result<Option<(String, String, Inputs)>> {
         .with("package", &package)
         .with("version", &version)
         .with("init", INIT)
-        .with("modules", format!("{MODULES:?}{FOR_TESTS:?}"))
+        .with("modules", format!("{MODULES:?}{OWN_MODULES:?}{FOR_TESTS:?}"))
         .with("busybox", busybox);
     Ok(Some((package, version, inputs)))
 }
@@ -129,23 +132,30 @@ fn initrd(tree: &Path) -> Result<Vec<u8>> {
         .file("bin/busybox", 0o755, &fs::read(BUSYBOX)?)
         .file("init", 0o755, INIT.as_bytes());
     let built_in = fs::read_to_string(tree.join("modules.builtin")).unwrap_or_default();
-    let mut order = String::new();
-    for module in MODULES {
-        if built_in.lines().any(|line| line == format!("kernel/{module}.ko")) {
-            continue;
+    for (list, modules) in [("order", MODULES), ("order-own", OWN_MODULES)] {
+        let mut order = String::new();
+        for module in modules {
+            if built_in.lines().any(|line| line == format!("kernel/{module}.ko")) {
+                continue;
+            }
+            let name = format!("{}.ko", module.rsplit('/').next().unwrap_or(module));
+            archive = archive.file(&format!("modules/{name}"), 0o644, &content(tree, module)?);
+            order += &format!("{name}\n");
         }
-        let packed = tree.join(format!("kernel/{module}.ko.xz"));
-        let content = if packed.exists() {
-            cmd!("xz", "-dc", &packed).stdout_capture().run().context("cannot run xz")?.stdout
-        } else {
-            let plain = tree.join(format!("kernel/{module}.ko"));
-            fs::read(&plain).with_context(|| format!("{}", plain.display()))?
-        };
-        let name = format!("{}.ko", module.rsplit('/').next().unwrap_or(module));
-        archive = archive.file(&format!("modules/{name}"), 0o644, &content);
-        order += &format!("{name}\n");
+        archive = archive.file(&format!("modules/{list}"), 0o644, order.as_bytes());
     }
-    Ok(archive.file("modules/order", 0o644, order.as_bytes()).finish())
+    Ok(archive.finish())
+}
+
+/// A module, unpacked.
+fn content(tree: &Path, module: &str) -> Result<Vec<u8>> {
+    let packed = tree.join(format!("kernel/{module}.ko.xz"));
+    if packed.exists() {
+        let xz = cmd!("xz", "-dc", &packed).stdout_capture().run().context("cannot run xz")?;
+        return Ok(xz.stdout);
+    }
+    let plain = tree.join(format!("kernel/{module}.ko"));
+    fs::read(&plain).with_context(|| format!("{}", plain.display()))
 }
 
 /// Unpacks the ELF kernel of a bzImage, so that QEMU enters it by PVH and no emulated time goes

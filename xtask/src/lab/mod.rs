@@ -1,14 +1,12 @@
-//! `cargo xtask lab`: runs a command under a real KVM on a machine that has none.
+//! The lab: a real KVM on a machine that has none.
 //!
 //! QEMU's software CPU emulates AMD SVM, so a Debian kernel in it (L1) has a real `kvm_amd`. L1's
-//! root is this machine's root, read-only, over 9p; `/tmp` and `/run` are its own tmpfs; `/tmp/out`
-//! is the job's directory.
+//! root is this machine's root over 9p, read-only, with `/tmp` and `/run` of its own; for a job of
+//! the user's ([`Io::Own`]) all of it but `/run`, `/dev`, `/proc` and `/sys` can be written to.
 
-use anyhow::{Context, Result, bail, ensure};
-use argh::FromArgs;
+use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 use std::{env, fs};
@@ -17,29 +15,14 @@ use crate::cache::Cache;
 use crate::paths;
 
 pub mod boot;
+pub mod command;
+pub mod io;
 mod l1;
 mod qemu;
+pub mod run;
 
-/// Run a command in L1, a virtual machine with a real KVM.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "lab")]
-pub struct Args {
-    /// one CPU and a clock that advances 1 ns per instruction
-    #[argh(switch)]
-    stopwatch: bool,
-    /// memory of L1 in MiB (default 4096)
-    #[argh(option, default = "4096")]
-    memory: u32,
-    /// huge pages of 2 MiB to reserve in L1
-    #[argh(option, default = "0")]
-    hugepages: u32,
-    /// seconds until L1 is killed (default 300)
-    #[argh(option, default = "300")]
-    timeout: u64,
-    /// the command: one word is a shell script, more are a program and its arguments
-    #[argh(positional, greedy)]
-    command: Vec<String>,
-}
+/// The job's directory as L1 sees it, whatever the job's [`Io`].
+pub const OUT: &str = "/run/lab";
 
 /// Where VMMs run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,9 +58,13 @@ pub enum Mode {
 pub struct Job {
     /// How L1 runs.
     pub mode: Mode,
-    /// POSIX shell script, run as root with `/tmp/out` as working directory. tracefs and debugfs
-    /// are mounted below `/sys/kernel`, `BRISK_LAB` is `fast` or `stopwatch`.
+    /// POSIX shell script, run as root. tracefs and debugfs are mounted below `/sys/kernel`,
+    /// `BRISK_LAB` is `fast` or `stopwatch`.
     pub script: String,
+    /// Where the script's input comes from and its output goes, and which files it sees.
+    pub io: Io,
+    /// Directories of this machine in which what the script writes stays, for [`Io::Own`].
+    pub kept: Vec<PathBuf>,
     /// Files copied into the job directory: L1 sees them as `/tmp/out/NAME`. Programs and files
     /// elsewhere on this machine can be used by their own path, but for those below `/tmp`, `/run`,
     /// `/dev`, `/proc` and `/sys`: these are at `/run/host/PATH`. The workspace, cargo's target
@@ -91,8 +78,22 @@ pub struct Job {
     pub audit: bool,
     /// L1 is killed after this time.
     pub timeout: Duration,
-    /// Whether L1's output is shown while it comes, each line after `L1| `.
+    /// Whether L1's console is shown while it comes, each line after `L1| `.
     pub relay: bool,
+}
+
+/// A script's input and output, and the files that it sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Io {
+    /// No input, and L1's console. Its working directory is the job's, `/tmp/out`; of this machine it
+    /// sees what is said at [`Job::files`], read-only.
+    Console,
+    /// The caller's own, a terminal of its own where `terminal`. It starts in the caller's directory
+    /// and sees all files at their own paths; what it writes goes to L1's memory.
+    Own {
+        /// See [`io::on_terminal`].
+        terminal: bool,
+    },
 }
 
 /// What a job left.
@@ -101,9 +102,15 @@ pub struct Output {
     pub dir: PathBuf,
     /// What the script (and L1's kernel, if it had to complain) wrote to the console.
     pub console: String,
-    /// The script's exit status.
+    /// The script's exit status; [`io::ENDED`] where the user ended L1.
     pub status: i32,
     _guard: tempfile::TempDir,
+}
+
+impl Output {
+    fn of(guard: tempfile::TempDir, console: String, status: i32) -> Self {
+        Self { dir: guard.path().to_path_buf(), console, status, _guard: guard }
+    }
 }
 
 impl Default for Job {
@@ -112,6 +119,8 @@ impl Default for Job {
         Self {
             mode: Mode::Fast,
             script: String::new(),
+            io: Io::Console,
+            kept: Vec::new(),
             files: Vec::new(),
             memory_mib: 4096,
             hugepages: 0,
@@ -160,10 +169,15 @@ pub fn run(job: &Job) -> Result<Output> {
     let dir = guard.path();
     fs::create_dir(dir.join(".lab"))?;
     fs::write(dir.join(".lab/script"), &job.script)?;
-    fs::write(
-        dir.join(".lab/start"),
-        start(job.mode, &[paths::workspace(), &paths::target()?, cache.root()]),
-    )?;
+    let start = match job.io {
+        Io::Console => start(job.mode, &[paths::workspace(), &paths::target()?, cache.root()]),
+        Io::Own { terminal } => {
+            fs::write(dir.join(".lab/own"), "")?;
+            let here = env::current_dir().context("the working directory")?;
+            command::start(job, terminal, &here)
+        }
+    };
+    fs::write(dir.join(".lab/start"), start)?;
     for (from, name) in &job.files {
         let to = dir.join(name);
         fs::create_dir_all(to.parent().unwrap_or(dir))?;
@@ -171,6 +185,12 @@ pub fn run(job: &Job) -> Result<Output> {
     }
     let _turn = turn()?;
     let end = qemu::run(job, &l1, dir)?;
+    if let Some(status) = end.ended {
+        if status == io::ENDED {
+            eprintln!("\nlab: L1 was ended by Ctrl-]");
+        }
+        return Ok(Output::of(guard, end.console, status));
+    }
     let Ok(status) = fs::read_to_string(dir.join(".lab/status")) else {
         let why = if end.timed_out { "was still running after" } else { "died within" };
         bail!(
@@ -181,7 +201,7 @@ pub fn run(job: &Job) -> Result<Output> {
         );
     };
     let status = status.trim().parse().context("lab: exit status of the script")?;
-    Ok(Output { dir: dir.to_path_buf(), console: end.console, status, _guard: guard })
+    Ok(Output::of(guard, end.console, status))
 }
 
 /// On a machine that several use, labs can take turns: `BRISK_LAB_LOCK` names a file for `flock`, and
@@ -194,27 +214,6 @@ fn turn() -> Result<Option<fs::File>> {
     Ok(Some(file))
 }
 
-/// `cargo xtask lab`: ends with the command's exit status.
-pub fn command(args: &Args) -> Result<ExitCode> {
-    let script = match &args.command[..] {
-        [] => bail!("lab: no command; say for example: cargo xtask lab -- ls -l /dev/kvm"),
-        [script] => script.clone(),
-        words => words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" "),
-    };
-    ensure!(args.memory >= 512, "--memory {}: L1 needs at least 512 MiB", args.memory);
-    crate::debian::ensure(crate::debian::ALL)?;
-    let output = run(&Job {
-        mode: if args.stopwatch { Mode::Stopwatch } else { Mode::Fast },
-        script,
-        memory_mib: args.memory,
-        hugepages: args.hugepages,
-        timeout: Duration::from_secs(args.timeout),
-        relay: true,
-        ..Job::default()
-    })?;
-    Ok(ExitCode::from(u8::try_from(output.status).unwrap_or(1)))
-}
-
 /// The shell program that L1's init ends in. `visible` directories get to their own path again
 /// where a mount of L1 hides them.
 fn start(mode: Mode, visible: &[&Path]) -> String {
@@ -223,26 +222,33 @@ fn start(mode: Mode, visible: &[&Path]) -> String {
         let dir = quote(&dir.to_string_lossy());
         let _ = writeln!(text, "mkdir -p {dir}; mount --bind /run/host{dir} {dir}");
     }
+    let _ = write!(
+        text,
+        "stty -onlcr -echo < /dev/console\n{}TERM=dumb\n\
+         cd /tmp/out\n\
+         /bin/sh .lab/script < /dev/null\n\
+         echo $? > /tmp/out/.lab/status\n{OFF}",
+        environment(mode)
+    );
+    text
+}
+
+/// How L1 ends. stty waits for the console to be written out. QEMU ends with the write to I/O port
+/// 0xf4, which is faster than to power off; the kernel's panic after that is for a machine without it.
+const OFF: &str = "stty onlcr < /dev/console\n\
+                   printf 0 | dd of=/dev/port bs=1 seek=244 2> /dev/null\n";
+
+/// Exports: what PATH has here holds there too.
+fn environment(mode: Mode) -> String {
     let mode = match mode {
         Mode::Fast => "fast",
         Mode::Stopwatch => "stopwatch",
     };
-    // What PATH has here holds there too. stty waits for the console to be written out. QEMU ends
-    // with the write to I/O port 0xf4, which is faster than to power off; the kernel's panic after
-    // exit is for a machine without it.
     let path = quote(&env::var("PATH").unwrap_or_default());
     let home = quote(&env::var("HOME").unwrap_or_default());
-    let _ = write!(
-        text,
-        "stty -onlcr -echo < /dev/console\n\
-         export PATH={path}:/usr/sbin:/usr/bin:/sbin:/bin HOME={home} BRISK_LAB={mode} TERM=dumb\n\
-         cd /tmp/out\n\
-         /bin/sh .lab/script < /dev/null\n\
-         echo $? > /tmp/out/.lab/status\n\
-         stty onlcr < /dev/console\n\
-         printf 0 | dd of=/dev/port bs=1 seek=244 2> /dev/null\n"
-    );
-    text
+    format!(
+        "export PATH={path}:/usr/sbin:/usr/bin:/sbin:/bin HOME={home} BRISK_LAB={mode}\nexport "
+    )
 }
 
 /// Whether L1 has a mount of its own over `path`.

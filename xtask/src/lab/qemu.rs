@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::io::{Moving, Ports};
 use super::l1::L1;
-use super::{Job, Mode};
+use super::{Io, Job, Mode};
 
 /// L1's kernel command line. Nothing of what is switched off matters to a VMM; it takes emulated
 /// seconds: self-tests of ciphers, IPv6, certificates, entropy from jitter, timer checks.
@@ -25,6 +26,8 @@ pub struct End {
     pub complaints: String,
     /// Whether it had to be killed.
     pub timed_out: bool,
+    /// The status where it was ended for the user, or for want of anybody who reads.
+    pub ended: Option<i32>,
 }
 
 /// Boots L1 with `dir` as its `/tmp/out` and waits for its end.
@@ -32,23 +35,40 @@ pub struct End {
 /// # Errors
 /// QEMU cannot be run.
 pub fn run(job: &Job, l1: &L1, dir: &Path) -> Result<End> {
-    let mut child = command(job, l1, dir)
-        .spawn()
-        .context("lab: cannot run qemu-system-x86_64; try: cargo xtask setup")?;
-    let deadline = Instant::now() + job.timeout;
+    let ports = match job.io {
+        Io::Console => None,
+        Io::Own { terminal } => Some(Ports::new(&dir.join(".lab"), terminal)?),
+    };
+    let mut command = command(job, l1, dir);
+    command.args(ports.iter().flat_map(Ports::arguments));
+    let mut child =
+        command.spawn().context("lab: cannot run qemu-system-x86_64; try: cargo xtask setup")?;
+    let deadline = Instant::now().checked_add(job.timeout);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     thread::scope(|scope| {
         let console = scope.spawn(|| stdout.map(|pipe| listen(pipe, job.relay)));
         let complaints = scope.spawn(|| stderr.map(|pipe| listen(pipe, false)));
-        let mut timed_out = false;
+        let mut moving = match ports.as_ref().map(Ports::start).transpose() {
+            Ok(moving) => moving,
+            Err(error) => {
+                child.kill()?;
+                let why = complaints.join().ok().flatten().unwrap_or_default();
+                return Err(error.context(why));
+            }
+        };
+        let (mut timed_out, mut ended) = (false, None);
         while child.try_wait()?.is_none() {
-            if Instant::now() >= deadline {
-                timed_out = true;
+            ended = moving.as_mut().and_then(Moving::look);
+            timed_out = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if timed_out || ended.is_some() {
                 child.kill()?;
                 child.wait()?;
                 break;
             }
             thread::sleep(Duration::from_millis(20));
+        }
+        if let Some(moving) = moving {
+            moving.finish();
         }
         let text =
             |result: thread::Result<Option<String>>| result.ok().flatten().unwrap_or_default();
@@ -58,7 +78,7 @@ pub fn run(job: &Job, l1: &L1, dir: &Path) -> Result<End> {
             .split_inclusive('\n')
             .filter(|line| !line.contains("TCG doesn't support requested feature"))
             .collect();
-        Ok(End { console, complaints, timed_out })
+        Ok(End { console, complaints, timed_out, ended })
     })
 }
 
@@ -82,6 +102,9 @@ fn command(job: &Job, l1: &L1, dir: &Path) -> Command {
         .args(["-device", "isa-debug-exit,iobase=0xf4"])
         .args(["-virtfs", &share(Path::new("/"), "hostroot", ",readonly=on")])
         .args(["-virtfs", &share(dir, "out", "")])
+        .args(job.kept.iter().enumerate().flat_map(|(index, dir)| {
+            ["-virtfs".to_owned(), share(dir, &format!("kept{index}"), "")]
+        }))
         .arg("-kernel")
         .arg(&l1.kernel)
         .arg("-initrd")

@@ -131,7 +131,7 @@ pub fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
 /// `BRISK_BUNDLE`, `BRISK_BUNDLE_FIXED` and `BRISK_BUNDLE_SHELL` (see `build::bundle::for_tests`),
 /// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with
 /// `NAME.vmlinuz`, `NAME.initramfs` and `NAME.initramfs-xfs` for each of Debian's kernels, and
-/// `BRISK_DISK_*`, which a test that writes copies first; `BRISK_XTASK` is this program.
+/// `BRISK_DISK_*`, which a test that writes copies first; `BRISK_RUN_*` (see `lab::run::for_tests`); `BRISK_XTASK` is this program.
 fn prepare(tests: &[&str], bundles: bool) -> Result<(String, Vec<PathBuf>)> {
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
@@ -175,6 +175,9 @@ fn prepare(tests: &[&str], bundles: bool) -> Result<(String, Vec<PathBuf>)> {
         }
     }
     script += &lab::load_modules(&cache)?;
+    for (name, path) in lab::run::for_tests(&cache)? {
+        script += &format!("export {name}={}\n", quote(&path.to_string_lossy()));
+    }
     for (name, path) in images::ensure(&cache)? {
         script += &format!("export {name}={}\n", quote(&path.to_string_lossy()));
     }

@@ -51,7 +51,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     report.step("format", |count| {
         cargo("fmt --all --check", count)?;
         // Not part of a package, as it is compiled for guests.
-        let guest = ["hello", "streams", "sys", "verbs", "workload"];
+        let guest = ["hello", "streams", "sys", "terminal", "verbs", "workload"];
         let guest = guest.map(|name| format!("xtask/guest/{name}.rs"));
         let guest: Vec<&str> = guest.iter().map(String::as_str).collect();
         stream("rustfmt", &[&["--check", "--edition=2024"], &guest[..]].concat(), count)?;

@@ -275,7 +275,10 @@ fn recipe(mut recipe: Recipe, workload: &Workload) -> Recipe {
 }
 
 /// What the guest's init reads (`xtask/guest/workload.rs`).
-fn config(recipe: &Recipe, workload: &Workload, name: &str) -> Result<Vec<u8>> {
+///
+/// # Errors
+/// A value has a NUL in it.
+pub fn config(recipe: &Recipe, workload: &Workload, name: &str) -> Result<Vec<u8>> {
     let host: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
     let (uid, gid) = (recipe.uid.to_string(), recipe.gid.to_string());
     let mut lines = vec![
