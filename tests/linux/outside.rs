@@ -230,7 +230,13 @@ const SYSTEMD: [(&str, &str); 7] = [
     ),
 ];
 
-/// It is as hard as the page says.
+#[test]
+fn systemd_run() {
+    let scratch = place();
+    boots(systemd(&scratch, &documented("systemd-run")));
+}
+
+/// And it is as hard as the page says.
 #[test]
 fn a_unit_of_systemd() {
     let scratch = place();
@@ -252,4 +258,19 @@ fn a_unit_of_systemd() {
     let level: Vec<&str> = level.split(' ').take(2).collect();
     let said = format!("calls its exposure {}\nof 10, \"{}\"", level[0], level[1].trim());
     assert!(page.contains(&said), "not {said}");
+}
+
+/// With all that podman keeps where L1 can write.
+#[test]
+fn podman() {
+    let scratch = place();
+    let script = documented("podman").replace(
+        "podman run",
+        "podman --root /run/podman/root --runroot /run/podman/run --storage-driver vfs \
+         --cgroup-manager cgroupfs --log-level error run",
+    );
+    boots(shell(
+        &scratch,
+        &format!("mkdir -p /run/podman/tmp; export TMPDIR=/run/podman/tmp\n{script}"),
+    ));
 }

@@ -48,7 +48,9 @@ pub const ALL: &[&str] = &[
     "cpio",
     // tests: what brisk is shut in
     "bubblewrap",
+    "crun",
     "dbus",
+    "podman",
     "systemd",
 ];
 
