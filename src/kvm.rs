@@ -173,7 +173,7 @@ impl Vm {
     /// The call that failed.
     pub fn create_vcpu(&self, id: u8) -> Result<Vcpu> {
         let fd = self.fd.create_vcpu(id.into()).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
-        Ok(Vcpu { fd })
+        Ok(Vcpu { fd, refusals: 0 })
     }
 
     /// Delivers an interrupt message. From the vCPU's own thread this is one call with no eventfd,
@@ -217,7 +217,12 @@ impl Vm {
 /// A virtual CPU.
 pub struct Vcpu {
     fd: VcpuFd,
+    /// How often in a row KVM has said EAGAIN.
+    refusals: u8,
 }
+
+/// More than KVM says EAGAIN where all is well: once, to a vCPU that has got its INIT.
+const MOST_REFUSALS: u8 = 100;
 
 impl Vcpu {
     /// Sets what the CPU says of itself.
@@ -332,12 +337,29 @@ impl Vcpu {
     pub fn run(&mut self) -> Result<Exit<'_>> {
         if let Err(error) = self.fd.run().map(|_| ()) {
             return match error.errno() {
-                libc::EINTR | libc::EAGAIN => Ok(Exit::Interrupted),
+                libc::EINTR => Ok(Exit::Interrupted),
+                libc::EAGAIN => self.refused(),
                 libc::EFAULT => Ok(Exit::MemoryGone),
                 _ => Err(Error::Kvm { call: "KVM_RUN", error }),
             };
         }
+        self.refusals = 0;
         Ok(decode(self.fd.get_kvm_run()))
+    }
+
+    /// Not in the way of an exit. Linux 6.12 and later make a thread of KVM's own at the first KVM_RUN,
+    /// for the user who calls it, and say EAGAIN as long as there is none to be had.
+    #[cold]
+    fn refused(&mut self) -> Result<Exit<'_>> {
+        self.refusals += 1;
+        if self.refusals < MOST_REFUSALS {
+            return Ok(Exit::Interrupted);
+        }
+        Err(Error::Failed(
+            "KVM_RUN: Resource temporarily unavailable; KVM needs a thread of its own: raise the limits on \
+             processes (ulimit -u, the cgroup's pids.max)"
+                .into(),
+        ))
     }
 
     /// KVM's counters of the vCPU; `None` where this KVM has none.

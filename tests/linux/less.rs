@@ -2,6 +2,7 @@
 //! that have an end.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
@@ -160,3 +161,37 @@ fn an_address_space_with_an_end() {
         }
     }
 }
+
+/// KVM makes a thread of its own at the first KVM_RUN (Linux 6.12 and later), for which the user may have no room.
+/// brisk needs none; where KVM gets none, that is said at once.
+#[test]
+fn no_thread() {
+    let guest = Guest::doing("");
+    for path in [Path::new("/dev/kvm"), &guest.scratch.path("")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("root may");
+    }
+    let mut command = guest.command();
+    let nobody = || {
+        let limit = libc::rlimit { rlim_cur: 1, rlim_max: 1 };
+        // SAFETY: numbers, and one structure that is read.
+        let done = unsafe {
+            libc::setrlimit(libc::RLIMIT_NPROC, &limit) == 0
+                && libc::setgroups(0, std::ptr::null()) == 0
+                && libc::setgid(NOBODY) == 0
+                && libc::setuid(NOBODY) == 0
+        };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: the function only makes system calls.
+    unsafe { command.pre_exec(nobody) };
+    let ended = super::run(&mut command);
+    match ended.status {
+        Some(0) => {}
+        _ => {
+            let ended = ended.with_status(1);
+            assert!(ended.stderr.contains("KVM needs a thread of its own: raise"), "{ended:?}");
+        }
+    }
+}
+
+const NOBODY: u32 = 65534;

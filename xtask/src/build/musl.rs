@@ -66,6 +66,16 @@ fn compare(glibc: &str, musl: &str) -> Result<()> {
     Ok(())
 }
 
+/// musl's notice, with the names of its authors.
+///
+/// # Errors
+/// It is not Debian's.
+pub fn copyright() -> Result<String> {
+    debian::ensure(&["musl-tools"])?;
+    let path = "/usr/share/doc/musl-dev/copyright";
+    fs::read_to_string(path).with_context(|| format!("{path}: of package musl-dev"))
+}
+
 /// Which musl.
 ///
 /// # Errors

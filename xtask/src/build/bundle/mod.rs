@@ -396,6 +396,7 @@ fn manifest(
             "brisk": "Apache-2.0 OR MIT",
             "crates": dist::licences::list(build::TARGET)?,
             "kernel": "GPL-2.0-only WITH Linux-syscall-note",
+            "musl": "MIT",
         },
     }))
 }

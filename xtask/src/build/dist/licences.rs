@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::build::musl;
 use crate::paths;
 
 #[derive(Deserialize)]
@@ -48,7 +49,9 @@ pub fn of_all(target: &str) -> Result<String> {
         }
     }
     page += "  The Rust standard library: MIT OR Apache-2.0\n";
-    page += "  The GNU C library, in static binaries: LGPL-2.1-or-later\n";
+    page += "  musl, in static binaries: MIT\n";
+    page += "  The GNU C library, in binaries made with --static=glibc only: LGPL-2.1-or-later\n";
+    texts.entry(musl::copyright()?).or_default().push("musl".to_owned());
     for (text, crates) in texts {
         write!(page, "\n{}\n{}\n\n{text}\n", "=".repeat(72), crates.join(", "))?;
     }
@@ -107,5 +110,6 @@ mod tests {
         assert!(page.contains("  kvm-ioctls ") && page.contains("  libc "), "{page}");
         assert!(!page.contains("  syn ") && !page.contains("  proptest "));
         assert!(page.contains("Permission is hereby granted"));
+        assert!(page.contains("Rich Felker"), "musl's notice");
     }
 }
