@@ -26,6 +26,8 @@ fn bus(vm: &'static Vm) -> Bus {
         timer: BootTimer::start(config),
         stats: ExitStats::start(config),
         exit_status: Default::default(),
+        notify: Default::default(),
+        generation: Default::default(),
         trace: Trace::start(config),
         snapshot_at: Default::default(),
         // SAFETY: null is no page.

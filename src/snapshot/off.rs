@@ -25,6 +25,7 @@ pub struct SnapshotConfig(Infallible);
 pub struct Restored(Infallible);
 
 /// No guest is the clone of another.
+#[derive(Default)]
 pub struct Generation;
 
 /// None is taken.
