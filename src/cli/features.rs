@@ -52,8 +52,6 @@ const NAMES: &[&str] = &[
     "logging",
     #[cfg(feature = "snapshot")]
     "snapshot",
-    #[cfg(feature = "notify")]
-    "notify",
 ];
 
 /// All with commas between, as `cargo xtask build --features` takes them.
