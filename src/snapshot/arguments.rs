@@ -138,7 +138,7 @@ mod tests {
         text.split(' ').map(str::to_owned).collect()
     }
 
-    /// Found by the fuzz target `words`.
+    /// Found while the property of the fuzz target `words` was written.
     #[test]
     fn a_value_that_looks_like_a_flag_is_one_flags_value() {
         let all =

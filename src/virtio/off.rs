@@ -13,6 +13,9 @@ use crate::events::Events;
 use crate::interrupts::Sink;
 use crate::kvm::Vm;
 
+#[path = "transport/pci/unclaimed.rs"]
+mod unclaimed;
+
 /// The windows stay empty.
 pub const MAX_VIRTIO: usize = 8;
 /// So does the configuration space.
@@ -116,36 +119,6 @@ impl Devices {
 
     #[inline(always)]
     pub fn write(&mut self, _: u64, _: &[u8], _: &mut impl Sink) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn ports_in(&mut self, _: u16, _: u8, _: &mut [u8]) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn ports_out(&mut self, _: u16, _: u8, _: &[u8], _: &mut impl Sink) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn ecam_read(&mut self, _: u64, _: &mut [u8]) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn ecam_write(&mut self, _: u64, _: &[u8], _: &mut impl Sink) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn bar_read(&mut self, _: u64, _: &mut [u8]) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn bar_write(&mut self, _: u64, _: &[u8], _: &mut impl Sink) -> Access {
         Access::Unclaimed
     }
 

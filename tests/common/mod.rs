@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub mod kernel;
+pub mod terminal;
 
 use std::ffi::OsStr;
 use std::io::Read;

@@ -1,9 +1,8 @@
 //! SIGTERM ends the VM whatever it waits for, and a shell's job control works.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -106,25 +105,8 @@ impl Shell {
         };
         let mut command = Command::new("bash");
         command.args(["--norc", "--noprofile", "--noediting", "-i"]).env("PS1", "ready$ ");
-        let end = || Stdio::from(theirs.try_clone().expect("dup"));
-        command.stdin(end()).stdout(end()).stderr(end());
-        let control = || {
-            // SAFETY: system calls only: a session of its own, with standard input as its terminal.
-            let done = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 };
-            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-        };
-        // SAFETY: as above.
-        unsafe { command.pre_exec(control) };
-        let child = command.spawn().expect("bash");
+        let (child, screen) = super::common::terminal::start(command, &ours, &theirs);
         let terminal = File::from(ours);
-        let screen = Arc::new(Mutex::new(String::new()));
-        let (to, mut from) = (Arc::clone(&screen), terminal.try_clone().expect("dup"));
-        std::thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(count @ 1..) = from.read(&mut chunk) {
-                to.lock().expect("screen").push_str(&String::from_utf8_lossy(&chunk[..count]));
-            }
-        });
         Shell { child, terminal, screen }
     }
 

@@ -126,25 +126,8 @@ impl OnTerminal {
         OnTerminal::start(command, ours, &theirs)
     }
 
-    fn start(mut command: Command, ours: OwnedFd, theirs: &OwnedFd) -> OnTerminal {
-        let end = || Stdio::from(theirs.try_clone().expect("dup"));
-        command.stdin(end()).stdout(end()).stderr(end());
-        let control = || {
-            // SAFETY: system calls only: a session of its own, with standard input as its terminal.
-            let done = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) >= 0 };
-            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-        };
-        // SAFETY: as above.
-        unsafe { command.pre_exec(control) };
-        let child = command.spawn().expect("the program");
-        let screen = Arc::new(Mutex::new(String::new()));
-        let (to, mut from) = (Arc::clone(&screen), File::from(ours.try_clone().expect("dup")));
-        std::thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(count @ 1..) = from.read(&mut chunk) {
-                to.lock().expect("screen").push_str(&String::from_utf8_lossy(&chunk[..count]));
-            }
-        });
+    fn start(command: Command, ours: OwnedFd, theirs: &OwnedFd) -> OnTerminal {
+        let (child, screen) = super::common::terminal::start(command, &ours, theirs);
         OnTerminal { child, keys: File::from(ours), screen }
     }
 

@@ -7,6 +7,7 @@ use virtio_queue::QueueT;
 use vm_memory::GuestMemoryMmap;
 
 mod disk;
+mod flight;
 #[cfg(feature = "io-uring")]
 mod uring;
 #[cfg(not(feature = "io-uring"))]
@@ -14,9 +15,10 @@ mod uring;
 mod uring;
 
 use self::disk::Disk;
+use self::flight::{Flight, Operation};
+use self::uring::Engine;
 #[cfg(all(feature = "io-uring", feature = "seccomp"))]
 pub(crate) use self::uring::RULES as RING_RULES;
-use self::uring::{Engine, Flight, Operation};
 use super::queue::{self, Broken, Buffers, Taken};
 use super::{Backend, Found, Halt, Host, Kind};
 use crate::cli::Flags;

@@ -18,6 +18,7 @@ use io_uring::squeue::Flags;
 use io_uring::{IoUring, opcode, register::Restriction, types};
 
 use super::disk::Disk;
+use super::flight::{Flight, Operation};
 use super::{DiskConfig, Options};
 use crate::events::{self, Events};
 use crate::virtio::queue;
@@ -30,36 +31,6 @@ pub(crate) const RULES: &[crate::seccomp::rule::Rule] = &[
     crate::seccomp::rule::Rule::call(libc::SYS_pwritev2),
     crate::seccomp::rule::Rule::call(libc::SYS_io_uring_enter),
 ];
-
-/// What a request asks of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// File to guest.
-    Read,
-    /// Guest to file.
-    Write,
-    /// Make writes durable.
-    Flush,
-}
-
-/// A request on its way.
-pub struct Flight {
-    /// The chain's first descriptor.
-    pub head: u16,
-    /// Which way.
-    pub operation: Operation,
-    /// The guest's buffers, which stay here until the kernel is done with them.
-    pub buffers: Vec<libc::iovec>,
-    /// Where in the file.
-    pub offset: u64,
-    /// Bytes of the chain that the device may write, the status byte being the last.
-    pub room: u32,
-    /// The status byte.
-    pub status: *mut u8,
-}
-
-// SAFETY: the addresses are of guest memory, which is mapped for as long as the process lives.
-unsafe impl Send for Flight {}
 
 /// A ring and what is on it.
 pub struct Engine {

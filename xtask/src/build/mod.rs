@@ -397,8 +397,8 @@ pub fn manifest(
         "target": order.target,
         "static": order.libc != Libc::Dynamic,
         "libc": match order.libc {
+            _ if order.target.ends_with("musl") => "musl".to_owned(),
             Libc::Musl => musl::version()?,
-            Libc::Dynamic | Libc::Glibc if order.target.ends_with("musl") => "musl".to_owned(),
             Libc::Dynamic | Libc::Glibc => "glibc".to_owned(),
         },
         "profile": PROFILE,

@@ -103,7 +103,7 @@ fn run_in(mode: Mode, audit: bool, script: String, count: &mut Count) -> Result<
     let timeout = Duration::from_secs(25 * 60);
     let job = Job { mode, script, timeout, audit, relay: true, ..Job::default() };
     let output = lab::run(&job).or_else(|end| {
-        // Seen a few times with two CPUs: L1's kernel comes upon an instruction that its other CPU is just
+        // Seen once, with two CPUs: L1's kernel came upon an instruction that its other CPU was just
         // patching. No test did that, so they get another L1, once.
         let theirs = end.to_string().contains("Kernel panic - not syncing");
         ensure!(theirs, end);
@@ -135,7 +135,8 @@ pub fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
 
 /// Builds tests of package brisk, brisk as it is shipped, static, and what they boot; the script that they
 /// are to be run behind. They find what they boot by the environment: on L1's tmpfs `BRISK_BIN`,
-/// `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP` and the `System.map` of each, which ends in `_MAP`, where `bundles`
+/// `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP` and the `System.map` of each, which
+/// ends in `_MAP`, where `bundles`
 /// `BRISK_BUNDLE`, `BRISK_BUNDLE_FIXED` and `BRISK_BUNDLE_SHELL` (see `build::bundle::for_tests`),
 /// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with
 /// `NAME.vmlinuz`, `NAME.initramfs` and `NAME.initramfs-xfs` for each of Debian's kernels, and

@@ -3,31 +3,9 @@
 use std::convert::Infallible;
 
 use super::disk::Disk;
+use super::flight::{Flight, Operation};
 use super::{DiskConfig, Options};
 use crate::events::Events;
-
-/// What a request would ask of the file.
-#[allow(dead_code, reason = "nobody asks")]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// File to guest.
-    Read,
-    /// Guest to file.
-    Write,
-    /// Make writes durable.
-    Flush,
-}
-
-/// No request is on its way.
-#[allow(dead_code, reason = "nobody takes one")]
-pub struct Flight {
-    pub head: u16,
-    pub operation: Operation,
-    pub buffers: Vec<libc::iovec>,
-    pub offset: u64,
-    pub room: u32,
-    pub status: *mut u8,
-}
 
 /// There is none.
 pub struct Engine(Infallible);

@@ -13,6 +13,9 @@ use crate::snapshot::parts::{Parts, Writer};
 use crate::virtio::table::Device;
 use crate::virtio::{Access, Devices, Reply};
 
+#[path = "unclaimed.rs"]
+mod unclaimed;
+
 /// As many buses as the module with functions has.
 pub const BUSES: u64 = 1;
 
@@ -54,35 +57,5 @@ impl Devices {
     #[inline(always)]
     pub fn make_readable(&mut self, _: &'static Vm, _: u32) -> Result<()> {
         Ok(())
-    }
-
-    #[inline(always)]
-    pub fn ports_in(&mut self, _: u16, _: u8, _: &mut [u8]) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn ports_out(&mut self, _: u16, _: u8, _: &[u8], _: &mut impl Sink) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn ecam_read(&mut self, _: u64, _: &mut [u8]) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn ecam_write(&mut self, _: u64, _: &[u8], _: &mut impl Sink) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn bar_read(&mut self, _: u64, _: &mut [u8]) -> Access {
-        Access::Unclaimed
-    }
-
-    #[inline(always)]
-    pub fn bar_write(&mut self, _: u64, _: &[u8], _: &mut impl Sink) -> Access {
-        Access::Unclaimed
     }
 }
