@@ -15,6 +15,7 @@ pub mod nr {
     pub const PWRITE64: usize = 18;
     pub const DUP2: usize = 33;
     pub const PAUSE: usize = 34;
+    pub const SCHED_YIELD: usize = 24;
     pub const NANOSLEEP: usize = 35;
     pub const GETPID: usize = 39;
     pub const SOCKET: usize = 41;

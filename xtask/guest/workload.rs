@@ -35,8 +35,10 @@ const MS_NOSUID: usize = 2;
 const MS_REMOUNT: usize = 32;
 const MS_MOVE: usize = 8192;
 const SIGCHLD: u64 = 17;
-/// A device may appear a little after init has started.
-const TRIES: usize = 20_000;
+/// A device may appear a little after init has started. First whoever makes it appear is let run; a sleep is
+/// as long as a tick of the kernel's, of 4 ms.
+const TRIES: usize = 21_000;
+const SLEEPS: usize = 20_000;
 
 /// The file's content.
 #[derive(Clone, Copy)]
@@ -173,6 +175,10 @@ fn prepare(config: Config) -> Result<(), &'static [u8]> {
             0 => break,
             errno::NOENT | errno::NXIO if tries > 0 => {
                 tries -= 1;
+                if tries > SLEEPS {
+                    call(nr::SCHED_YIELD, [0; 6]);
+                    continue;
+                }
                 call(nr::NANOSLEEP, [[0_usize, 50_000].as_ptr() as usize, 0, 0, 0, 0, 0]);
             }
             // A disk, and small blocks on a pmem.

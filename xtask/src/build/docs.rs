@@ -15,6 +15,7 @@ use measured::Measured;
 
 pub mod against;
 pub mod boots;
+pub mod bundle;
 mod comments;
 pub mod measured;
 mod platform;
@@ -106,6 +107,7 @@ fn generate() -> Result<String> {
         table(&mut text, section, &known, &measured)?;
     }
     text += &restore::section()?;
+    text += &bundle::section()?;
     trials(&mut text, &measured)?;
     Ok(text + TAIL)
 }

@@ -23,6 +23,7 @@ use vmm::{Filler, NAMES};
 use workload::{Root, Step, Workload};
 
 mod ab;
+pub mod bundle;
 pub mod cases;
 pub mod fio;
 mod paired;
@@ -127,6 +128,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.scenario == restore::NAME {
         return restores(args);
     }
+    if args.scenario == bundle::NAME {
+        return bundled(args);
+    }
     let scenario = scenario::find(&args.scenario)?;
     ensure!(args.runs >= 2, "--runs {}: the first is not counted, so at least 2", args.runs);
     if args.fio {
@@ -188,6 +192,23 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("xtask: bench: {failure}");
     }
     Ok(if report.1.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The example's bundle.
+fn bundled(args: &Args) -> Result<ExitCode> {
+    let plain = args.ab.is_none() && !args.setup && !args.fio && args.kernel.is_none();
+    ensure!(
+        plain && args.peer.is_empty() && args.on == On::Lab && args.runs >= 2,
+        "--scenario {}: only --runs (2 at least), --json and --record",
+        bundle::NAME
+    );
+    let measured = bundle::measure(args.runs)?;
+    print!("{}\n{}", table::render(&measured.report, bundle::ABOUT), measured.bytes());
+    save(args.json.as_deref(), &measured.report)?;
+    if args.record {
+        record(measured.lines()?)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Snapshots, which are made before they are measured.
@@ -345,7 +366,16 @@ impl Bench {
         own.remove(brisk);
         let placer = scenario.places_kernel().then(std::env::current_exe).transpose()?;
         let mut plan =
-            Plan { slots: Vec::new(), boots, besides, limit: LIMIT, shared, place, placer };
+            Plan {
+            slots: Vec::new(),
+            boots,
+            besides,
+            limit: LIMIT,
+            shared,
+            place,
+            to_the_end: false,
+            placer,
+        };
         let subjects = fill(scenario, peers, guest, &mut plan, &mut own)?;
         if let Place::Lab(files) = &mut plan.place {
             files.extend(own);

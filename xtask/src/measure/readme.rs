@@ -39,11 +39,12 @@ pub struct Args {
 
 /// The blocks that are written: the name in the markers around it, and a word that it has if it is
 /// whole.
-const BLOCKS: [(&str, &str); 4] = [
+const BLOCKS: [(&str, &str); 5] = [
     ("opening", "QEMU microvm"),
     ("timeline", "userspace"),
     ("bench serial", "| QEMU microvm "),
     ("bench talk", "| hugepages |"),
+    ("bundle", "first instruction"),
 ];
 
 /// Runs the task.
@@ -83,11 +84,12 @@ pub fn recorded() -> Result<()> {
 }
 
 /// The blocks that are made from what was recorded.
-fn tables(lines: &[Line]) -> Result<[(&'static str, String); 3]> {
+fn tables(lines: &[Line]) -> Result<[(&'static str, String); 4]> {
     Ok([
         ("opening", opening(lines)?),
         ("bench serial", serial_table(lines)?),
         ("bench talk", talk_table(lines)?),
+        ("bundle", docs::bundle::sentence(lines)?),
     ])
 }
 

@@ -93,6 +93,21 @@ const LARGE: u64 = 32 << 20;
 /// Panics are printed and nothing else: the console is the workload's.
 const CMDLINE: &str = "console=hvc0 loglevel=1";
 
+/// What the parts of a bundle weigh, and the whole, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// The executable.
+    pub all: u64,
+    /// The VMM.
+    pub brisk: u64,
+    /// The kernel, packed.
+    pub kernel: u64,
+    /// The initramfs with our init.
+    pub init: u64,
+    /// The image.
+    pub image: u64,
+}
+
 /// All that a bundle is made of.
 struct Parts {
     name: String,
@@ -132,7 +147,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => bail!("give one of --scenario, --oci, --tar, --rootfs, --image and --hello"),
     };
     let sizes = make(&cache, &name, &workload, image, &out)?;
-    println!("{}: {} bytes: {sizes}", out.display(), fs::metadata(&out)?.len());
+    println!(
+        "{}: {} bytes: brisk {}, kernel {}, init {}, image {}",
+        out.display(),
+        sizes.all,
+        sizes.brisk,
+        sizes.kernel,
+        sizes.init,
+        sizes.image
+    );
     if let Some(reference) = &args.oci_out {
         layout::write(reference, &out, &name)?;
     }
@@ -149,7 +172,7 @@ fn make(
     workload: &Workload,
     image: oci::Image,
     out: &Path,
-) -> Result<String> {
+) -> Result<Sizes> {
     let known = features::of_brisk()?;
     let recipe = recipe(image.recipe, workload);
     ensure!(
@@ -180,13 +203,21 @@ fn make(
     parts.help = help(&parts, &recipe, &manifest);
     parts.manifest = serde_json::to_string_pretty(&manifest)? + "\n";
     write(&parts, out)?;
-    Ok(format!(
-        "brisk {}, kernel {}, init {}, image {}",
-        parts.brisk.len(),
-        parts.kernel.len(),
-        parts.initramfs.len(),
-        fs::metadata(&parts.image)?.len()
-    ))
+    Ok(Sizes {
+        all: fs::metadata(out)?.len(),
+        brisk: parts.brisk.len() as u64,
+        kernel: parts.kernel.len() as u64,
+        init: parts.initramfs.len() as u64,
+        image: fs::metadata(&parts.image)?.len(),
+    })
+}
+
+/// Makes the example, which greets.
+///
+/// # Errors
+/// Something does not build.
+pub fn example(cache: &Cache, out: &Path) -> Result<Sizes> {
+    make(cache, "hello", &Workload::default(), hello(cache)?, out)
 }
 
 /// What the Linux tests get: names of variables, and bundles in the cache's or cargo's directory: the

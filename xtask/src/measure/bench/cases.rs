@@ -130,6 +130,7 @@ fn plan(
         limit: LIMIT,
         shared: Vec::new(),
         place,
+        to_the_end: false,
         placer: None,
     };
     for case in cases {

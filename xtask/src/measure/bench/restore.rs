@@ -193,6 +193,7 @@ pub fn measure(runs: u32, with_qemu: bool) -> Result<(Report, Vec<String>)> {
         limit: LIMIT,
         shared: shared(brisk, with_qemu)?,
         place: Place::Lab(own.into_iter().collect()),
+        to_the_end: false,
         placer: None,
     };
     let step = crate::ui::Step::start(&format!("{} rows in the lab", subjects.len()));

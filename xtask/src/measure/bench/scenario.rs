@@ -308,8 +308,11 @@ pub fn find(name: &str) -> Result<&'static Workload> {
     if let Some(scenario) = ALL.iter().find(|s| s.name == name) {
         return Ok(scenario);
     }
-    let restore = (super::restore::NAME, super::restore::ABOUT);
-    let all = ALL.iter().map(|s| (s.name, s.about)).chain([restore]);
+    let others = [
+        (super::restore::NAME, super::restore::ABOUT),
+        (super::bundle::NAME, super::bundle::ABOUT),
+    ];
+    let all = ALL.iter().map(|s| (s.name, s.about)).chain(others);
     let list: String = all.map(|(name, about)| format!("\n  {name}: {about}")).collect();
     bail!("--scenario {name}: there is no such scenario; there are:{list}")
 }

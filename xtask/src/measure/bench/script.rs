@@ -31,6 +31,8 @@ pub struct Plan {
     pub shared: Vec<(PathBuf, String)>,
     /// Where the VMMs run.
     pub place: Place,
+    /// Guests end by themselves, and are let to.
+    pub to_the_end: bool,
     /// Where the kernel is to be in files of huge pages too: this program, which can do that.
     pub placer: Option<PathBuf>,
 }
@@ -170,10 +172,11 @@ impl Plan {
         let [more, mark, filter] = self.besides.events();
         let _ = write!(
             text,
-            "FILES={files} INSIDE={} OUT={} DISK={DISK}\nSHELL_THERE='{}' BUFFER={BUFFER_KIB}\n\
+            "FILES={files} INSIDE={} OUT={} DISK={DISK} TO_THE_END={}\nSHELL_THERE='{}' BUFFER={BUFFER_KIB}\n\
              more='{more}' mark='{mark}' mark_filter='{filter}'\n{FUNCTIONS}",
             self.place.files(),
             self.place.out(),
+            if self.to_the_end { "yes" } else { "" },
             self.place.shell(self.limit),
         );
         for (index, slot) in self.slots.iter().enumerate() {
@@ -198,7 +201,8 @@ impl Plan {
 
 /// Uses `/sys/kernel/tracing`: the main buffer holds what is measured; an instance of its own wakes
 /// the reader that ends the VMM as soon as the guest's userspace is reached, so that a guest that
-/// does not power itself off costs no time. A slot that did not get there is not booted again.
+/// does not power itself off costs no time. Where guests end by themselves there is none, and the trace
+/// gets a mark when the exit status is there. A slot that did not get there is not booted again.
 const FUNCTIONS: &str = r#"
 T=/sys/kernel/tracing M=$T/instances/brisk
 [ -d $T/events/kvm ] || { echo "bench: no KVM tracepoints in $T"; exit 1; }
@@ -227,16 +231,22 @@ boot() {
   if [ $2 = 0 ]; then
     filter 0; enable 1 $more; echo 0 > $T/events/kvm/kvm_pio/filter
   else
-    enable 0 $more; filter "$mark_filter"; enable 1 $mark; echo 'port==0x80&&(val==0x40||val==0x60)' > $T/events/kvm/kvm_pio/filter
+    enable 0 $more; filter "$mark_filter"; enable 1 $mark; echo 'port==0x80&&(val==0x40||val==0x60||val==0x61)' > $T/events/kvm/kvm_pio/filter
   fi
   rm -f $FILES/serial $FILES/$DISK $FILES/log $FILES/reached
   [ -z "${3-}" ] || cp $FILES/$3 $FILES/$DISK
   echo > $T/trace; echo > $M/trace; echo 1 > $T/tracing_on
   $SHELL_THERE $INSIDE/$1.sh < /dev/null > $FILES/log 2>&1 & vmm=$!
-  ( read -r line < $M/trace_pipe; echo > $FILES/reached; kill $vmm ) 2> /dev/null & reader=$!
-  wait $vmm; echo $? > $OUT/status.$1.$2
-  echo 0 > $T/tracing_on
-  kill $reader 2> /dev/null; wait $reader 2> /dev/null
+  if [ -n "$TO_THE_END" ]; then
+    wait $vmm; status=$?; echo "ended $status" > $T/trace_marker; echo 0 > $T/tracing_on
+    [ $status != 0 ] || echo > $FILES/reached
+  else
+    ( read -r line < $M/trace_pipe; echo > $FILES/reached; kill $vmm ) 2> /dev/null & reader=$!
+    wait $vmm; status=$?
+    echo 0 > $T/tracing_on
+    kill $reader 2> /dev/null; wait $reader 2> /dev/null
+  fi
+  echo $status > $OUT/status.$1.$2
   cat $T/trace > $OUT/trace.$1.$2
   [ -e $FILES/reached ] || : > $FILES/given-up.$1
   { cat $FILES/log; [ ! -e $FILES/serial ] || cat $FILES/serial; } > $OUT/log.$1.$2
@@ -265,6 +275,7 @@ mod tests {
                 ("/home/image".into(), "ext4.new".to_owned()),
             ],
             place,
+            to_the_end: false,
             placer: Some("/home/xtask".into()),
         }
     }

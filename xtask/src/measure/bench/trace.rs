@@ -11,6 +11,15 @@ const KERNEL: u64 = 0x40;
 /// What the guest's init writes to it as its first act.
 const USERSPACE: u64 = 0x60;
 
+/// Where a boot ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Until {
+    /// The guest writes this to the boot timer.
+    Code(u64),
+    /// Who started the VMM has its exit status, which is 0, and writes so into the trace (`ended 0`).
+    Status,
+}
+
 /// One boot. Times are in microseconds of the trace's clock, the resolution that the text has.
 #[derive(Debug, Default, PartialEq, Eq, Clone)]
 pub struct Boot {
@@ -21,7 +30,7 @@ pub struct Boot {
     /// From exits of the guest to the next entry, all vCPUs together. With one vCPU, setup, guest
     /// and host make up the total but for the way of the last exit.
     pub host: u64,
-    /// From the VMM's exec to the guest's userspace.
+    /// From the VMM's exec to the guest's userspace, or what else is asked for.
     pub total: u64,
     /// From the VMM's exec to the guest kernel's first C code, where the kernel says so.
     pub kernel: Option<u64>,
@@ -126,9 +135,17 @@ struct Vcpu<'a> {
 /// # Errors
 /// The trace is not whole or the boot was not.
 pub fn parse(trace: &str, program: &str) -> Result<Boot, Error> {
+    parse_until(trace, program, Until::Code(USERSPACE))
+}
+
+/// The same to another end.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_until(trace: &str, program: &str, until: Until) -> Result<Boot, Error> {
     let mut boot = Boot::default();
     let mut vcpus: HashMap<u32, Vcpu> = HashMap::new();
-    let (mut start, mut first) = (None, None);
+    let (mut start, mut first): (Option<u64>, Option<u64>) = (None, None);
     for line in trace.lines() {
         if let Some(lost) = lost(line) {
             return Err(Error::Lost(lost));
@@ -141,6 +158,14 @@ pub fn parse(trace: &str, program: &str) -> Result<Boot, Error> {
             continue;
         }
         let Some(start) = start else { continue };
+        let end = |mut boot: Boot| {
+            boot.setup = first.ok_or(Error::NoEntry)?.saturating_sub(start);
+            boot.total = event.time.saturating_sub(start);
+            Ok(boot)
+        };
+        if event.name == "tracing_mark_write" && until == Until::Status && event.rest == "ended 0" {
+            return end(boot);
+        }
         let vcpu = vcpus.entry(event.thread).or_default();
         match event.name {
             "kvm_entry" => {
@@ -174,11 +199,7 @@ pub fn parse(trace: &str, program: &str) -> Result<Boot, Error> {
                         Some(KERNEL) => {
                             boot.kernel.get_or_insert(event.time.saturating_sub(start));
                         }
-                        Some(USERSPACE) => {
-                            boot.setup = first.ok_or(Error::NoEntry)?.saturating_sub(start);
-                            boot.total = event.time.saturating_sub(start);
-                            return Ok(boot);
-                        }
+                        Some(code) if until == Until::Code(code) => return end(boot),
                         _ => {}
                     }
                 }
@@ -298,6 +319,21 @@ mod tests {
         assert_eq!(parse(&without("val 0x60"), QEMU), Err(Error::NoUserspace(8)));
         let full = "# entries-in-buffer/entries-written: 806005/5657703   #P:1\n";
         assert_eq!(parse(full, QEMU), Err(Error::Lost(4_851_698)));
+    }
+
+    #[test]
+    fn other_ends() {
+        let ended = |status| {
+            let mark = format!("sh-9 [000] ..... 999.000000: tracing_mark_write: ended {status}\n");
+            parse_until(&format!("{RECORDED}\n{mark}"), QEMU, Until::Status)
+        };
+        let userspace = parse(RECORDED, QEMU).unwrap();
+        let boot = ended(0).unwrap();
+        assert!(boot.total > userspace.total && boot.setup == userspace.setup);
+        assert_eq!(ended(3), Err(Error::NoUserspace(8)));
+        let other = RECORDED.replace("val 0x60", "val 0x61");
+        assert_eq!(parse_until(&other, QEMU, Until::Code(0x61)), Ok(userspace));
+        assert_eq!(parse_until(RECORDED, QEMU, Until::Code(0x61)), Err(Error::NoUserspace(8)));
     }
 
     #[test]
