@@ -365,8 +365,7 @@ impl Bench {
         let mut own = vmm::files(brisk, "")?;
         own.remove(brisk);
         let placer = scenario.places_kernel().then(std::env::current_exe).transpose()?;
-        let mut plan =
-            Plan {
+        let mut plan = Plan {
             slots: Vec::new(),
             boots,
             besides,
