@@ -32,6 +32,7 @@ static USED: Mutex<Vec<Used>> = Mutex::new(Vec::new());
 
 /// Nothing is used: for tests of more than one VM in a process.
 #[cfg(test)]
+#[cfg(all(feature = "pci", feature = "console"))]
 pub fn forget() {
     USED.lock().unwrap().clear();
 }

@@ -41,7 +41,7 @@ fn of(lines: &[Line]) -> Result<String> {
         text,
         "\nThe exit status is there when the shell that waits for the process goes on. What the total is \
          beyond its parts is how the host's kernel takes the VM apart, most of it waiting.\n\n{ELSEWHERE}\n\n\
-         Its bytes: {}.",
+         It has {}.",
         bytes(&rows)?
     )?;
     Ok(text)
