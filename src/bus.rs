@@ -194,9 +194,6 @@ impl Bus {
         if events.intersects(Events::STOP) {
             return Polled::end(End::Quit);
         }
-        if events.intersects(Events::SNAPSHOT) {
-            return Polled::end(End::Snapshot);
-        }
         if events.intersects(Events::INPUT)
             && let Some(serial) = &mut self.serial
         {

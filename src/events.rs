@@ -51,8 +51,6 @@ impl Events {
     /// All that a workload's streams wait for.
     #[cfg(feature = "streams")]
     pub const STREAMS: Events = Events(Self::INPUT.0 | Self::OUTPUT.0 | Self::SIGNAL.0);
-    /// A vCPU but the first asked for the VM to be saved.
-    pub const SNAPSHOT: Events = Events(1 << 7);
     const DEVICE: u32 = 8;
 
     /// What virtio device `index`, of at most 16, waits for: a file that changed, a request that is

@@ -25,6 +25,12 @@ impl Gate {
         (1..count).for_each(|id| events::kick(id as u8));
     }
 
+    /// Closes it for the first vCPU's thread to see: it pauses the VM as soon as it looks.
+    pub fn shut(&self) {
+        *self.lock() = true;
+        events::kick(0);
+    }
+
     /// Lets all go on.
     pub fn open(&self) {
         *self.lock() = false;

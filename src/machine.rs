@@ -212,6 +212,15 @@ impl Machine {
         Paused { machine: self, vcpus }
     }
 
+    /// Has the first vCPU's thread write what another one's code is for, which goes no further before.
+    #[cfg(feature = "smp")]
+    fn wait_to_be_saved(&self) {
+        while self.bus.lock().snapshot_at.has_come() {
+            self.gate.shut();
+            self.gate.wait();
+        }
+    }
+
     /// Hands on what waits, writes the reports, and answers the exit status. The bus stays locked:
     /// no other vCPU does anything from here on.
     pub fn finish(&self, outcome: Outcome) -> u8 {
@@ -351,10 +360,7 @@ fn start_others(machine: &'static Machine) -> Result<()> {
             loop {
                 match machine.enter_as(id) {
                     Ok(None) => machine.gate.wait(),
-                    // The first one's thread does it.
-                    Ok(Some(Outcome::End(End::Snapshot))) => {
-                        events::raise(events::Events::SNAPSHOT, 0)
-                    }
+                    Ok(Some(Outcome::End(End::Snapshot))) => machine.wait_to_be_saved(),
                     Ok(Some(outcome)) => crate::exit(Ok(machine.finish(outcome))),
                     Err(error) => crate::exit(Err(error)),
                 }

@@ -19,7 +19,8 @@ pub enum Outcome {
 }
 
 /// Runs `vcpu` until the VM ends, or another one has ended it; `None` where it ought to wait at `gate`.
-/// The thread of the first, `id` 0, gets the process's signals, and that one never has to wait.
+/// The thread of the first, `id` 0, gets the process's signals, and that one never has to wait: where the
+/// gate is closed, another one wants the VM to be saved.
 ///
 /// # Errors
 /// KVM failed.
@@ -35,9 +36,9 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
     if let Some(end) = poll(bus, events::take()) {
         return Ok(Some(Outcome::End(end)));
     }
-    let has_to_wait = || id > 0 && gate.closed();
-    if has_to_wait() {
-        return Ok(None);
+    let at_gate = || (id == 0).then_some(Outcome::End(End::Snapshot));
+    if gate.closed() {
+        return Ok(at_gate());
     }
     let mut watch = Watch::new();
     loop {
@@ -60,8 +61,8 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
                     bus.lock().repair_memory();
                 }
                 let end = poll(bus, events);
-                if end.is_none() && has_to_wait() {
-                    return Ok(None);
+                if end.is_none() && gate.closed() {
+                    return Ok(at_gate());
                 }
                 end
             }

@@ -32,6 +32,9 @@ mod seccomp;
 #[cfg(feature = "snapshot")]
 #[path = "exits/snapshot.rs"]
 mod snapshot;
+#[cfg(all(feature = "snapshot", feature = "smp"))]
+#[path = "exits/snapshot_cpus.rs"]
+mod snapshot_cpus;
 
 use std::fs::File;
 use std::io::Write;

@@ -39,6 +39,9 @@ mod run_a_root;
 #[cfg(feature = "snapshot")]
 #[path = "linux/snapshot.rs"]
 mod snapshot;
+#[cfg(all(feature = "snapshot", feature = "block", feature = "pmem"))]
+#[path = "linux/snapshot_load.rs"]
+mod snapshot_load;
 #[cfg(feature = "bzimage")]
 #[path = "linux/stock.rs"]
 mod stock;

@@ -4,12 +4,14 @@
 //! they are for. So a child that was made before waits for a word: on it, it renames the directory; if
 //! brisk ends without, however it ends, it removes what is half written.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 /// What the keeper is told.
 const KEEP: u8 = 1;
+const DISCARD: u8 = 0;
 
 /// Its end of the line.
 pub struct Keeper(UnixStream);
@@ -45,6 +47,16 @@ impl Keeper {
             0 => Ok(()),
             code => Err(io::Error::from_raw_os_error(code)),
         }
+    }
+
+    /// Has it removed, if it is not renamed. Without names, its `files` would have their blocks until the
+    /// process ends.
+    pub fn discard(&self, files: &[&File]) {
+        for file in files {
+            let _ = file.set_len(0);
+        }
+        let mut line = &self.0;
+        let _ = line.write_all(&[DISCARD]);
     }
 }
 

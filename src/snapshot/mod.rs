@@ -22,6 +22,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::bus::Bus;
 use crate::config::{Config, MemoryConfig};
+use crate::descriptors;
 use crate::error::{Error, Result};
 use crate::kvm::state::Host;
 use crate::kvm::{System, Vcpu, Vm};
@@ -62,19 +63,37 @@ struct Shape {
     zero: U32,
 }
 
-/// The codes at which something is written, once.
+/// The codes at which something is written, once: what is written has its name, and a guest that writes
+/// the code again runs on.
 #[derive(Default)]
 pub struct At {
     saves: Option<u8>,
     records: Option<u8>,
-    last: u8,
+    /// Which have come: until the VM is paused, other vCPUs go on, and write codes too.
+    came: Came,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Came {
+    saves: bool,
+    records: bool,
 }
 
 impl At {
     /// Whether the VM is to be paused for `code`.
     pub fn comes(&mut self, code: u8) -> bool {
-        self.last = code;
-        [self.saves, self.records].contains(&Some(code))
+        let is_code = |at: &mut u8| *at == code;
+        let saves = self.saves.take_if(is_code).is_some();
+        let records = self.records.take_if(is_code).is_some();
+        self.came.saves |= saves;
+        self.came.records |= records;
+        saves || records
+    }
+
+    /// Whether one has come, and nothing was written yet.
+    #[cfg(feature = "smp")]
+    pub fn has_come(&self) -> bool {
+        self.came.saves || self.came.records
     }
 }
 
@@ -125,6 +144,11 @@ struct Prepared {
     unread: Vec<std::ops::Range<u64>>,
 }
 
+/// What went wrong beside a guest that runs on.
+fn say(error: &Error) {
+    descriptors::say(&format!("brisk: {error}; the guest runs on\n"));
+}
+
 fn failed(path: &str) -> impl Fn(io::Error) -> Error {
     move |error| Error::file("--snapshot", path)(error)
 }
@@ -171,29 +195,35 @@ impl Snapshot {
     pub fn at(&self) -> At {
         let saves = self.saves.as_ref().map(|prepared| prepared.config.at);
         let records = self.records.as_ref().map(|(recording, _)| recording.code);
-        At { saves, records, last: 0 }
+        At { saves, records, came: Came::default() }
     }
 
-    /// Writes what the code is for, of a machine that stands still. True where the VM ends with that.
+    /// Writes what the code is for, of a machine that stands still. True where the VM ends with that: it
+    /// never goes on.
     ///
     /// # Errors
-    /// KVM failed, or there is no room; then nothing stays.
+    /// KVM failed, or there is no room; then nothing stays. A guest that was to run on does.
     pub fn take(&self, mut paused: Paused<'_>) -> Result<bool> {
-        // Once: what is written has its name, and a guest that writes the code again runs on.
-        let (saves, records) = {
-            let at = &mut paused.bus().snapshot_at;
-            let last = at.last;
-            let is_last = |code: &mut u8| *code == last;
-            (at.saves.take_if(is_last), at.records.take_if(is_last))
-        };
-        if let (Some(_), Some((recording, restored))) = (records, &self.records) {
-            recording.write(paused.memory(), restored.file, &restored.memory)?;
+        let came = std::mem::take(&mut paused.bus().snapshot_at.came);
+        if let (true, Some((recording, restored))) = (came.records, &self.records) {
+            let written = recording.write(paused.memory(), restored.file, &restored.memory);
+            written.unwrap_or_else(|error| say(&error));
         }
-        if let (Some(_), Some(prepared)) = (saves, &self.saves) {
-            prepared.write(&mut paused)?;
-            return Ok(!prepared.config.goes_on);
+        let (true, Some(prepared)) = (came.saves, &self.saves) else { return Ok(false) };
+        match (prepared.write(&mut paused), prepared.config.goes_on) {
+            (Ok(()), true) => Ok(false),
+            (Ok(()), false) => {
+                // What is behind the code is for the clones to do, on disks for instance.
+                std::mem::forget(paused);
+                Ok(true)
+            }
+            (Err(error), true) => {
+                say(&error);
+                prepared.keeper.discard(&[&prepared.memory, &prepared.state]);
+                Ok(false)
+            }
+            (Err(error), false) => Err(error),
         }
-        Ok(false)
     }
 }
 

@@ -53,6 +53,12 @@ impl At {
     pub fn comes(&mut self, _: u8) -> bool {
         false
     }
+
+    #[cfg(feature = "smp")]
+    #[inline(always)]
+    pub fn has_come(&self) -> bool {
+        false
+    }
 }
 
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]

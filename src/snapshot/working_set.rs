@@ -97,8 +97,10 @@ impl Recording {
     /// # Errors
     /// No room, for instance.
     pub fn write(&self, guest: &GuestMemoryMmap, state: &[u8], from: &File) -> Result<()> {
-        self.put(guest, state, from)
-            .map_err(|error| Error::file("--restore record", &self.dir)(error))
+        self.put(guest, state, from).map_err(|error| {
+            self.keeper.discard(&[&self.file]);
+            Error::file("--restore record", &self.dir)(error)
+        })
     }
 
     fn put(&self, guest: &GuestMemoryMmap, state: &[u8], from: &File) -> io::Result<()> {

@@ -251,6 +251,12 @@ impl Scratch {
         Scratch(tempfile::Builder::new().prefix("brisk-test-").tempdir().expect("a directory"))
     }
 
+    /// One on a tmpfs, where the machine has its usual one.
+    pub fn in_memory() -> Scratch {
+        let dir = tempfile::Builder::new().prefix("brisk-test-").tempdir_in("/dev/shm");
+        dir.map_or_else(|_| Scratch::new(), Scratch)
+    }
+
     /// Where `name` is or would be in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)

@@ -36,9 +36,11 @@ pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("LINES", LINES, Bits::B32, BASE),
     ("PORTS", PORTS, Bits::B32, BASE),
     ("ECHO", ECHO, Bits::B32, BASE),
+    ("CODE_AND_ECHO", CODE_AND_ECHO, Bits::B32, BASE),
     ("LOW_RAM", LOW_RAM, Bits::B32, BASE),
     ("HIGH_RAM", HIGH_RAM, Bits::B64, BASE),
     ("WAKE_OTHER", WAKE_OTHER, Bits::B32, BASE),
+    ("WAKE_AND_FLOOD", WAKE_AND_FLOOD, Bits::B32, BASE),
     ("INIT_ONLY", INIT_ONLY, Bits::B32, BASE),
     ("OTHER", OTHER, Bits::B16, 0x8000),
     ("WAKE_ALL", WAKE_ALL, Bits::B32, BASE),
@@ -493,6 +495,24 @@ pub const ECHO: Code = &[
     (&[0xee], "out dx,al"),
 ];
 
+/// The same behind a code to the timer.
+pub const CODE_AND_ECHO: Code = &[
+    (&[0xb0, 0x11], "mov al,0x11"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0x66, 0xba, 0xfd, 0x03], "mov dx,0x3fd"),
+    (&[0xec], "in al,dx"),
+    (&[0xa8, 0x01], "test al,0x1"),
+    (&[0x74, 0xf7], "je 0x100004"),
+    (&[0x66, 0xba, 0xf8, 0x03], "mov dx,0x3f8"),
+    (&[0xec], "in al,dx"),
+    (&[0xee], "out dx,al"),
+    (&[0x3c, 0x71], "cmp al,0x71"),
+    (&[0x75, 0xed], "jne 0x100004"),
+    (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
+    (&[0xb0, 0x34], "mov al,0x34"),
+    (&[0xee], "out dx,al"),
+];
+
 /// The last bytes of 3 GiB of RAM hold what is written; those after them do not.
 pub const LOW_RAM: Code = &[
     (&[0xbb, 0xfc, 0xff, 0xff, 0xbf], "mov ebx,0xbffffffc"),
@@ -545,6 +565,23 @@ pub const WAKE_OTHER: Code = &[
     (&[0x0f, 0x30], "wrmsr"),
     (&[0xf4], "hlt"),
     (&[0xeb, 0xfd], "jmp 0x100029"),
+];
+
+/// As `WAKE_OTHER`, and then a code to the timer, again and again.
+pub const WAKE_AND_FLOOD: Code = &[
+    (&[0xbe, 0x00, 0x10, 0x10, 0x00], "mov esi,0x101000"),
+    (&[0xbf, 0x00, 0x80, 0x00, 0x00], "mov edi,0x8000"),
+    (&[0xb9, 0x20, 0x00, 0x00, 0x00], "mov ecx,0x20"),
+    (&[0xf3, 0xa4], "rep movs BYTE PTR es:[edi],BYTE PTR ds:[esi]"),
+    (&[0xb9, 0x30, 0x08, 0x00, 0x00], "mov ecx,0x830"),
+    (&[0xba, 0x01, 0x00, 0x00, 0x00], "mov edx,0x1"),
+    (&[0xb8, 0x00, 0x45, 0x00, 0x00], "mov eax,0x4500"),
+    (&[0x0f, 0x30], "wrmsr"),
+    (&[0xb8, 0x08, 0x46, 0x00, 0x00], "mov eax,0x4608"),
+    (&[0x0f, 0x30], "wrmsr"),
+    (&[0xb0, 0x33], "mov al,0x33"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0xeb, 0xfc], "jmp 0x10002b"),
 ];
 
 /// INIT to APIC id 1, no SIPI, then the timer's first code.

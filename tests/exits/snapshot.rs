@@ -1,12 +1,14 @@
 //! Snapshots of guests of a few instructions: where they go on, and what is refused.
 
 use std::fs;
+use std::io::Write;
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::common::kernel::Code;
-use super::common::{Ended, Scratch, brisk, codes, run};
+use super::common::{Ended, Running, Scratch, brisk, codes, run};
 use super::{Lab, guests};
 
 /// A guest that writes 0x11, 0x22 and 0x33 to port 0x80, saved after the first.
@@ -196,15 +198,20 @@ fn every_length_and_flipped_bits_of_a_state_are_refused() {
     run(&mut saved.restore()).silent().with_status(0);
 }
 
+/// Where part `kind` of vCPU `number` is in a state file.
+pub fn part(state: &[u8], kind: u32, number: u32) -> Range<usize> {
+    let word = |at: usize| u32::from_le_bytes(state[at..at + 4].try_into().unwrap());
+    let mut at = 24;
+    while (word(at), word(at + 4)) != (kind, number) {
+        at += 16 + (word(at + 8) as usize).next_multiple_of(8);
+    }
+    at + 16..at + 16 + word(at + 8) as usize
+}
+
 /// Changes part `kind` of vCPU 0 in a state file, and makes its checksum right.
 fn edit(state: &mut [u8], kind: u32, change: impl FnOnce(&mut [u8])) {
-    let word = |state: &[u8], at: usize| u32::from_le_bytes(state[at..at + 4].try_into().unwrap());
-    let mut at = 24;
-    while (word(state, at), word(state, at + 4)) != (kind, 0) {
-        at += 16 + (word(state, at + 8) as usize).next_multiple_of(8);
-    }
-    let len = word(state, at + 8) as usize;
-    change(&mut state[at + 16..at + 16 + len]);
+    let part = part(state, kind, 0);
+    change(&mut state[part]);
     let checksum = adler2::adler32_slice(&state[24..]);
     state[12..16].copy_from_slice(&checksum.to_le_bytes());
 }
@@ -347,6 +354,27 @@ fn no_room_for_a_snapshot_is_an_error_and_leaves_nothing() {
     let ended = run(&mut command).with_status(1);
     assert!(ended.stderr.contains("--snapshot"), "{ended:#?}");
     super::wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
+    assert!(!dir.exists());
+}
+
+/// Neither does a guest that was to run on end by it.
+#[test]
+fn a_guest_runs_on_where_there_is_no_room_for_its_snapshot() {
+    let lab = Lab::new(guests::CODE_AND_ECHO);
+    let dir = lab.scratch.path("snapshot");
+    let flag = format!("path={},at=0x11,then=go-on", dir.display());
+    let mut command = Command::new("prlimit");
+    command.arg("--fsize=1048576");
+    let brisk = lab.command(&["--snapshot", &flag, "--serial", "tty"]);
+    command.arg(brisk.get_program()).args(brisk.get_args()).stdin(Stdio::piped());
+    let mut running = Running::start(&mut command);
+    super::wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
+    assert!(running.runs());
+    let input = running.child().stdin.take();
+    input.expect("piped").write_all(b"xq").unwrap();
+    let ended = running.end().with_status(0);
+    assert!(ended.stderr.contains("the guest runs on"), "{ended:#?}");
+    assert_eq!(ended.stdout, "xq");
     assert!(!dir.exists());
 }
 

@@ -10,6 +10,7 @@
 #![no_main]
 #![deny(warnings)]
 
+mod load;
 mod streams;
 mod sys;
 mod terminal;

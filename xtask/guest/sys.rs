@@ -38,6 +38,7 @@ pub mod nr {
     pub const CHROOT: usize = 161;
     pub const SYNC: usize = 162;
     pub const MOUNT: usize = 165;
+    pub const UMOUNT2: usize = 166;
     pub const REBOOT: usize = 169;
     pub const SETHOSTNAME: usize = 170;
     pub const IOPL: usize = 172;

@@ -3,6 +3,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::load;
 use crate::sys::{self, Path, call, cut, nr, number, open, print, read};
 use crate::terminal;
 
@@ -11,8 +12,11 @@ const VERBS: &[(&str, fn(&[u8]))] = &[
     ("beat", beat),         // writes 0x60 to port 0x80 by /dev/port, again and again
     ("cat", cat),           // =FILE: prints a file
     ("direct", direct),     // =FILE:DEVICE: a page of the mapped file to the device, O_DIRECT
+    ("drain", drain),       // waits until the console has printed all
     ("echo", echo),         // copies the console's input to its output until a line `quit`
     ("hold", hold),         // sleeps for ever
+    ("load", load::load),   // =DIRECTORY: another process writes files there, again and again
+    ("mount", load::mount), // =DEVICE:DIRECTORY: mounts an ext4
     ("out", out),           // =PORT:VALUE: writes a byte to an I/O port (hexadecimal)
     ("panic", panic),       // the kernel's panic: init exits
     ("pass", pass),         // writes to each page that touch has got
@@ -21,6 +25,7 @@ const VERBS: &[(&str, fn(&[u8]))] = &[
     ("say", say),           // =TEXT: prints it
     ("shell", shell),       // busybox' shell, where the initramfs has it
     ("reset", reset),       // =KIND: reboots in this way: acpi, kbd, triple
+    ("stop", load::stop),   // =DIRECTORY: ends all `load`, and unmounts it
     ("touch", touch),       // =MIB: writes to each page of that much new memory
     ("write", write),       // =DEVICE:TEXT: writes to the start of a device, then fsync
 ];
@@ -93,6 +98,12 @@ fn cat(name: &[u8]) {
         print(buffer.get(..length).unwrap_or_default());
     }
     call(nr::CLOSE, [file, 0, 0, 0, 0, 0]);
+}
+
+/// What was written to a terminal is its driver's to print, and an interrupt's, maybe on another CPU.
+fn drain(_: &[u8]) {
+    const TCSBRK: usize = 0x5409;
+    call(nr::IOCTL, [1, TCSBRK, 1, 0, 0, 0]);
 }
 
 /// Input comes back once, from here: the console's own echo is switched off. Says `echo` when ready.

@@ -14,6 +14,7 @@ use crate::guest::cpio::Archive;
 const SOURCES: &[(&str, &str)] = &[
     ("hello.rs", include_str!("../../guest/hello.rs")),
     ("init.rs", include_str!("../../guest/init.rs")),
+    ("load.rs", include_str!("../../guest/load.rs")),
     ("streams.rs", include_str!("../../guest/streams.rs")),
     ("sys.rs", include_str!("../../guest/sys.rs")),
     ("terminal.rs", include_str!("../../guest/terminal.rs")),
