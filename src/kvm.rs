@@ -133,7 +133,7 @@ impl Vm {
     ///
     /// # Errors
     /// The call that failed.
-    #[cfg(feature = "pci")]
+    #[cfg(feature = "mmio")]
     pub unsafe fn set_readable(&self, slot: u32, guest: u64, size: u64, host: u64) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.set_region(slot, kvm_bindings::KVM_MEM_READONLY, guest, size, host) }

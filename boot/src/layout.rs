@@ -49,8 +49,9 @@ pub const HOLE_START: u64 = 0xc000_0000;
 /// First virtio-mmio window.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 
-/// Size of, and distance between, virtio-mmio windows.
-pub const VIRTIO_MMIO_SIZE: u32 = 0x1000;
+/// Size of, and distance between, virtio-mmio windows. A page has room for eight, so that the guest's
+/// reads of all devices' registers can be reads of one page of memory.
+pub const VIRTIO_MMIO_SIZE: u32 = 0x200;
 
 /// PCI Express enhanced configuration space, 1 MiB for each bus.
 pub const PCI_ECAM_BASE: u64 = 0xe000_0000;

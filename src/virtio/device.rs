@@ -116,7 +116,6 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
             all.repaired |= polled.repaired;
             all.end = all.end.or(polled.end);
         }
-        all.config = all.config && self.common.config_changed();
         (queues, all)
     }
 

@@ -5,6 +5,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::jobs::Jobs;
 use super::table::{Device, FLAGS, each};
+use super::transport::mmio::{Change, Shown};
 use super::transport::pci::Pci;
 use super::{Access, Host, Reply};
 use crate::access::End;
@@ -22,6 +23,8 @@ pub struct Devices {
     pub(super) slots: Vec<Device>,
     pub(super) memory: &'static GuestMemoryMmap,
     pub(super) pci: Option<Pci>,
+    /// Where the guest reads the windows as memory.
+    pub(super) shown: Option<Shown>,
 }
 
 impl Devices {
@@ -57,7 +60,17 @@ impl Devices {
             pci: Pci::open(config, &slots),
             slots,
             memory: Box::leak(Box::new(host.memory)),
+            shown: None,
         })
+    }
+
+    /// Lets the guest read as memory what it can, and write what it may, instead of leaving for each
+    /// access. Takes memory slots of `vm` from `slot` up, one more than there are devices.
+    ///
+    /// # Errors
+    /// KVM did not take the slot.
+    pub fn make_readable(&mut self, vm: &'static Vm, slot: u32) -> Result<()> {
+        if self.over_pci() { self.show_functions(vm, slot) } else { self.show_windows(vm, slot) }
     }
 
     /// The bridge that the guest is to be told of.
@@ -87,7 +100,7 @@ impl Devices {
             all.repaired |= polled.repaired;
             all.end = all.end.or(polled.end);
             if polled.config {
-                self.tell(index, Reply::Config, sink);
+                self.config_changed(index, sink);
             }
             for queue in (0..32).filter(|queue| queues & 1 << queue != 0) {
                 self.begin(index, queue, &mut all, sink);
@@ -118,12 +131,23 @@ impl Devices {
         None
     }
 
+    /// Device `index` has changed its configuration space: its driver is to know, as soon as it is ready.
+    pub(super) fn config_changed(&mut self, index: usize, sink: &mut impl Sink) {
+        let tells = each!(&mut self.slots[index], device => device.common.config_changed());
+        self.show(index, Change::Config);
+        if tells {
+            self.tell(index, Reply::Config, sink);
+        }
+    }
+
     /// Brings device `index`'s answer to its driver.
     fn tell(&mut self, index: usize, reply: Reply, sink: &mut impl Sink) {
         if let (Some(pci), Some(slot)) = (&mut self.pci, self.slots.get_mut(index)) {
             return pci.tell(index, slot, reply, sink);
         }
         if reply != Reply::Nothing {
+            let is_queue = matches!(reply, Reply::Queue(_));
+            self.show(index, if is_queue { Change::Interrupt } else { Change::Registers });
             sink.signal(Signal::Gsi(layout::virtio_mmio_gsi(index as u32) as u8));
         }
     }

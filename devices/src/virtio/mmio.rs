@@ -46,7 +46,8 @@ const QUEUE_SEL: u64 = 0x030;
 const QUEUE_SIZE_MAX: u64 = 0x034;
 const QUEUE_SIZE: u64 = 0x038;
 const QUEUE_READY: u64 = 0x044;
-const INTERRUPT_STATUS: u64 = 0x060;
+/// Offset of the reasons for the interrupt.
+pub const INTERRUPT_STATUS: u64 = 0x060;
 const INTERRUPT_ACK: u64 = 0x064;
 const STATUS: u64 = 0x070;
 const QUEUE_DESC_LOW: u64 = 0x080;
@@ -58,12 +59,30 @@ const QUEUE_DEVICE_HIGH: u64 = 0x0a4;
 const SHM_LEN_LOW: u64 = 0x0b0;
 const SHM_BASE_HIGH: u64 = 0x0bc;
 const CONFIG_GENERATION: u64 = 0x0fc;
-const CONFIG: u64 = 0x100;
+/// Offset of the device's configuration space.
+pub const CONFIG: u64 = 0x100;
 
 /// "virt"
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 /// Any value does; Linux shows it in sysfs.
 const VENDOR: u32 = u32::from_le_bytes(*b"brsk");
+
+/// Registers that read the same for as long as the device exists, in bytes into the window.
+pub const CONSTANT: [u64; 8] = [
+    MAGIC_VALUE,
+    VERSION,
+    DEVICE_ID,
+    VENDOR_ID,
+    SHM_LEN_LOW,
+    SHM_LEN_LOW + 4,
+    SHM_BASE_HIGH - 4,
+    SHM_BASE_HIGH,
+];
+/// Registers that read as something else after a write to one, or when the device has something to say:
+/// for a host that lets the guest read the window as memory, which it has to keep up to date. All others
+/// below [`CONFIG`] read 0.
+pub const CHANGING: [u64; 6] =
+    [DEVICE_FEATURES, QUEUE_SIZE_MAX, QUEUE_READY, INTERRUPT_STATUS, STATUS, CONFIG_GENERATION];
 
 /// Reads `data.len()` bytes at `offset` into the window.
 pub fn read<D: Device>(common: &State, device: &D, offset: u64, data: &mut [u8]) {

@@ -1,12 +1,21 @@
-//! virtio over MMIO (virtio 1.3, 4.2): one window of registers and one pin of the IOAPIC a device.
+//! virtio over MMIO (virtio 1.3, 4.2): one window of registers and one pin of the IOAPIC a device. What
+//! the driver reads is [memory](shown); only what it writes is an exit.
+
+mod shown;
+#[cfg(test)]
+#[cfg(all(feature = "console", feature = "block"))]
+mod tests;
 
 use brisk_boot::{VirtioMmio, layout};
 use brisk_devices::virtio::mmio;
 use vm_memory::GuestMemoryMmap;
 
+use crate::error::Result;
 use crate::interrupts::Sink;
+use crate::kvm::Vm;
 use crate::virtio::table::each;
 use crate::virtio::{Access, Backend, Devices, Reply, VirtioDevice};
+pub use shown::{Change, Shown};
 
 impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
     /// A read of `data.len()` bytes at `offset` into the device's window.
@@ -55,7 +64,31 @@ impl Devices {
         }
         let Some(slot) = self.slots.get_mut(index) else { return Access::Unclaimed };
         let reply = each!(slot, device => device.write(offset, data, self.memory));
+        // A notification changes nothing by itself.
+        if !matches!(reply, Reply::Notified(_)) {
+            let is_config = offset >= mmio::CONFIG;
+            self.show(index, if is_config { Change::Config } else { Change::Registers });
+        }
         self.answer(index, reply, sink)
+    }
+
+    /// Lets the guest read the windows as memory. Takes memory slot `slot` of `vm`.
+    pub(in crate::virtio) fn show_windows(&mut self, vm: &'static Vm, slot: u32) -> Result<()> {
+        let slots = &self.slots;
+        if !slots.is_empty() {
+            let fill = |index: usize, to: &_| each!(&slots[index], device => device.fill(to));
+            self.shown = Some(Shown::new(vm, slot, slots.len(), fill)?);
+        }
+        Ok(())
+    }
+
+    /// What device `index` lets its driver read may have changed.
+    pub(in crate::virtio) fn show(&self, index: usize, change: Change) {
+        if let Some(registers) = self.shown.as_ref().and_then(|shown| shown.window(index))
+            && let Some(slot) = self.slots.get(index)
+        {
+            each!(slot, device => device.show(registers, change));
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! How the driver reaches a device.
 
 pub mod mmio;
+mod pages;
 #[cfg(feature = "pci")]
 pub mod pci;
 #[cfg(not(feature = "pci"))]

@@ -9,13 +9,13 @@
 //! One register is not constant: what the window into BAR 0 (virtio 1.3, 4.1.4.9) shows. A guest that
 //! sets the window up, which no Linux does, has its reads handled one by one from then on.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use brisk_boot::layout;
 
-use super::pages::{Page, WORDS, Window};
 use crate::error::Result;
 use crate::kvm::Vm;
+use crate::virtio::transport::pages::{Page, Window};
 
 /// Bytes of configuration space of a conventional function (PCI 3.0, 6.1); the rest of its page is
 /// all ones.
@@ -39,14 +39,14 @@ impl Readable {
         count: usize,
         mut read: impl FnMut(usize, u16) -> u32,
     ) -> Result<Readable> {
-        let mut page = |function| {
-            let page = Page([const { AtomicU32::new(u32::MAX) }; WORDS]);
-            for (register, word) in (0..CONFIG_SIZE).step_by(4).zip(&page.0) {
-                word.store(read(function, register), Ordering::Relaxed);
+        let pages = Page::zeroed(count);
+        for (function, page) in pages.iter().enumerate() {
+            for (register, word) in (0..).step_by(4).zip(&page.0) {
+                let value =
+                    if register < CONFIG_SIZE { read(function, register) } else { u32::MAX };
+                word.store(value, Ordering::Relaxed);
             }
-            page
-        };
-        let pages: &'static [Page] = Vec::leak((0..count).map(&mut page).collect());
+        }
         let mut window = Window::new(vm, slot);
         window.open(layout::PCI_ECAM_BASE, pages, false)?;
         Ok(Readable { pages, window })

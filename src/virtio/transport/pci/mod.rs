@@ -10,7 +10,6 @@
 //! [memory](table) that is looked at when a message is sent.
 
 mod ecam;
-mod pages;
 mod table;
 
 use brisk_boot::{PciHost, layout};
@@ -150,7 +149,7 @@ impl Devices {
     ///
     /// # Errors
     /// KVM did not take the slot.
-    pub fn make_readable(&mut self, vm: &'static Vm, slot: u32) -> Result<()> {
+    pub(in crate::virtio) fn show_functions(&mut self, vm: &'static Vm, slot: u32) -> Result<()> {
         let functions = self.pci.iter_mut().flat_map(|pci| &mut pci.functions);
         for (function, slot) in functions.zip(slot + 1..) {
             function.table.set_place(vm, slot);
@@ -333,7 +332,7 @@ impl Devices {
         &mut self,
         index: usize,
     ) -> Option<(&mut Device, &mut Function, &'static GuestMemoryMmap)> {
-        let Devices { slots, pci, memory } = self;
+        let Devices { slots, pci, memory, .. } = self;
         Some((slots.get_mut(index)?, pci.as_mut()?.functions.get_mut(index)?, memory))
     }
 }

@@ -55,7 +55,7 @@ impl Pci {
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module with functions")]
 impl Devices {
     #[inline(always)]
-    pub fn make_readable(&mut self, _: &'static Vm, _: u32) -> Result<()> {
+    pub(in crate::virtio) fn show_functions(&mut self, _: &'static Vm, _: u32) -> Result<()> {
         Ok(())
     }
 }

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use brisk_boot::{Range, layout};
 use brisk_devices::virtio::pci::{BAR_SIZE, Function, MSIX_TABLE};
 
-use super::pages::{Page, WORDS, Window};
 use crate::kvm::Vm;
+use crate::virtio::transport::pages::{Page, Window};
 
 const ENTRY_WORDS: usize = 4;
 
@@ -45,9 +45,7 @@ impl Table {
         if !function.msix.enabled() || function.msix.has_pending() {
             return;
         }
-        let page = *self
-            .page
-            .get_or_insert_with(|| Box::leak(Box::new(Page([const { AtomicU32::new(0) }; WORDS]))));
+        let page = *self.page.get_or_insert_with(|| &Page::zeroed(1)[0]);
         for (vector, words) in (0..).zip(page.0.chunks_exact(ENTRY_WORDS)) {
             let Some(entry) = function.msix.entry(vector) else { break };
             words.iter().zip(entry).for_each(|(to, word)| to.store(word, Ordering::Relaxed));

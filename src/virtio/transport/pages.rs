@@ -12,6 +12,14 @@ pub const WORDS: usize = 1024;
 #[repr(C, align(4096))]
 pub struct Page(pub [AtomicU32; WORDS]);
 
+impl Page {
+    /// So many for good, all zero; made where they stay.
+    pub fn zeroed(count: usize) -> &'static [Page] {
+        // SAFETY: a page is numbers, and 0 is one.
+        Box::leak(unsafe { Box::new_zeroed_slice(count).assume_init() })
+    }
+}
+
 /// A memory slot in which the guest finds pages, or nothing.
 pub struct Window {
     vm: &'static Vm,
@@ -26,6 +34,7 @@ impl Window {
     }
 
     /// Whether the guest finds pages.
+    #[cfg(feature = "pci")]
     pub fn is_open(&self) -> bool {
         self.open
     }
@@ -49,6 +58,7 @@ impl Window {
     }
 
     /// Takes them away again, so that each access is an exit. Whether there were some.
+    #[cfg(feature = "pci")]
     pub fn close(&mut self) -> bool {
         if !std::mem::take(&mut self.open) {
             return false;

@@ -1,0 +1,134 @@
+//! What the guest reads as memory is at all times what a read of the register would say.
+
+use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::cli::{self, Command};
+use crate::interrupts::Signal;
+use crate::kvm::System;
+
+const RAM: usize = 1 << 20;
+
+/// A console and a disk, reached by windows.
+fn devices(image: &tempfile::NamedTempFile) -> Devices {
+    let vm: &'static Vm = Box::leak(Box::new(System::open().unwrap().create_vm().unwrap()));
+    let words = format!("--kernel none --console null --disk path={}", image.path().display());
+    let words: Vec<String> = words.split(' ').map(String::from).collect();
+    let Ok(Command::Run(config)) = cli::parse(words.iter().map(Into::into).collect()) else {
+        panic!("the command line")
+    };
+    crate::inputs::forget();
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
+    let mut devices = Devices::open(Box::leak(config), &memory, vm, 0, 1 << 32).unwrap();
+    devices.make_readable(vm, 5).unwrap();
+    devices
+}
+
+/// Compares each word of each window.
+fn compare(devices: &mut Devices) {
+    for index in 0..devices.slots.len() {
+        let registers = devices.shown.as_ref().unwrap().window(index).unwrap();
+        for (at, shown) in (0..).step_by(4).zip(registers) {
+            let mut data = [0; 4];
+            let offset = index as u64 * u64::from(layout::VIRTIO_MMIO_SIZE) + at;
+            assert!(devices.read(offset, &mut data).claimed());
+            let shown = shown.load(std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(shown, u32::from_le_bytes(data), "device {index}, register {at:#x}");
+        }
+    }
+}
+
+fn set(devices: &mut Devices, offset: u64, value: u32, signals: &mut u32) {
+    let mut sink = |_: Signal| *signals += 1;
+    let access = devices.write(offset, &value.to_le_bytes(), &mut sink);
+    if let Access::Notified(job) = access {
+        let _ = devices.finish(job.run(), &mut sink);
+    }
+}
+
+/// With a queue of 16 in each of the areas that a driver gives it.
+fn start(devices: &mut Devices, window: u64, signals: &mut u32) {
+    let mut set = |at: u64, value: u32| set(devices, window + at, value, signals);
+    [0, 1, 3].into_iter().for_each(|status| set(0x70, status));
+    for (at, value) in [(0x24, 1), (0x20, 1), (0x70, 11), (0x30, 0), (0x38, 16)] {
+        set(at, value);
+    }
+    for (at, area) in [(0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000)] {
+        set(at, area);
+    }
+    [(0x44, 1), (0x70, 15)].into_iter().for_each(|(at, value)| set(at, value));
+}
+
+const DISK: u64 = layout::VIRTIO_MMIO_SIZE as u64;
+
+/// A request is done: the reason is there before the interrupt is, and gone when it is acknowledged.
+#[test]
+fn a_reason_for_an_interrupt_comes_and_goes() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(64 << 10).unwrap();
+    let mut devices = devices(&image);
+    let mut signals = 0;
+    start(&mut devices, DISK, &mut signals);
+    compare(&mut devices);
+    // A flush: a header and a status.
+    let chain = [0x8000u64, 16 | 1 << 32 | 1 << 48, 0x9000, 1 | 2 << 32];
+    devices.memory.write_obj(chain, GuestAddress(0x1000)).unwrap();
+    devices.memory.write_obj([4u64, 0], GuestAddress(0x8000)).unwrap();
+    devices.memory.write_obj([0u16, 1, 0], GuestAddress(0x2000)).unwrap();
+    let registers = devices.shown.as_ref().unwrap().window(1).unwrap();
+    let reason = || registers[0x60 / 4].load(std::sync::atomic::Ordering::Relaxed);
+    let mut sink = |_: Signal| assert_eq!(reason(), 1, "not told before the interrupt");
+    let access = devices.write(DISK + 0x50, &[0; 4], &mut sink);
+    if let Access::Notified(job) = access {
+        let _ = devices.finish(job.run(), &mut sink);
+    }
+    assert_eq!(reason(), 1);
+    compare(&mut devices);
+    set(&mut devices, DISK + 0x64, 1, &mut signals);
+    assert_eq!(reason(), 0);
+    compare(&mut devices);
+}
+
+/// The driver is told of a new configuration, and reads it and its generation.
+#[test]
+fn a_change_of_the_configuration_is_seen() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(64 << 10).unwrap();
+    let mut devices = devices(&image);
+    for (generation, wanted) in [(1, 0), (2, 1)] {
+        let mut signals = 0;
+        devices.config_changed(0, &mut |_: Signal| signals += 1);
+        assert_eq!(signals, wanted);
+        let registers = devices.shown.as_ref().unwrap().window(0).unwrap();
+        assert_eq!(registers[0xfc / 4].load(std::sync::atomic::Ordering::Relaxed), generation);
+        compare(&mut devices);
+        start(&mut devices, 0, &mut signals);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn any_writes_leave_memory_right(
+        writes in proptest::collection::vec(
+            (0..3u64, prop_oneof![0..0x108u64, (0..0x30u64).prop_map(|at| at * 4)], any::<u32>(), 0..6u8),
+            0..60,
+        ),
+    ) {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(64 << 10).unwrap();
+        let mut devices = devices(&image);
+        let mut signals = 0;
+        for (device, offset, value, kind) in writes {
+            let window = device * DISK;
+            match kind {
+                0 => start(&mut devices, window, &mut signals),
+                // Values that mean something.
+                1..4 => set(&mut devices, window + offset, value & 0xf, &mut signals),
+                _ => set(&mut devices, window + offset, value, &mut signals),
+            }
+            compare(&mut devices);
+        }
+    }
+}
