@@ -89,15 +89,25 @@ pub fn read(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Read> {
 }
 
 /// The flags among words that [`read`] made, each with itself and its value: a value may look like a flag.
-pub fn flags(words: &[String]) -> impl Iterator<Item = (&str, &[String])> {
-    let mut rest = words;
-    std::iter::from_fn(move || {
-        let flag = rest.first()?;
+pub fn flags(words: &[String]) -> Flags<'_> {
+    Flags(words)
+}
+
+/// See [`flags`].
+pub struct Flags<'a>(&'a [String]);
+
+impl<'a> Iterator for Flags<'a> {
+    type Item = (&'a str, &'a [String]);
+
+    // Once for all who look for one.
+    #[inline(never)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let flag = self.0.first()?;
         let alone = !flag.starts_with("--") || SWITCHES.contains(&&**flag);
-        let (own, others) = rest.split_at(rest.len().min(if alone { 1 } else { 2 }));
-        rest = others;
-        Some((&**flag, own))
-    })
+        let (own, others) = self.0.split_at(self.0.len().min(if alone { 1 } else { 2 }));
+        self.0 = others;
+        Some((flag, own))
+    }
 }
 
 /// Takes the quotes off a value of `key=value,key=value`, and checks its keys.

@@ -1,81 +1,128 @@
 //! A vCPU's state, read and set as KVM has it (Documentation/virt/kvm/api.rst).
 
-use kvm_bindings::{
-    CpuId, KVM_CAP_XSAVE2, KVM_MAX_CPUID_ENTRIES, MsrList, Msrs, kvm_clock_data, kvm_cpuid_entry2,
-    kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
-    kvm_vcpu_events, kvm_xcrs,
-};
+use std::mem::offset_of;
 use std::os::fd::AsRawFd;
+
+use kvm_bindings::{
+    CpuId, KVM_CAP_XSAVE2, KVM_MAX_CPUID_ENTRIES, MsrList, kvm_clock_data, kvm_cpuid_entry2,
+    kvm_segment, kvm_sregs,
+};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
 
 use super::{System, Vcpu, Vm};
 use crate::error::{Error, Result};
 use crate::snapshot::parts::{Kind, Parts, Writer};
 
-/// What KVM takes and gives as plain bytes.
-///
-/// # Safety
-/// A `repr(C)` structure of KVM's without padding, of which every bit pattern is one.
-unsafe trait Plain: Copy {}
-
-macro_rules! plain {
-    ($($name:ty),*) => { $(
-        // SAFETY: a structure of Linux's <asm/kvm.h>, whose padding is fields of its own.
-        unsafe impl Plain for $name {}
-    )* };
-}
-plain!(
-    kvm_cpuid_entry2,
-    kvm_mp_state,
-    kvm_regs,
-    kvm_sregs,
-    kvm_xcrs,
-    kvm_debugregs,
-    kvm_lapic_state,
-    kvm_vcpu_events,
-    kvm_msr_entry,
-    kvm_clock_data,
-    u32
-);
-
-fn bytes<T: Plain>(values: &[T]) -> &[u8] {
-    // SAFETY: the bytes of plain values, for as long as those are borrowed.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+/// A structure of KVM's that is a part as it is: plain bytes, of a length that its calls' numbers have.
+struct Plain {
+    kind: Kind,
+    get: Call,
+    set: Call,
 }
 
-/// A list of structures from a part's bytes.
-fn list<T: Plain>(parts: &Parts<'_>, kind: Kind, number: usize) -> Result<Vec<T>> {
-    let (bytes, size) = (parts.get(kind, number)?, size_of::<T>());
-    if !bytes.len().is_multiple_of(size) {
-        return Err(parts.wrong(kind, number).into());
+type Call = (libc::c_ulong, &'static str);
+
+const CLOCK: Plain = Plain {
+    kind: Kind::Clock,
+    get: (0x8030_ae7c, "KVM_GET_CLOCK"),
+    set: (0x4030_ae7b, "KVM_SET_CLOCK"),
+};
+
+/// A vCPU's, in the order in which they are read and set. First what makes KVM take the INIT or SIPI that
+/// waits; XCRs before the XSAVE area, of which they say what there is; events last.
+const VCPU: [Plain; 7] = [
+    Plain {
+        kind: Kind::MpState,
+        get: (0x8004_ae98, "KVM_GET_MP_STATE"),
+        set: (0x4004_ae99, "KVM_SET_MP_STATE"),
+    },
+    Plain {
+        kind: Kind::Regs,
+        get: (0x8090_ae81, "KVM_GET_REGS"),
+        set: (0x4090_ae82, "KVM_SET_REGS"),
+    },
+    Plain {
+        kind: Kind::Sregs,
+        get: (0x8138_ae83, "KVM_GET_SREGS"),
+        set: (0x4138_ae84, "KVM_SET_SREGS"),
+    },
+    Plain {
+        kind: Kind::Xcrs,
+        get: (0x8188_aea6, "KVM_GET_XCRS"),
+        set: (0x4188_aea7, "KVM_SET_XCRS"),
+    },
+    Plain {
+        kind: Kind::DebugRegs,
+        get: (0x8080_aea1, "KVM_GET_DEBUGREGS"),
+        set: (0x4080_aea2, "KVM_SET_DEBUGREGS"),
+    },
+    Plain {
+        kind: Kind::Lapic,
+        get: (0x8400_ae8e, "KVM_GET_LAPIC"),
+        set: (0x4400_ae8f, "KVM_SET_LAPIC"),
+    },
+    Plain {
+        kind: Kind::Events,
+        get: (0x8040_ae9f, "KVM_GET_VCPU_EVENTS"),
+        set: (0x4040_aea0, "KVM_SET_VCPU_EVENTS"),
+    },
+];
+
+/// As long as the longest of them, that of the local APIC.
+type Bytes = [u64; 128];
+
+/// How long the structure is that a call reads or writes (`_IOC_SIZE`).
+const fn size(call: Call) -> usize {
+    (call.0 >> 16) as usize & 0x3fff
+}
+
+/// Has KVM fill `bytes`.
+fn get<'a>(fd: &impl AsRawFd, call: Call, bytes: &'a mut Bytes) -> Result<&'a mut [u8]> {
+    let bytes = &mut bytes.as_mut_bytes()[..size(call)];
+    // SAFETY: KVM writes as many bytes as the call's number says, which are there.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), call.0, bytes.as_mut_ptr()) } {
+        0 => Ok(bytes),
+        _ => Err(Error::last_kvm(call.1)),
     }
-    let len = bytes.len() / size;
-    let mut list = Vec::<T>::with_capacity(len);
-    // SAFETY: room for as many as there are whole ones in `bytes`, and any bytes are a value.
-    unsafe {
-        std::ptr::copy_nonoverlapping(bytes.as_ptr(), list.as_mut_ptr().cast::<u8>(), len * size);
-        list.set_len(len);
+}
+
+/// Gives KVM `bytes`, which [`part`] took from a snapshot for this.
+fn set(fd: &impl AsRawFd, call: Call, bytes: &Bytes) -> Result<()> {
+    const { assert!(size(VCPU[5].set) == size_of::<Bytes>()) };
+    // SAFETY: KVM reads as many bytes as the call's number says, which are there.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), call.0, bytes.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(Error::last_kvm(call.1)),
     }
-    Ok(list)
 }
 
-/// The one structure that a part is.
-fn one<T: Plain>(parts: &Parts<'_>, kind: Kind, number: usize) -> Result<T> {
-    let mut value = std::mem::MaybeUninit::<T>::uninit();
-    fill(parts, kind, number, value.as_mut_ptr().cast(), size_of::<T>())?;
-    // SAFETY: all of its bytes were just written, and any bytes are a value.
-    Ok(unsafe { value.assume_init() })
+/// What a call that sets it wants, and no other length.
+fn part(from: &Parts<'_>, plain: &Plain, number: usize) -> Result<Bytes> {
+    let mut bytes: Bytes = [0; 128];
+    let part = from.get(plain.kind, number)?;
+    if part.len() != size(plain.set) {
+        return Err(from.wrong(plain.kind, number).into());
+    }
+    bytes.as_mut_bytes()[..part.len()].copy_from_slice(part);
+    Ok(bytes)
 }
 
-/// Copies a part, which has to have `size` bytes, to `to`; once for all structures.
-#[inline(never)]
-fn fill(parts: &Parts<'_>, kind: Kind, number: usize, to: *mut u8, size: usize) -> Result<()> {
+/// A list of CPUID leaves from a part's bytes.
+fn leaves(parts: &Parts<'_>, kind: Kind, number: usize) -> Result<Vec<kvm_cpuid_entry2>> {
     let bytes = parts.get(kind, number)?;
-    if bytes.len() != size {
+    let chunks = bytes.chunks_exact(size_of::<kvm_cpuid_entry2>());
+    if !chunks.remainder().is_empty() {
         return Err(parts.wrong(kind, number).into());
     }
-    // SAFETY: `one` has room for `size` bytes.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, size) };
-    Ok(())
+    // SAFETY: each chunk has the bytes of one, of which all are numbers.
+    let read = |chunk: &[u8]| unsafe { chunk.as_ptr().cast::<kvm_cpuid_entry2>().read_unaligned() };
+    Ok(chunks.map(read).collect())
+}
+
+fn bytes_of(leaves: &[kvm_cpuid_entry2]) -> &[u8] {
+    // SAFETY: numbers without padding between, for as long as they are borrowed.
+    unsafe { std::slice::from_raw_parts(leaves.as_ptr().cast(), size_of_val(leaves)) }
 }
 
 /// `_IO(KVMIO, 0x03)`
@@ -86,6 +133,9 @@ const KVM_GET_XSAVE: libc::c_ulong = 0x9000_aea4;
 const KVM_GET_XSAVE2: libc::c_ulong = 0x9000_aecf;
 /// `_IOW(KVMIO, 0xa5, struct kvm_xsave)`: as many as there are.
 const KVM_SET_XSAVE: libc::c_ulong = 0x5000_aea5;
+/// `_IOWR(KVMIO, 0x88, struct kvm_msrs)` and `_IOW(KVMIO, 0x89, struct kvm_msrs)`, without the entries.
+const KVM_GET_MSRS: libc::c_ulong = 0xc008_ae88;
+const KVM_SET_MSRS: libc::c_ulong = 0x4008_ae89;
 /// What every KVM's XSAVE area has at least.
 const XSAVE_LEN: usize = 4096;
 
@@ -141,8 +191,7 @@ impl Vm {
     /// # Errors
     /// The call that failed.
     pub fn save_clock(&self, to: &mut Writer) -> Result<()> {
-        let clock = self.fd.get_clock().map_err(Error::kvm("KVM_GET_CLOCK"))?;
-        to.add(Kind::Clock, 0, bytes(&[clock]));
+        to.add(CLOCK.kind, 0, get(&self.fd, CLOCK.get, &mut [0; 128])?);
         Ok(())
     }
 
@@ -151,10 +200,11 @@ impl Vm {
     /// # Errors
     /// The call that failed, or the part is wrong.
     pub fn restore_clock(&self, from: &Parts<'_>) -> Result<()> {
-        let mut clock: kvm_clock_data = one(from, Kind::Clock, 0)?;
+        const FLAGS: usize = offset_of!(kvm_clock_data, flags) / 8;
+        let mut clock = part(from, &CLOCK, 0)?;
         // The others say what the host was like.
-        clock.flags &= kvm_bindings::KVM_CLOCK_REALTIME;
-        self.fd.set_clock(&clock).map_err(Error::kvm("KVM_SET_CLOCK"))
+        clock[FLAGS] &= u64::from(kvm_bindings::KVM_CLOCK_REALTIME);
+        set(&self.fd, CLOCK.set, &clock)
     }
 }
 
@@ -174,33 +224,23 @@ impl Vcpu {
     /// # Errors
     /// The call that failed, or the vCPU is between its INIT and its first instruction.
     pub fn save(&self, number: usize, host: &Host, to: &mut Writer) -> Result<()> {
-        let fd = &self.fd;
-        // First: it makes KVM take the INIT or SIPI that waits.
-        let state = fd.get_mp_state().map_err(Error::kvm("KVM_GET_MP_STATE"))?;
-        if STARTING.contains(&state.mp_state) {
-            return Err(Error::Failed(format!(
-                "snapshot: vCPU {number} is just being started; try again"
-            )));
+        for plain in &VCPU {
+            let mut bytes: Bytes = [0; 128];
+            let bytes = get(&self.fd, plain.get, &mut bytes)?;
+            if plain.kind == Kind::MpState && STARTING.contains(&u32::from(bytes[0])) {
+                return Err(Error::Failed(format!(
+                    "snapshot: vCPU {number} is just being started; try again"
+                )));
+            }
+            to.add(plain.kind, number, bytes);
         }
-        to.add(Kind::MpState, number, bytes(&[state]));
-        let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_CPUID2"))?;
-        to.add(Kind::Cpuid, number, bytes(cpuid.as_slice()));
-        to.add(Kind::Supported, number, bytes(host.supported.as_slice()));
+        let cpuid = self.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES);
+        let cpuid = cpuid.map_err(Error::kvm("KVM_GET_CPUID2"))?;
+        to.add(Kind::Cpuid, number, bytes_of(cpuid.as_slice()));
+        to.add(Kind::Supported, number, bytes_of(host.supported.as_slice()));
         to.add(Kind::TscRate, number, &host.tsc_khz.to_le_bytes());
-        let regs = fd.get_regs().map_err(Error::kvm("KVM_GET_REGS"))?;
-        to.add(Kind::Regs, number, bytes(&[regs]));
-        let sregs = fd.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
-        to.add(Kind::Sregs, number, bytes(&[sregs]));
         to.add(Kind::Xsave, number, &self.xsave(host.xsave_len)?);
-        let xcrs = fd.get_xcrs().map_err(Error::kvm("KVM_GET_XCRS"))?;
-        to.add(Kind::Xcrs, number, bytes(&[xcrs]));
-        let debug = fd.get_debug_regs().map_err(Error::kvm("KVM_GET_DEBUGREGS"))?;
-        to.add(Kind::DebugRegs, number, bytes(&[debug]));
-        let lapic = fd.get_lapic().map_err(Error::kvm("KVM_GET_LAPIC"))?;
-        to.add(Kind::Lapic, number, bytes(&[lapic]));
-        to.add(Kind::Msrs, number, bytes(&self.msrs(&host.msrs)?));
-        let events = fd.get_vcpu_events().map_err(Error::kvm("KVM_GET_VCPU_EVENTS"))?;
-        to.add(Kind::Events, number, bytes(&[events]));
+        to.add(Kind::Msrs, number, self.msrs(&host.msrs).as_bytes());
         Ok(())
     }
 
@@ -215,9 +255,8 @@ impl Vcpu {
         supported: &CpuId,
         from: &Parts<'_>,
     ) -> Result<()> {
-        let fd = &self.fd;
-        let shown = list::<kvm_cpuid_entry2>(from, Kind::Cpuid, number)?;
-        let then = list(from, Kind::Supported, number)?;
+        let shown = leaves(from, Kind::Cpuid, number)?;
+        let then = leaves(from, Kind::Supported, number)?;
         if let Some(lack) = crate::cpuid::lacks(&shown, &then, supported.as_slice()) {
             return Err(Error::Failed(format!(
                 "--restore: this host has {lack}, which the guest was shown; restore on a host like the \
@@ -227,28 +266,26 @@ impl Vcpu {
         let cpuid = CpuId::from_entries(&shown)
             .map_err(|_| crate::snapshot::Wrong::Part(Kind::Cpuid, number as u32))?;
         self.set_cpuid(&cpuid)?;
-        self.set_tsc_rate(one(from, Kind::TscRate, number)?)?;
-        let state = one(from, Kind::MpState, number)?;
-        fd.set_mp_state(state).map_err(Error::kvm("KVM_SET_MP_STATE"))?;
-        fd.set_regs(&one(from, Kind::Regs, number)?).map_err(Error::kvm("KVM_SET_REGS"))?;
-        let mut sregs: kvm_sregs = one(from, Kind::Sregs, number)?;
-        // KVM says "busy", which Intel's CPUs have and want. AMD's have "available", whatever is in the
-        // guest's descriptor, and a software CPU of QEMU's that emulates one looks for that.
-        if crate::cpuid::is_amd(&cpuid) {
-            sregs.tr.type_ &= !TSS_BUSY;
+        self.set_tsc_rate(from.read::<U32>(Kind::TscRate, number)?.get())?;
+        for plain in &VCPU {
+            let mut bytes = part(from, plain, number)?;
+            match plain.kind {
+                // KVM says "busy", which Intel's CPUs have and want. AMD's have "available", whatever is
+                // in the guest's descriptor, and a software CPU of QEMU's that emulates one looks for
+                // that.
+                Kind::Sregs if crate::cpuid::is_amd(&cpuid) => {
+                    const TYPE: usize = offset_of!(kvm_sregs, tr) + offset_of!(kvm_segment, type_);
+                    bytes.as_mut_bytes()[TYPE] &= !TSS_BUSY;
+                }
+                Kind::DebugRegs => self.set_xsave(from.get(Kind::Xsave, number)?, xsave_len)?,
+                // The APIC has to be there for its timer's deadline.
+                Kind::Events => self.set_msrs_of(from.get(Kind::Msrs, number)?)?,
+                _ => {}
+            }
+            set(&self.fd, plain.set, &bytes)?;
         }
-        fd.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
-        // Before the XSAVE area, of which it says what there is.
-        fd.set_xcrs(&one(from, Kind::Xcrs, number)?).map_err(Error::kvm("KVM_SET_XCRS"))?;
-        self.set_xsave(from.get(Kind::Xsave, number)?, xsave_len)?;
-        let debug = one(from, Kind::DebugRegs, number)?;
-        fd.set_debug_regs(&debug).map_err(Error::kvm("KVM_SET_DEBUGREGS"))?;
-        fd.set_lapic(&one(from, Kind::Lapic, number)?).map_err(Error::kvm("KVM_SET_LAPIC"))?;
-        self.set_saved_msrs(list(from, Kind::Msrs, number)?)?;
-        let events = one(from, Kind::Events, number)?;
-        fd.set_vcpu_events(&events).map_err(Error::kvm("KVM_SET_VCPU_EVENTS"))?;
         // Lets the guest's watchdogs know that it stood still; a guest without kvmclock has none to tell.
-        let _ = fd.kvmclock_ctrl();
+        let _ = self.fd.kvmclock_ctrl();
         Ok(())
     }
 
@@ -293,57 +330,64 @@ impl Vcpu {
         }
     }
 
-    /// All of `wanted` that can be read, the TSC first and its deadline, which is set by it, last.
-    fn msrs(&self, wanted: &MsrList) -> Result<Vec<kvm_msr_entry>> {
-        let mut left: Vec<kvm_msr_entry> = wanted
-            .as_slice()
-            .iter()
-            .map(|&index| kvm_msr_entry { index, ..Default::default() })
-            .collect();
-        let mut read = Vec::with_capacity(left.len());
-        while !left.is_empty() {
-            let mut some = msr_list(&left)?;
-            let count = self.fd.get_msrs(&mut some).map_err(Error::kvm("KVM_GET_MSRS"))?;
-            read.extend_from_slice(&some.as_slice()[..count.min(left.len())]);
-            // KVM stops at one that the host has and this guest has not.
-            left.drain(..(count + 1).min(left.len()));
-        }
-        let tsc = read.iter().find(|msr| msr.index == MSR_IA32_TSC).map_or(0, |msr| msr.data);
-        for msr in &mut read {
-            // A timer that fired, and whose interrupt did not come yet, is no state that KVM gives:
-            // let it fire once more.
-            if msr.index == MSR_IA32_TSC_DEADLINE && msr.data == 0 {
-                msr.data = tsc;
+    /// All of `wanted` that can be read, the TSC first and its deadline, which is set by it, last: each
+    /// with its number.
+    fn msrs(&self, wanted: &MsrList) -> Vec<[u64; 2]> {
+        let turn = |index| match index {
+            MSR_IA32_TSC => 0,
+            MSR_IA32_TSC_DEADLINE => 2,
+            _ => 1,
+        };
+        let mut read: Vec<[u64; 2]> = Vec::new();
+        for now in 0..3 {
+            for &index in wanted.as_slice().iter().filter(|&&index| turn(index) == now) {
+                // One that the host has and this guest has not is left out.
+                let Some(mut value) = self.msr(index) else { continue };
+                // A timer that fired, and whose interrupt did not come yet, is no state that KVM gives:
+                // let it fire once more.
+                if (index, value) == (MSR_IA32_TSC_DEADLINE, 0) {
+                    value = read.first().map_or(0, |tsc| tsc[1]);
+                }
+                read.push([index.into(), value]);
             }
         }
-        let with = |wanted: fn(u32) -> bool| read.iter().filter(move |msr| wanted(msr.index));
-        let first = with(|index| index == MSR_IA32_TSC);
-        let others = with(|index| ![MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE].contains(&index));
-        let last = with(|index| index == MSR_IA32_TSC_DEADLINE);
-        Ok(first.chain(others).chain(last).copied().collect())
+        read
     }
 
-    fn set_saved_msrs(&self, mut left: Vec<kvm_msr_entry>) -> Result<()> {
-        while !left.is_empty() {
-            let count = self.fd.set_msrs(&msr_list(&left)?).map_err(Error::kvm("KVM_SET_MSRS"))?;
-            let Some(refused) = left.get(count) else { return Ok(()) };
+    /// The value of one.
+    fn msr(&self, index: u32) -> Option<u64> {
+        // struct kvm_msrs of one struct kvm_msr_entry.
+        let mut list = [1, index.into(), 0];
+        // SAFETY: KVM reads and writes as many entries as the list says, one.
+        let count = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_GET_MSRS, list.as_mut_ptr()) };
+        (count == 1).then_some(list[2])
+    }
+
+    /// Sets those that [`Self::msrs`] has read.
+    fn set_msrs_of(&self, part: &[u8]) -> Result<()> {
+        let entry = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        // struct kvm_msrs of as many entries as there are whole ones, each two words.
+        let mut list = vec![0];
+        list.extend(part.chunks_exact(16).flat_map(|msr| [entry(&msr[..8]), entry(&msr[8..])]));
+        loop {
+            let count = list.len() as u64 / 2;
+            list[0] = count;
+            // SAFETY: KVM reads as many entries as the list says, which are there.
+            let set = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_SET_MSRS, list.as_ptr()) };
+            let set = u64::try_from(set).map_err(|_| Error::last_kvm("KVM_SET_MSRS"))?;
+            if set >= count {
+                return Ok(());
+            }
             // One that cannot be written at all, and has the value anyway.
-            let mut now =
-                msr_list(&[kvm_msr_entry { index: refused.index, ..Default::default() }])?;
-            let read = self.fd.get_msrs(&mut now).map_err(Error::kvm("KVM_GET_MSRS"))?;
-            if read != 1 || now.as_slice()[0].data != refused.data {
+            let at = 2 * set as usize + 1;
+            let (index, value) = (list[at] as u32, list[at + 1]);
+            if self.msr(index) != Some(value) {
                 return Err(Error::Failed(format!(
-                    "--restore: this host's KVM refuses {:#x} for model-specific register {:#x}; \
-                     restore on a host like the one that the snapshot is from",
-                    refused.data, refused.index
+                    "--restore: this host's KVM refuses {value:#x} for model-specific register \
+                     {index:#x}; restore on a host like the one that the snapshot is from"
                 )));
             }
-            left.drain(..=count);
+            list.drain(1..at + 2);
         }
-        Ok(())
     }
-}
-
-fn msr_list(entries: &[kvm_msr_entry]) -> Result<Msrs> {
-    Msrs::from_entries(entries).map_err(|_| Error::Failed("KVM_GET_MSRS: list too long".into()))
 }

@@ -7,7 +7,7 @@
 use std::io;
 
 use brisk_boot::{GenerationId, layout};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 
@@ -57,7 +57,9 @@ impl Generation {
     pub fn change(self, memory: &GuestMemoryMmap, interrupts: &mut Interrupts) -> Result<()> {
         let Some(gsi) = self.0 else { return Ok(()) };
         let at = GuestAddress(layout::GENERATION_ID.start);
-        memory.write_slice(&random()?, at).map_err(|error| Error::Failed(error.to_string()))?;
+        let none = |_| Error::Failed("--restore: too little memory for an id".into());
+        let id = random()?;
+        memory.get_slice(at, id.len()).map_err(none)?.copy_from(&id);
         interrupts.signal(Signal::Gsi(gsi as u8));
         Ok(())
     }

@@ -9,6 +9,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
+use super::files;
+
 /// What the keeper is told.
 const KEEP: u8 = 1;
 const DISCARD: u8 = 0;
@@ -77,19 +79,17 @@ fn wait(mut line: UnixStream, partial: &str, path: &str) -> ! {
     let mut word = [0];
     let told = line.read_exact(&mut word).is_ok() && word == [KEEP];
     let kept = match told {
-        true => std::fs::rename(partial, path),
+        true => files::rename(partial, path),
         false => Err(io::ErrorKind::NotFound.into()),
     };
     let code = kept.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
     let _ = line.write_all(&code.to_le_bytes());
     if kept.is_err() {
         // A file, or a directory with the files of a snapshot.
-        if std::fs::remove_file(partial).is_err() {
-            for name in super::FILES {
-                let _ = std::fs::remove_file(format!("{partial}/{name}"));
-            }
-            let _ = std::fs::remove_dir(partial);
+        for name in super::FILES {
+            files::remove(&format!("{partial}/{name}"));
         }
+        files::remove(partial);
     }
     // SAFETY: ends the child.
     unsafe { libc::_exit(0) }

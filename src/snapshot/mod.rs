@@ -5,15 +5,16 @@
 //! what none of them writes to.
 
 pub mod arguments;
+mod files;
 pub mod generation;
 mod keeper;
 pub mod memory;
 pub mod parts;
 mod working_set;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 
 use kvm_bindings::CpuId;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -21,6 +22,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::bus::Bus;
+use crate::cli::words::os_string;
 use crate::config::{Config, MemoryConfig};
 use crate::descriptors;
 use crate::error::{Error, Result};
@@ -230,21 +232,18 @@ impl Snapshot {
 impl Prepared {
     fn new(config: &'static SnapshotConfig, restored: Option<&Restored>) -> Result<Prepared> {
         let path = &config.path;
-        let taken = std::fs::read_dir(path).map(|mut files| files.next().is_some());
-        if taken.unwrap_or_else(|error| error.kind() != io::ErrorKind::NotFound) {
+        if files::is_taken(path) {
             return Err(Error::Failed(format!(
                 "--snapshot {path}: is there already; remove it, or give another path"
             )));
         }
         let pages = PageMap::open().map_err(failed("/proc/self/pagemap"))?;
         let partial = format!("{path}.partial-{}", std::process::id());
-        std::fs::create_dir(&partial).map_err(failed(&partial))?;
+        files::make_directory(&partial).map_err(failed(&partial))?;
         let keeper = Keeper::start(&partial, path).map_err(failed(path))?;
         let make = |name: &str| {
             let path = format!("{partial}/{name}");
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(true).mode(0o600);
-            options.open(&path).map_err(failed(&path))
+            files::make(&path).map_err(failed(&path))
         };
         let (state, memory) = (make(FILES[0])?, make(FILES[1])?);
         let unread = restored.map(|restored| memory::data(&restored.memory));
@@ -379,12 +378,9 @@ impl Restored {
     /// # Errors
     /// They are not there.
     pub fn open(path: &str, any_images: bool, record: Option<u8>) -> Result<Restored> {
-        let error = |name: &str| {
-            let path = format!("{path}/{name}");
-            move |error| Error::file("--restore", &path)(error)
-        };
-        let state = std::fs::read(format!("{path}/state")).map_err(error("state"))?;
-        let memory = File::open(format!("{path}/memory")).map_err(error("memory"))?;
+        let [state, memory] = FILES.map(|name| format!("{path}/{name}"));
+        let memory = File::open(os_string(&memory)).map_err(Error::file("--restore", &memory))?;
+        let state = files::read(&state).map_err(Error::file("--restore", &state))?;
         let (path, file) = (path.to_owned(), Vec::leak(state));
         Ok(Restored { path, file, memory, any_images, record })
     }

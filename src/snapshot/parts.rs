@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// First bytes of a state file.
 const MAGIC: [u8; 8] = *b"brisksnp";
 /// Changes with the meaning of any part.
-const VERSION: u32 = 2;
+const VERSION: u64 = 3;
 /// The most parts that anybody looks at: bounds the work that a file can cause.
 const MAX_PARTS: usize = 4096;
 
@@ -15,9 +15,9 @@ const MAX_PARTS: usize = 4096;
 #[repr(C)]
 struct Header {
     magic: [u8; 8],
-    version: U32,
+    version: U64,
     /// Of the bytes behind the header.
-    checksum: U32,
+    checksum: U64,
     /// Bytes behind the header; what follows them is not ours (a hugetlbfs has no shorter files).
     len: U64,
 }
@@ -96,7 +96,7 @@ pub enum Wrong {
     /// Other first bytes.
     Magic,
     /// Another version of the format.
-    Version(u32),
+    Version(u64),
     /// Shorter than it says.
     Cut,
     /// Changed since it was written.
@@ -149,8 +149,8 @@ impl Writer {
         let (header, body) = self.0.split_at_mut(size_of::<Header>());
         let filled = Header {
             magic: MAGIC,
-            version: U32::new(VERSION),
-            checksum: U32::new(checksum(body)),
+            version: U64::new(VERSION),
+            checksum: U64::new(checksum(body)),
             len: U64::new(body.len() as u64),
         };
         header.copy_from_slice(filled.as_bytes());
@@ -205,6 +205,12 @@ impl<'a> Parts<'a> {
         if header.magic == MAGIC { body.checked_add(size_of::<Header>()) } else { None }
     }
 
+    /// The checksum that a file says it has.
+    pub fn checksum(start: &[u8]) -> Option<u64> {
+        let (header, _) = Header::read_from_prefix(start).ok()?;
+        Some(header.checksum.get())
+    }
+
     /// A part's bytes.
     ///
     /// # Errors
@@ -228,9 +234,15 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Against accidents, not against attackers: whoever can write the file can make it right.
-pub(super) fn checksum(bytes: &[u8]) -> u32 {
-    adler2::adler32_slice(bytes)
+/// Against accidents, not against attackers: whoever can write the file can make it right. Each word goes
+/// into it by steps that can be undone, so that no change of one can be missed; the last bytes of a length
+/// that is none of whole words are left out, as in no state file.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    // The golden ratio's digits: odd, and bits everywhere.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let words =
+        bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+    words.fold(bytes.len() as u64, |sum, word| (sum ^ word).wrapping_mul(FACTOR).rotate_left(29))
 }
 
 #[cfg(test)]

@@ -6,19 +6,21 @@
 //! Those that it only reads stay in the page cache, shared with all clones: a call for each run of them
 //! would cost what their faults do.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::files;
 use super::keeper::Keeper;
 use super::memory::{self, PAGE, PageMap};
-use super::parts::{Kind, Parts, Writer, checksum};
+use super::parts::{Kind, Parts, Writer};
+use crate::cli::words::os_string;
 use crate::error::{Error, Result};
 use crate::kvm::Vcpu;
 
@@ -59,9 +61,9 @@ impl Runs {
     }
 }
 
-/// Which snapshot a list belongs to.
+/// Which snapshot a list belongs to: the checksum of its state, which is right.
 fn owner(state: &[u8]) -> U64 {
-    U64::new(u64::from(checksum(state)) << 32 | state.len() as u64 & 0xffff_ffff)
+    U64::new(Parts::checksum(state).unwrap_or(0))
 }
 
 /// What a run that records has ready.
@@ -84,9 +86,7 @@ impl Recording {
         let partial = format!("{path}.partial-{}", std::process::id());
         let failed = |error| Error::file("--restore record", &partial)(error);
         let pages = PageMap::open().map_err(failed)?;
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create_new(true).mode(0o600);
-        let file = file.open(&partial).map_err(failed)?;
+        let file = files::make(&partial).map_err(failed)?;
         let keeper = Keeper::start(&partial, &path).map_err(failed)?;
         Ok(Recording { code, dir: dir.to_owned(), file, keeper, pages })
     }
@@ -154,7 +154,7 @@ impl WorkingSet {
     /// The one of the snapshot in `dir` with this `state`; `None` where there is none, or one of another
     /// snapshot or version: what is only faster is not required.
     pub fn open(dir: &str, state: &[u8]) -> Option<WorkingSet> {
-        let file = File::open(format!("{dir}/{NAME}")).ok()?;
+        let file = File::open(os_string(&format!("{dir}/{NAME}"))).ok()?;
         let set = WorkingSet::read(file, state);
         if set.is_none() {
             log::warn!("--restore: {dir}/{NAME} is not this snapshot's: record it anew");
@@ -316,7 +316,8 @@ mod tests {
     use vm_memory::{GuestAddress, GuestRegionMmap, MmapRegion};
 
     const PAGES: usize = 512;
-    const STATE: &[u8] = b"a state";
+    /// The beginning of a state file.
+    const STATE: &[u8] = b"brisksnp\x03\0\0\0\0\0\0\0checksum\0\0\0\0\0\0\0\0";
 
     /// A snapshot's memory in which each page but every fourth begins with its number, mapped as a
     /// guest's is.
@@ -432,7 +433,7 @@ mod tests {
     fn a_list_that_is_another_snapshots_or_damaged_is_none() {
         let (_dir, dir) = scratch();
         let _ = record(&dir, &[], &[5, 9]);
-        assert!(WorkingSet::open(&dir, b"another state").is_none());
+        assert!(WorkingSet::open(&dir, &STATE.to_ascii_uppercase()).is_none());
         let path = format!("{dir}/{NAME}");
         let whole = std::fs::read(&path).unwrap();
         let list = Parts::len(&whole).unwrap();

@@ -178,11 +178,11 @@ fn every_length_and_flipped_bits_of_a_state_are_refused() {
     let saved = Saved::new();
     let file = saved.dir.join("state");
     let state = fs::read(&file).unwrap();
-    for len in [0, 1, 7, 8, 23, 24, 100, state.len() / 2, state.len() - 1] {
+    for len in [0, 1, 7, 8, 31, 32, 100, state.len() / 2, state.len() - 1] {
         fs::write(&file, &state[..len]).unwrap();
         saved.is_refused(&["--restore", "cut"]);
     }
-    for at in [24, 40, state.len() / 2, state.len() - 1] {
+    for at in [32, 48, state.len() / 2, state.len() - 1] {
         let mut changed = state.clone();
         changed[at] ^= 0x10;
         fs::write(&file, &changed).unwrap();
@@ -198,10 +198,13 @@ fn every_length_and_flipped_bits_of_a_state_are_refused() {
     run(&mut saved.restore()).silent().with_status(0);
 }
 
+/// Bytes before the first part.
+const HEADER: usize = 32;
+
 /// Where part `kind` of vCPU `number` is in a state file.
 pub fn part(state: &[u8], kind: u32, number: u32) -> Range<usize> {
     let word = |at: usize| u32::from_le_bytes(state[at..at + 4].try_into().unwrap());
-    let mut at = 24;
+    let mut at = HEADER;
     while (word(at), word(at + 4)) != (kind, number) {
         at += 16 + (word(at + 8) as usize).next_multiple_of(8);
     }
@@ -212,8 +215,8 @@ pub fn part(state: &[u8], kind: u32, number: u32) -> Range<usize> {
 fn edit(state: &mut [u8], kind: u32, change: impl FnOnce(&mut [u8])) {
     let part = part(state, kind, 0);
     change(&mut state[part]);
-    let checksum = adler2::adler32_slice(&state[24..]);
-    state[12..16].copy_from_slice(&checksum.to_le_bytes());
+    let checksum = brisk::snapshot::parts::checksum(&state[HEADER..]);
+    state[16..24].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// `struct kvm_cpuid_entry2`: its bytes, and where its function and ecx are.
