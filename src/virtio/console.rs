@@ -32,6 +32,8 @@ const MOST: usize = 1 << 20;
 #[derive(Default)]
 pub struct Console {
     transmits: bool,
+    /// The output is a terminal of some size.
+    has_size: bool,
     output: Option<Output>,
     /// Bytes of the transmit queue's first chain that are written already.
     sent: usize,
@@ -79,7 +81,8 @@ impl Console {
             events::install_for_resize();
         }
         let receives = Console { input, ..Console::default() };
-        let transmits = Console { transmits: true, output, ..Console::default() };
+        let has_size = size.is_some();
+        let transmits = Console { transmits: true, has_size, output, ..Console::default() };
         (console::Console::new(size), [receives, transmits])
     }
 
@@ -198,7 +201,7 @@ impl Backend for Console {
         if events.intersects(Events::OUTPUT) && self.waits {
             polled.queue = true;
         }
-        if events.intersects(Events::WINDOW) && self.transmits {
+        if events.intersects(Events::WINDOW) && self.has_size {
             polled.config =
                 terminal::size().is_some_and(|(columns, rows)| model.resize(columns, rows));
         }

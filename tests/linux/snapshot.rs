@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use super::common::{brisk, key, run};
+use super::common::{Running, brisk, key, run, wait_for};
+use super::terminals::{OnTerminal, terminal};
 use super::{Guest, artifact};
 
 /// The code at which the guests are saved, when the console has printed what they said: on another CPU,
@@ -196,4 +197,42 @@ fn devices_over_pci() {
         &["--transport", "pci"],
         if cfg!(feature = "io-uring") { ",engine=io_uring" } else { "" },
     );
+}
+
+/// A clone's terminal has a size of its own, and none where it has no terminal.
+#[cfg(feature = "console")]
+#[test]
+fn a_terminal_of_another_size_or_none() {
+    let mut guest = Guest::doing("shell");
+    guest.initramfs = Some(artifact("BRISK_SHELL_INITRAMFS"));
+    guest.cmdline = guest.cmdline.replace("ttyS0", "hvc0");
+    guest.serial = "off".to_owned();
+    let guest = guest.with(&["--console", "tty"]);
+    let dir = guest.scratch.path("snapshot");
+    let mut command = guest.command();
+    command.arg("--snapshot").arg(format!("path={},at=0xa0", dir.display()));
+    let mut on = OnTerminal::new(command);
+    on.shows("# ");
+    on.types("stty size; printf '\\240' | dd of=/dev/port bs=1 seek=128; stty size\n");
+    on.shows("23 81");
+    assert_eq!(on.end(), Some(0));
+    let (ours, theirs) = terminal(97, 31);
+    let mut command = brisk();
+    command.arg("--restore").arg(&dir);
+    let mut on = OnTerminal::start(command, ours, &theirs);
+    wait_for("the new size", || {
+        on.types("stty size\n");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        on.screen().contains("31 97")
+    });
+    on.types("\x01x");
+    assert_eq!(on.end(), Some(0));
+    let mut command = brisk();
+    let output = key("file", guest.scratch.path("again"));
+    command.arg("--restore").arg(&dir).args(["--console", &output]);
+    let mut running = Running::start(&mut command);
+    wait_for("what comes behind the code", || guest.scratch.text("again").contains("records out"));
+    assert!(running.runs());
+    running.signal(libc::SIGTERM);
+    running.end().silent().with_status(0);
 }

@@ -101,7 +101,7 @@ fn a_reader_that_stops_stops_nothing() {
 }
 
 /// Both ends of a terminal.
-fn terminal(columns: u16, rows: u16) -> (OwnedFd, OwnedFd) {
+pub fn terminal(columns: u16, rows: u16) -> (OwnedFd, OwnedFd) {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let (mut ours, mut theirs) = (0, 0);
     let (name, settings) = (std::ptr::null_mut(), std::ptr::null());
@@ -126,7 +126,7 @@ impl OnTerminal {
         OnTerminal::start(command, ours, &theirs)
     }
 
-    fn start(command: Command, ours: OwnedFd, theirs: &OwnedFd) -> OnTerminal {
+    pub fn start(command: Command, ours: OwnedFd, theirs: &OwnedFd) -> OnTerminal {
         let (child, screen) = super::common::terminal::start(command, &ours, theirs);
         OnTerminal { child, keys: File::from(ours), screen }
     }

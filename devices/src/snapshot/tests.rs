@@ -111,7 +111,7 @@ proptest! {
         }
         fn restore(model: &mut Common<2>, saved: &Saved) -> Result<(), Invalid> {
             let state: &mut State = model;
-            state.restore(&Console::new(Some((80, 25))), saved)
+            state.restore(&mut Console::new(Some((80, 25))), saved)
         }
         comes_back(&model, Common::new, save, restore);
     }

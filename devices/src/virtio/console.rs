@@ -61,6 +61,15 @@ impl Device for Console {
         high.copy_from_slice(&rows.to_le_bytes());
         copy_config(&config, offset, data);
     }
+
+    /// A terminal's driver still asks for a size where there is none, which is then 0 by 0; and it knows
+    /// the other terminal's, so that any is news.
+    #[cfg(feature = "snapshot")]
+    fn replaces(&mut self, features: u64) {
+        if features & F_SIZE != 0 {
+            self.size = Some((0, 0));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -99,6 +99,13 @@ pub trait Device {
     fn write_config(&mut self, offset: u32, data: &[u8]) {
         let _ = (offset, data);
     }
+
+    /// Another device of this type was saved, whose driver had agreed on `features`, and this one takes its
+    /// place: it may offer what only another host side would have it offer.
+    #[cfg(feature = "snapshot")]
+    fn replaces(&mut self, features: u64) {
+        let _ = features;
+    }
 }
 
 /// Copies from a configuration space's bytes, leaving what lies beyond its end.

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{Pump, VirtioDevice};
 use crate::error::{Error, Result};
-use crate::events::Events;
+use crate::events::{self, Events};
 use crate::interrupts::Sink;
 use crate::snapshot::parts::{Kind, Parts, Writer};
 use crate::virtio::table::each;
@@ -88,7 +88,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         }
         let common: &mut State = &mut self.common;
         let saved: Saved = from.read(Kind::Virtio, index)?;
-        common.restore(&self.model, &saved).map_err(|_| from.wrong(Kind::Virtio, index))?;
+        common.restore(&mut self.model, &saved).map_err(|_| from.wrong(Kind::Virtio, index))?;
         if !self.common.active() {
             return Ok(());
         }
@@ -154,6 +154,8 @@ impl Devices {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             each!(slot, device => device.restore(index, from, self.memory)?);
         }
+        // A terminal may have another size than that one had.
+        events::expect(Events::WINDOW);
         Ok(())
     }
 }

@@ -95,11 +95,11 @@ impl State {
     }
 
     /// Takes over a state of a device of the same type with as many queues, whose driver asked for no
-    /// more features than `device` offers.
+    /// more features than `device` can offer.
     ///
     /// # Errors
     /// It is none.
-    pub fn restore<D: Device>(&mut self, device: &D, saved: &Saved) -> Result<(), Invalid> {
+    pub fn restore<D: Device>(&mut self, device: &mut D, saved: &Saved) -> Result<(), Invalid> {
         check(saved.device_id.get() == D::ID && saved.zero == 0)?;
         check(saved.queue_count.get() as usize == self.queues.len())?;
         self.status = Status::from_bits(saved.status).ok_or(Invalid)?;
@@ -109,6 +109,7 @@ impl State {
         self.driver_features_select = saved.driver_features_select.get();
         self.queue_select = saved.queue_select.get();
         self.driver_features = saved.driver_features.get();
+        device.replaces(self.driver_features);
         let agreed = self.driver_features & !offered_features(device) == 0;
         check(agreed || !self.status.contains(Status::FEATURES_OK))?;
         let (used, rest) = saved.queues.split_at_checked(self.queues.len()).ok_or(Invalid)?;

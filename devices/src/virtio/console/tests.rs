@@ -38,3 +38,16 @@ fn has_two_queues() {
     let sizes = [0, 1, 2, u16::MAX].map(|queue| console.queue_max_size(queue));
     assert_eq!(sizes, [16, 16, 0, 0]);
 }
+
+#[cfg(feature = "snapshot")]
+#[test]
+fn a_console_in_the_place_of_a_terminals_has_a_size_that_is_news() {
+    for mut console in [Console::new(None), Console::new(Some((80, 25)))] {
+        console.replaces(F_SIZE);
+        assert_eq!((console.features(), config(&console)), (F_SIZE, [0; 8]));
+        assert!(console.resize(80, 25));
+    }
+    let mut console = Console::new(None);
+    console.replaces(0);
+    assert_eq!(console.features(), 0);
+}
