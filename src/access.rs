@@ -1,5 +1,7 @@
 //! What becomes of a guest's access, and by what the VM ends.
 
+use crate::api::Asked;
+
 /// Why the VM ends by the guest's or the user's own wish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -11,6 +13,8 @@ pub enum End {
     Quit,
     /// None, if the guest is to run on: it asked to be saved.
     Snapshot,
+    /// None, unless a client says so: one waits for the first vCPU's thread.
+    Asked(Asked),
 }
 
 /// What became of an access.

@@ -14,7 +14,7 @@ use crate::config::{self, Config, MemoryConfig, Output, Seccomp, Transport, need
 use crate::error::{Error, Result};
 use crate::measure::log;
 use crate::snapshot::arguments;
-use crate::{exit_status, virtio, workload};
+use crate::{api, exit_status, virtio, workload};
 use words::Read;
 
 #[derive(FromArgs)]
@@ -97,6 +97,10 @@ pub(crate) struct Args {
     /// 0x80 (feature notify)
     #[argh(option)]
     notify: Option<String>,
+    /// PATH, path=PATH or fd=N: take commands on this Unix socket, as Cloud Hypervisor's API has them
+    /// (feature api)
+    #[argh(option)]
+    api_socket: Option<String>,
     /// off|error|warn|info|debug|trace (default warn); -v, -vv, -vvv: from info on (feature logging)
     #[argh(option)]
     log_level: Option<String>,
@@ -201,6 +205,7 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
     let snapshot = args.snapshot.is_some() || args.restore.is_some();
     without(snapshot, cfg!(feature = "snapshot"), "--snapshot, --restore", "snapshot")?;
     without(args.notify.is_some(), cfg!(feature = "notify"), "--notify", "notify")?;
+    without(args.api_socket.is_some(), cfg!(feature = "api"), "--api-socket", "api")?;
     without(args.trace.is_some(), cfg!(feature = "trace"), "--trace", "trace")?;
     let filtered = !matches!(args.seccomp.as_deref(), None | Some("false"));
     without(filtered, cfg!(feature = "seccomp"), "--seccomp", "seccomp")?;
@@ -232,6 +237,7 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
             _ => Seccomp::default(),
         },
         trace: args.trace,
+        api: args.api_socket.as_deref().map(api::Socket::parse).transpose()?,
         notify: args.notify.map(|code| config::parse_code("--notify", &code)).transpose()?,
         snapshot: arguments::parse(args.snapshot.as_deref())?,
         restore: None,

@@ -42,6 +42,8 @@ pub struct Config {
     pub seccomp: Seccomp,
     /// `--trace`
     pub trace: Option<String>,
+    /// `--api-socket`
+    pub api: Option<crate::api::Socket>,
     /// `--notify`: the code, where it is not the usual one.
     pub notify: Option<u8>,
     /// `--snapshot`
@@ -71,6 +73,7 @@ impl Default for Config {
             stats: None,
             seccomp: Seccomp::default(),
             trace: None,
+            api: None,
             notify: None,
             snapshot: None,
             restore: None,

@@ -7,6 +7,7 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd};
 
+use crate::api;
 use crate::cli::words::os_string;
 use crate::events;
 
@@ -36,11 +37,12 @@ pub fn fill_standard() {
 }
 
 /// Closes what was inherited beyond descriptors 0 to 2, but for those that `arguments` name by
-/// `/dev/fd/N` or `/proc/self/fd/N`.
+/// `/dev/fd/N`, `/proc/self/fd/N` or `--api-socket fd=N`.
 pub fn close_inherited(arguments: &[OsString]) {
     let mut kept = Vec::new();
     for argument in arguments {
         kept.extend(named(argument.as_encoded_bytes()));
+        kept.extend(api::named(argument.as_encoded_bytes()));
     }
     let mut from = FIRST;
     // The next one each time: a sort would be 4 KB for what are a few numbers at most.

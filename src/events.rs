@@ -19,9 +19,9 @@ pub(crate) const RULES: &[crate::seccomp::rule::Rule] = &[
     crate::seccomp::rule::Rule::call(libc::SYS_timer_settime),
     #[cfg(any(feature = "serial", feature = "console"))]
     crate::seccomp::rule::Rule::call(libc::SYS_timer_delete),
-    #[cfg(any(feature = "smp", feature = "io-uring"))]
+    #[cfg(any(feature = "smp", feature = "io-uring", feature = "api"))]
     crate::seccomp::rule::Rule::on_ourselves(libc::SYS_tgkill),
-    #[cfg(any(feature = "smp", feature = "io-uring"))]
+    #[cfg(any(feature = "smp", feature = "io-uring", feature = "api"))]
     crate::seccomp::rule::Rule::call(libc::SYS_getpid),
 ];
 
@@ -326,6 +326,17 @@ fn block_all_but(signal: Option<libc::c_int>) {
 pub fn take() -> Events {
     set_immediate_exit(0);
     Events(PENDING.fetch_and(Events::STOP.0, Ordering::AcqRel))
+}
+
+/// Ends the VM, from another thread, as SIGTERM does that is not a workload's.
+#[cfg(feature = "api")]
+pub fn stop() {
+    ends::note(libc::SIGTERM);
+    if PENDING.fetch_or(Events::STOP.0, Ordering::AcqRel) & Events::STOP.0 == 0 {
+        // Whatever the first vCPU's thread waits for, and the others'.
+        start_timer(STOP_AGAIN, libc::SIGTERM);
+    }
+    kick(0);
 }
 
 /// Whether the VM is to end, for what may take long.

@@ -23,6 +23,11 @@ compile_error!(
 );
 
 mod access;
+#[cfg(feature = "api")]
+pub mod api;
+#[cfg(not(feature = "api"))]
+#[path = "api/off.rs"]
+mod api;
 #[cfg(feature = "bundle")]
 mod bundle;
 #[cfg(not(feature = "bundle"))]
@@ -110,9 +115,9 @@ mod terminal;
 #[cfg(not(any(feature = "serial", feature = "console")))]
 #[path = "terminal/off.rs"]
 mod terminal;
-#[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
+#[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader", feature = "api"))]
 mod threads;
-#[cfg(not(any(feature = "smp", feature = "io-uring", feature = "async-loader")))]
+#[cfg(not(any(feature = "smp", feature = "io-uring", feature = "async-loader", feature = "api")))]
 #[path = "threads/off.rs"]
 mod threads;
 #[cfg(feature = "serial")]
@@ -173,6 +178,7 @@ pub(crate) fn exit(result: error::Result<u8>) -> ! {
             }
         }
     };
+    api::end();
     // SAFETY: ends the process; what had to be written was written without buffers.
     unsafe { libc::_exit(status.into()) }
 }

@@ -3,6 +3,7 @@
 use brisk_boot::{VirtioMmio, layout};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::api::Api;
 use crate::bus::{Bus, End};
 use crate::cmdline::{self, Facts, Line};
 use crate::coalesced::Ring;
@@ -45,6 +46,7 @@ pub struct Machine {
     memory: GuestMemoryMmap,
     panic_is_warm: bool,
     snapshot: Snapshot,
+    api: Api,
     /// The guest starts from nothing.
     #[cfg(feature = "smp")]
     boots: bool,
@@ -63,6 +65,7 @@ impl Machine {
 
         let source = Source::of(config)?;
         let mut snapshot = Snapshot::prepare(config)?;
+        let api = Api::prepare(config)?;
         let ram = source.map_ram(&config.memory)?;
         let (memory, ram_size) = (ram.guest().clone(), ram.size());
         let loading = source.boots().then(|| Loading::start(config, ram));
@@ -148,6 +151,7 @@ impl Machine {
             memory,
             panic_is_warm,
             snapshot,
+            api,
             #[cfg(feature = "smp")]
             boots: source.boots(),
             seccomp: config.seccomp,
@@ -161,9 +165,10 @@ impl Machine {
     pub fn run(&'static self) -> Result<u8> {
         self.start()?;
         loop {
-            let outcome = self.enter()?;
-            if outcome != Outcome::End(End::Snapshot) || self.snapshot.take(self.pause())? {
-                return Ok(self.finish(outcome));
+            match self.enter()? {
+                Outcome::End(End::Asked(_)) => self.api.serve(self),
+                Outcome::End(End::Snapshot) if !self.snapshot.take(self.pause())? => {}
+                outcome => return Ok(self.finish(outcome)),
             }
         }
     }
@@ -180,6 +185,7 @@ impl Machine {
             bus.trace.enter(0);
         }
         output::open()?;
+        self.api.open()?;
         start_others(self)?;
         seccomp::install(self.seccomp)
     }
@@ -219,6 +225,12 @@ impl Machine {
             self.gate.shut();
             self.gate.wait();
         }
+    }
+
+    /// What `--stats` would write by now; nothing where there is no such thing.
+    #[cfg(feature = "api")]
+    pub fn counters(&self) -> String {
+        self.bus.lock().stats.counters()
     }
 
     /// Hands on what waits, writes the reports, and answers the exit status. The bus stays locked:
@@ -366,7 +378,7 @@ fn start_others(machine: &'static Machine) -> Result<()> {
                 }
             }
         };
-        crate::threads::start(events::block_for_vcpu, format!("vcpu{id}"), run)
+        crate::threads::start_boxed(events::block_for_vcpu, format!("vcpu{id}"), Box::new(run))
             .map_err(|error| Error::Failed(format!("--cpus: a thread for vCPU {id}: {error}")))?;
     }
     Ok(())

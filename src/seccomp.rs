@@ -32,7 +32,7 @@ pub(crate) mod rule;
 
 use libc::sock_filter;
 
-#[cfg(any(feature = "smp", feature = "io-uring"))]
+#[cfg(any(feature = "smp", feature = "io-uring", feature = "api"))]
 use self::rule::OURSELVES;
 use self::rule::{Only, Rule};
 use crate::config::Seccomp;
@@ -65,7 +65,7 @@ const ALL: &[&[Rule]] = &[
     crate::virtio::rng::RULES,
     #[cfg(feature = "pci")]
     crate::virtio::PCI_RULES,
-    #[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader"))]
+    #[cfg(any(feature = "smp", feature = "io-uring", feature = "async-loader", feature = "api"))]
     crate::threads::RULES,
     crate::events::RULES,
     #[cfg(feature = "boot-timer")]
@@ -74,6 +74,8 @@ const ALL: &[&[Rule]] = &[
     crate::measure::exit_stats::RULES,
     #[cfg(feature = "snapshot")]
     crate::snapshot::RULES,
+    #[cfg(feature = "api")]
+    crate::api::RULES,
 ];
 
 /// What every build needs: to say something, to end, to come back from a signal's handler, memory for
@@ -242,7 +244,7 @@ const PROGRAM: [sock_filter; DRAFT.len] = {
 };
 
 /// Puts this process's number where a rule asks for it.
-#[cfg(any(feature = "smp", feature = "io-uring"))]
+#[cfg(any(feature = "smp", feature = "io-uring", feature = "api"))]
 fn name_ourselves(program: &mut [sock_filter]) {
     for step in program {
         if step.code == EQUAL && step.k == OURSELVES {
@@ -252,7 +254,7 @@ fn name_ourselves(program: &mut [sock_filter]) {
 }
 
 /// No rule does.
-#[cfg(not(any(feature = "smp", feature = "io-uring")))]
+#[cfg(not(any(feature = "smp", feature = "io-uring", feature = "api")))]
 fn name_ourselves(_: &mut [sock_filter]) {}
 
 /// Takes all other system calls from this process for good, and the right to become more than it is by

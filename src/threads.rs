@@ -28,6 +28,20 @@ pub fn start<T: Send + 'static>(
     Ok(thread)
 }
 
+/// The same for work that gives nothing: one function for all such threads.
+///
+/// # Errors
+/// There is no room for a thread.
+#[cfg(any(feature = "smp", feature = "io-uring", feature = "api"))]
+#[inline(never)]
+pub fn start_boxed(
+    block: fn(),
+    name: String,
+    work: Box<dyn FnOnce() + Send>,
+) -> io::Result<JoinHandle<()>> {
+    start(block, name, work)
+}
+
 /// A second heap for the thread would be four more calls, which keep page faults waiting, on the way to a
 /// few small allocations. And one that is made once the guest runs asks for what `seccomp` has taken.
 #[cfg(target_env = "gnu")]

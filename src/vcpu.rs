@@ -1,5 +1,6 @@
 //! The vCPU loop: one match on exits.
 
+use crate::api;
 use crate::bus::{Access, Bus, End};
 use crate::error::{Error, Result};
 use crate::events::{self, Events};
@@ -36,6 +37,9 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
     if let Some(end) = poll(bus, events::take()) {
         return Ok(Some(Outcome::End(end)));
     }
+    if let Some(asked) = api::asked(id) {
+        return Ok(Some(Outcome::End(End::Asked(asked))));
+    }
     let at_gate = || (id == 0).then_some(Outcome::End(End::Snapshot));
     if gate.closed() {
         return Ok(at_gate());
@@ -64,7 +68,7 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
                 if end.is_none() && gate.closed() {
                     return Ok(at_gate());
                 }
-                end
+                end.or_else(|| api::asked(id).map(End::Asked))
             }
             Exit::MemoryGone if lock().repair_memory() => None,
             Exit::MemoryGone => {

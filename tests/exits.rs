@@ -7,6 +7,9 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[cfg(feature = "api")]
+#[path = "exits/api.rs"]
+mod api;
 #[path = "exits/calls.rs"]
 mod calls;
 mod common;

@@ -269,7 +269,8 @@ fn flags_of_other_vmms() {
     for (flag, value, remedy) in [
         ("--net", "tap=,mac=", "no network device"),
         ("--firmware", "CLOUDHV.fd", "--kernel"),
-        ("--api-socket", "/tmp/socket", "command line"),
+        ("--api-sock", "/tmp/socket", "--api-socket PATH"),
+        ("--no-api", "", "command line"),
         ("-m", "512", "--memory size="),
         ("-smp", "2", "--cpus boot="),
         ("-append", "quiet", "--cmdline"),
@@ -412,6 +413,7 @@ const FLAGS: &[(&str, &[&str])] = &[
     ("trace", &["--trace", "trace"]),
     ("snapshot", &["--snapshot", "path=snapshot,at=1"]),
     ("notify", &["--notify", "1"]),
+    ("api", &["--api-socket", "/nowhere/socket"]),
 ];
 
 #[test]

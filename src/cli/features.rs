@@ -42,6 +42,8 @@ const NAMES: &[&str] = &[
     "seccomp",
     #[cfg(feature = "notify")]
     "notify",
+    #[cfg(feature = "api")]
+    "api",
     #[cfg(feature = "boot-timer")]
     "boot-timer",
     #[cfg(feature = "exit-stats")]

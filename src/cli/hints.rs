@@ -7,7 +7,8 @@ const HINTS: &str = "\
 --fs --vsock --balloon --tpm --watchdog --pvpanic --ivshmem --generic-vhost-user\tthere is no such device
 --device --user-device -device\tthere are --disk, --pmem, --console and --serial, and no devices of the host's
 --firmware -bios -pflash\tno firmware is needed or run: give --kernel a vmlinux or a bzImage
---api-socket --api-sock --no-api --event-monitor --gdb -gdb -s -S -monitor -qmp\ta VM is run from its start to its end; what to run is all on the command line
+--api-sock\t--api-socket PATH, for Cloud Hypervisor's API
+--no-api --event-monitor --gdb -gdb -s -S -monitor -qmp\ta VM is run from its start to its end; what to run is all on the command line
 --landlock --landlock-rules --no-seccomp -sandbox\t--seccomp true is what there is
 --debug-console\tport 0x80 is the boot timer's: --boot-log, --timeline
 --log-file\tmessages go to standard error: 2> FILE

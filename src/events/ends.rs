@@ -36,8 +36,13 @@ pub fn event(signal: libc::c_int) -> Events {
     }
     // The end of the workload's time is as if it had been killed.
     let number = if signal == libc::SIGALRM { libc::SIGKILL } else { signal };
-    LAST.store(number as u8, Ordering::Relaxed);
+    note(number);
     if goes_on(signal) { Events::SIGNAL } else { Events::STOP }
+}
+
+/// `signal` ends the VM, or is the workload's.
+pub fn note(signal: libc::c_int) {
+    LAST.store(signal as u8, Ordering::Relaxed);
 }
 
 /// Whether `signal` is the workload's, which then gets it.

@@ -33,6 +33,8 @@ struct Row {
 pub struct ExitStats {
     rows: Vec<Row>,
     overflow: u64,
+    /// Somebody wants to know.
+    counts: bool,
     output: Option<Output>,
     /// KVM's counters of the VM, then of each vCPU.
     kvm: Vec<Option<File>>,
@@ -42,12 +44,13 @@ impl ExitStats {
     /// Starts counting; [`crate::output::open`] makes the file.
     pub fn start(config: &'static Config) -> ExitStats {
         let output = config.stats.as_deref().map(|path| Output::to("--stats", path));
-        ExitStats { rows: Vec::new(), overflow: 0, output, kvm: Vec::new() }
+        let counts = output.is_some() || config.api.is_some();
+        ExitStats { rows: Vec::new(), overflow: 0, counts, output, kvm: Vec::new() }
     }
 
     /// Counts one exit; `address` is a port, or an address of which the page counts.
     pub fn count(&mut self, kind: ExitKind, address: u64, claimed: bool) {
-        if self.output.is_none() {
+        if !self.counts {
             return;
         }
         let address = match kind {
@@ -69,15 +72,24 @@ impl ExitStats {
 
     /// Opens KVM's counters. Later a vCPU that runs would keep us waiting for them.
     pub fn watch(&mut self, vm: &Vm, vcpus: &[Vcpu]) {
-        if self.output.is_some() {
+        if self.counts {
             let vcpus = vcpus.iter().map(Vcpu::counters);
             self.kvm = std::iter::once(vm.counters()).chain(vcpus).collect();
         }
     }
 
-    /// Writes the file: our rows, then KVM's counters of the VM and of each vCPU.
+    /// Writes the file.
     pub fn finish(&mut self) {
         let Some(output) = self.output.take() else { return };
+        let text = self.counters();
+        if let Err(error) = output.write_all(text.as_bytes()) {
+            log::error!("--stats: {error}");
+        }
+    }
+
+    /// Our rows so far, then KVM's counters of the VM and of each vCPU.
+    #[inline(never)]
+    pub fn counters(&self) -> String {
         let mut text = self.json();
         text.push_str(",\"kvm\":{\"vm\":");
         for (at, counters) in self.kvm.iter().enumerate() {
@@ -89,9 +101,7 @@ impl ExitStats {
             kvm_json(counters.as_ref(), &mut text);
         }
         text.push_str("]}}\n");
-        if let Err(error) = output.write_all(text.as_bytes()) {
-            log::error!("--stats: {error}");
-        }
+        text
     }
 
     fn json(&self) -> String {
@@ -164,6 +174,7 @@ mod tests {
         let mut stats = ExitStats {
             rows: vec![],
             overflow: 0,
+            counts: true,
             output: Some(Output::to("--stats", "/dev/null")),
             kvm: vec![],
         };

@@ -21,7 +21,7 @@ pub(super) enum Only {
 }
 
 /// Stands for our process id, which no constant can be; no process has it.
-#[cfg(any(feature = "smp", feature = "io-uring"))]
+#[cfg(any(feature = "smp", feature = "io-uring", feature = "api"))]
 pub(super) const OURSELVES: u32 = u32::MAX;
 
 #[allow(dead_code, reason = "each build has its own few rules")]
@@ -52,7 +52,7 @@ impl Rule {
     }
 
     /// Where the first argument names our own process.
-    #[cfg(any(feature = "smp", feature = "io-uring"))]
+    #[cfg(any(feature = "smp", feature = "io-uring", feature = "api"))]
     pub const fn on_ourselves(number: c_long) -> Rule {
         Rule { call: number as u32, only: Only::Is(0, OURSELVES) }
     }

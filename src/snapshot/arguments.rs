@@ -7,7 +7,8 @@ use crate::config::{Config, pairs, parse_code, unknown, usage};
 use crate::error::{Error, Result};
 
 /// What is about one run, and not saved.
-const OF_THE_RUN: [&str; 9] = [
+const OF_THE_RUN: [&str; 10] = [
+    "--api-socket",
     "--notify",
     "--snapshot",
     "--restore",

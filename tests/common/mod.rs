@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod client;
 pub mod kernel;
 pub mod terminal;
 
@@ -35,6 +36,7 @@ macro_rules! those_built {
 
 /// The features of the program that cargo built.
 const BUILT: &[&str] = those_built![
+    "api",
     "async-loader",
     "block",
     "boot-timer",

@@ -44,6 +44,8 @@ pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("INIT_ONLY", INIT_ONLY, Bits::B32, BASE),
     ("OTHER", OTHER, Bits::B16, 0x8000),
     ("WAKE_ALL", WAKE_ALL, Bits::B32, BASE),
+    ("BEAT", BEAT, Bits::B32, BASE),
+    ("BEAT_ALL", BEAT_ALL, Bits::B32, BASE),
     ("COUNT", COUNT, Bits::B16, 0x8000),
     ("COUNT_OUT", COUNT_OUT, Bits::B16, 0x8000),
     ("OTHER_LINES", OTHER_LINES, Bits::B16, 0x8000),
@@ -633,6 +635,30 @@ pub const WAKE_ALL: Code = &[
     (&[0xb0, 0x34], "mov al,0x34"),
     (&[0xee], "out dx,al"),
     (&[0xeb, 0xfd], "jmp 0x10002c"),
+];
+
+/// Counts to the timer without end, from 1 on.
+pub const BEAT: Code = &[
+    (&[0x31, 0xc0], "xor eax,eax"),
+    (&[0xfe, 0xc0], "inc al"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0xeb, 0xfa], "jmp 0x100002"),
+];
+
+/// Starts all other vCPUs as [`WAKE_ALL`] does, and writes to the timer without end.
+pub const BEAT_ALL: Code = &[
+    (&[0xbe, 0x00, 0x10, 0x10, 0x00], "mov esi,0x101000"),
+    (&[0xbf, 0x00, 0x80, 0x00, 0x00], "mov edi,0x8000"),
+    (&[0xb9, 0x20, 0x00, 0x00, 0x00], "mov ecx,0x20"),
+    (&[0xf3, 0xa4], "rep movs BYTE PTR es:[edi],BYTE PTR ds:[esi]"),
+    (&[0xb9, 0x30, 0x08, 0x00, 0x00], "mov ecx,0x830"),
+    (&[0x31, 0xd2], "xor edx,edx"),
+    (&[0xb8, 0x00, 0x45, 0x0c, 0x00], "mov eax,0xc4500"),
+    (&[0x0f, 0x30], "wrmsr"),
+    (&[0xb8, 0x08, 0x46, 0x0c, 0x00], "mov eax,0xc4608"),
+    (&[0x0f, 0x30], "wrmsr"),
+    (&[0xe6, 0x80], "out 0x80,al"),
+    (&[0xeb, 0xfc], "jmp 0x100026"),
 ];
 
 /// What each of them runs in real mode: it takes a number, and counts at a place of its own.

@@ -6,3 +6,7 @@ use super::Events;
 pub fn event(_signal: libc::c_int) -> Events {
     Events::STOP
 }
+
+/// Nobody wants to know.
+#[cfg(feature = "api")]
+pub fn note(_signal: libc::c_int) {}

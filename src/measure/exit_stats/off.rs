@@ -20,6 +20,11 @@ impl ExitStats {
     #[inline(always)]
     pub fn watch(&mut self, _: &Vm, _: &[Vcpu]) {}
 
+    #[cfg(feature = "api")]
+    pub fn counters(&self) -> String {
+        String::new()
+    }
+
     #[inline(always)]
     pub fn finish(&mut self) {}
 }

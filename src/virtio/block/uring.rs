@@ -294,7 +294,7 @@ impl Waiter {
             vcpu: AtomicU8::new(0),
         });
         let seen = Arc::clone(&shared);
-        let thread = crate::threads::start(events::block, "disk".into(), move || {
+        let serve = move || {
             loop {
                 while !seen.waiting.load(Ordering::Acquire) {
                     std::thread::park();
@@ -304,7 +304,8 @@ impl Waiter {
                 seen.done.store(true, Ordering::Release);
                 events::raise(event, seen.vcpu.load(Ordering::Relaxed));
             }
-        })?;
+        };
+        let thread = crate::threads::start_boxed(events::block, "disk".into(), Box::new(serve))?;
         Ok(Waiter { thread: thread.thread().clone(), shared })
     }
 }

@@ -1,0 +1,218 @@
+//! What clients ask and are answered: HTTP/1.1 (RFC 9112) in the words of Cloud Hypervisor's API, without
+//! any I/O. Whatever bytes come, they are a command, a refusal, or not all of a request yet.
+
+use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
+
+use super::json;
+
+/// The most bytes of a request, head and body.
+pub const MOST: usize = 4096;
+/// The most lines of a head; curl sends five.
+const HEADERS: usize = 16;
+const ROOT: &str = "/api/v1/";
+
+const NO_CONTENT: &str = "204 No Content";
+const BAD: &str = "400 Bad Request";
+const WRONG_METHOD: &str = "405 Method Not Allowed";
+const TOO_LARGE: &str = "413 Content Too Large";
+const NOT_IMPLEMENTED: &str = "501 Not Implemented";
+
+/// What a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// `vmm.ping`
+    Ping,
+    /// `vm.info`
+    Info,
+    /// `vm.counters`
+    Counters,
+    /// `vm.pause`
+    Pause,
+    /// `vm.resume`
+    Resume,
+    /// `vm.shutdown`, `vmm.shutdown`
+    Shutdown,
+}
+
+/// By their names, each with its method.
+const COMMANDS: &[(&str, &str, Command)] = &[
+    ("GET", "vmm.ping", Command::Ping),
+    ("GET", "vm.info", Command::Info),
+    ("GET", "vm.counters", Command::Counters),
+    ("PUT", "vm.pause", Command::Pause),
+    ("PUT", "vm.resume", Command::Resume),
+    ("PUT", "vm.shutdown", Command::Shutdown),
+    ("PUT", "vmm.shutdown", Command::Shutdown),
+];
+
+/// A request that is all there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The command, or why there is none.
+    pub what: Result<Command, Answer>,
+    /// The client may ask again on this connection.
+    pub stays: bool,
+}
+
+/// An answer: its status (RFC 9110, 15), and a body of JSON, empty for none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    status: &'static str,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// It is done.
+    pub const fn done() -> Answer {
+        Answer { status: NO_CONTENT, body: Vec::new() }
+    }
+
+    /// Here it is.
+    pub fn json(body: String) -> Answer {
+        Answer { status: "200 OK", body: body.into_bytes() }
+    }
+
+    /// It cannot be done. As Cloud Hypervisor has it, the body is a list of what went wrong.
+    pub fn failed(why: &str) -> Answer {
+        Answer::refused("500 Internal Server Error", &[why])
+    }
+
+    /// As [`Self::failed`], with another status, and with what to say in pieces.
+    pub fn refused(status: &'static str, why: &[&str]) -> Answer {
+        let mut body = b"[".to_vec();
+        json::quote(why.concat().as_bytes(), &mut body);
+        body.push(b']');
+        Answer { status, body }
+    }
+
+    /// Adds its bytes to `out`.
+    pub fn write(&self, stays: bool, out: &mut Vec<u8>) {
+        let Answer { status, body } = self;
+        add(out, "HTTP/1.1 ");
+        add(out, status);
+        add(out, "\r\nServer: brisk\r\nConnection: ");
+        add(out, if stays { "keep-alive" } else { "close" });
+        // Each command has one method (RFC 9110, 15.5.6), and who took the wrong one took the other.
+        if *status == WRONG_METHOD {
+            add(out, "\r\nAllow: GET, PUT");
+        }
+        // None has neither a length nor a type (RFC 9110, 8.6).
+        if *status != NO_CONTENT {
+            add(out, "\r\nContent-Type: application/json\r\nContent-Length: ");
+            add(out, &body.len().to_string());
+        }
+        add(out, "\r\n\r\n");
+        out.extend_from_slice(body);
+    }
+}
+
+#[inline(never)]
+fn add(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// What came from a client and is not answered yet: [`MOST`] bytes and no more.
+#[derive(Default)]
+pub struct Inbox(Vec<u8>);
+
+impl Inbox {
+    /// How many bytes it takes; some, unless [`Self::take`] has a request to give.
+    pub fn room(&self) -> usize {
+        MOST - self.0.len()
+    }
+
+    /// Takes bytes, no more than there is room for.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(&bytes[..bytes.len().min(self.room())]);
+    }
+
+    /// The next request, if it is there.
+    pub fn take(&mut self) -> Option<Asked> {
+        let (len, asked) = read(&self.0)?;
+        self.0.drain(..len);
+        Some(asked)
+    }
+}
+
+/// The request at the start of `bytes`, and how many of them it takes.
+fn read(bytes: &[u8]) -> Option<(usize, Asked)> {
+    // Where the next request begins is not known after one that is none.
+    let refused = |status, why| {
+        Some((bytes.len(), Asked { what: Err(Answer::refused(status, &[why])), stays: false }))
+    };
+    let mut headers = [EMPTY_HEADER; HEADERS];
+    let mut request = Request::new(&mut headers);
+    let head = match request.parse(bytes) {
+        Ok(Status::Complete(len)) => len,
+        Ok(Status::Partial) if bytes.len() < MOST => return None,
+        Ok(Status::Partial) | Err(Error::TooManyHeaders) => {
+            return refused(
+                "431 Request Header Fields Too Large",
+                "a request has at most 4096 bytes and 16 headers",
+            );
+        }
+        Err(_) => return refused(BAD, "not a request of HTTP/1.1"),
+    };
+    let Framing { length, stays } = match framing(request.headers, request.version == Some(1)) {
+        Ok(framing) => framing,
+        Err((status, why)) => return refused(status, why),
+    };
+    let len = head + length;
+    if len > MOST {
+        return refused(TOO_LARGE, "a request has at most 4096 bytes");
+    }
+    let body = bytes.get(head..len)?;
+    let what = command(request.method.unwrap_or(""), request.path.unwrap_or(""), body);
+    Some((len, Asked { what, stays }))
+}
+
+/// Where a request ends, and whether another follows (RFC 9112, 6.3 and 9.3).
+struct Framing {
+    length: usize,
+    stays: bool,
+}
+
+fn framing(headers: &[Header<'_>], stays: bool) -> Result<Framing, (&'static str, &'static str)> {
+    let mut framing = Framing { length: 0, stays };
+    let mut told = None;
+    for Header { name, value } in headers {
+        if same(name, "content-length") {
+            // More than there is room for is too long in any case.
+            let add = |sum: usize, digit: &u8| (sum * 10 + usize::from(digit - b'0')).min(2 * MOST);
+            let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+            framing.length = if digits { value.iter().fold(0, add) } else { 0 };
+            if !digits || told.is_some_and(|told| told != framing.length) {
+                return Err((BAD, "Content-Length: not one number"));
+            }
+            told = Some(framing.length);
+        } else if same(name, "transfer-encoding") {
+            return Err((NOT_IMPLEMENTED, "Transfer-Encoding: give a Content-Length"));
+        } else if same(name, "connection") {
+            framing.stays &= !value.to_ascii_lowercase().windows(5).any(|part| part == b"close");
+        }
+    }
+    Ok(framing)
+}
+
+#[inline(never)]
+fn same(name: &str, other: &str) -> bool {
+    name.eq_ignore_ascii_case(other)
+}
+
+fn command(method: &str, target: &str, _body: &[u8]) -> Result<Command, Answer> {
+    // A target may be whole (RFC 9112, 3.2.2); whoever it names, we are asked.
+    let whole =
+        target.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+    let name = whole.unwrap_or(target).strip_prefix(ROOT);
+    let found = COMMANDS.iter().find(|(_, known, _)| name == Some(known));
+    let Some((wanted, _, command)) = found else {
+        return Err(Answer::refused("404 Not Found", &[target, ": brisk has no such command"]));
+    };
+    if method != *wanted {
+        return Err(Answer::refused(WRONG_METHOD, &[target, ": its method is ", wanted]));
+    }
+    Ok(*command)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! Who removes the socket from its directory.
+//!
+//! Once the guest runs, brisk may not remove a file, since that call knows no directory that it is for. So
+//! a child that was made before waits: when brisk ends, however it ends, it removes the socket, if it is
+//! still the one that brisk made.
+
+use std::ffi::CStr;
+use std::io;
+use std::sync::OnceLock;
+
+use super::fd::{self, Fd, Moved};
+
+/// Milliseconds that an end waits at most.
+const PATIENCE: libc::c_int = 1000;
+
+/// What it is told: the socket is there; it is to go.
+const MADE: u8 = 1;
+const END: u8 = 2;
+
+/// The end of the line to the child.
+static LINE: OnceLock<Fd> = OnceLock::new();
+
+/// Makes the child, before there is a guest's memory that it would share.
+///
+/// # Errors
+/// There is no room for a process.
+pub fn start(path: &CStr) -> io::Result<()> {
+    let [ours, theirs] = Fd::pair(0)?;
+    // SAFETY: the process has one thread yet, so its child may do what it likes.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(ours);
+            wait(&theirs, path)
+        }
+        _ => {
+            let _ = LINE.set(ours);
+            Ok(())
+        }
+    }
+}
+
+/// The socket is there from now on.
+pub fn made() {
+    if let Some(line) = LINE.get() {
+        line.write(&[MADE]);
+        // Only when the child has seen it does it know which one it is.
+        line.read(&mut [0]);
+    }
+}
+
+/// Has the socket removed, at the end.
+pub fn end() {
+    let Some(line) = LINE.get() else { return };
+    line.write(&[END]);
+    fd::poll(&mut [line.poll(libc::POLLIN)], 1, PATIENCE);
+}
+
+/// The child's life.
+fn wait(line: &Fd, path: &CStr) -> ! {
+    // Nothing of the VM's lives on by this.
+    let own = line.number() as libc::c_uint;
+    // SAFETY: closes descriptors of the child's, which uses no other.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, own - 1, 0);
+        libc::syscall(libc::SYS_close_range, own + 1, libc::c_uint::MAX, 0);
+    }
+    // What ends brisk, at a terminal's keys for instance, is not to end this before it.
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+        // SAFETY: sets a disposition, no handler of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let mut word = [0];
+    if matches!(line.read(&mut word), Moved::Bytes(_)) && word == [MADE] {
+        let made = id(path);
+        line.write(&[0]);
+        // A byte, or the end of brisk.
+        line.read(&mut [0]);
+        if made.is_some() && id(path) == made {
+            // SAFETY: a path.
+            unsafe { libc::unlink(path.as_ptr()) };
+        }
+    }
+    // SAFETY: ends the child.
+    unsafe { libc::_exit(0) }
+}
+
+/// Which file is at `path`.
+fn id(path: &CStr) -> Option<(libc::dev_t, libc::ino_t)> {
+    // SAFETY: an all-zero structure, which the call fills.
+    unsafe {
+        let mut meta: libc::stat = std::mem::zeroed();
+        (libc::lstat(path.as_ptr(), &mut meta) == 0).then_some((meta.st_dev, meta.st_ino))
+    }
+}

@@ -1,0 +1,141 @@
+//! A VM's clients (feature `api`): `--api-socket`, HTTP over a Unix socket as Cloud Hypervisor's users
+//! call it.
+//!
+//! [A thread](server) has the socket and the connections, and is made only where the flag is given. Were
+//! they served on the first vCPU's thread, by signals of the sockets, each byte that a client sends would
+//! bring the vCPU out of the guest, and a vCPU that waits for a slow reader of the console would keep a
+//! client waiting who wants it to end. So what bytes come is [read](http) on that thread, and only a
+//! whole command that needs the machine goes to the vCPU's, by the [`Mailbox`]: which works as well with
+//! a guest that spins as with one that is paused.
+
+mod fd;
+pub mod http;
+mod info;
+mod json;
+mod keeper;
+mod mailbox;
+mod server;
+mod socket;
+
+use http::{Answer, Command};
+use info::Info;
+use mailbox::Mailbox;
+use server::Server;
+pub use socket::{Socket, named};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::events;
+use crate::machine::{Machine, Paused};
+#[cfg(feature = "seccomp")]
+use crate::seccomp::rule::Rule;
+use crate::threads;
+
+/// What clients cost of the sandbox. poll(2), write(2) and the signal are others' too.
+#[cfg(feature = "seccomp")]
+pub(crate) const RULES: &[Rule] = &[
+    Rule::call(libc::SYS_accept4),
+    Rule::call(libc::SYS_read),
+    Rule::call(libc::SYS_close),
+    Rule::ioctl(KVM_KVMCLOCK_CTRL),
+];
+
+/// `_IO(KVMIO, 0xad)`
+#[cfg(feature = "seccomp")]
+const KVM_KVMCLOCK_CTRL: libc::c_ulong = 0xaead;
+
+/// That clients wait for the first vCPU's thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked;
+
+/// Whether they do; for vCPU `id`, which a signal has brought out of the guest.
+pub fn asked(id: u8) -> Option<Asked> {
+    mailbox::asked(id).then_some(Asked)
+}
+
+/// The end of the process is near.
+pub fn end() {
+    keeper::end();
+}
+
+/// What the machine has of it.
+pub struct Api(Option<Open>);
+
+struct Open {
+    config: &'static Config,
+    socket: &'static Socket,
+    mailbox: &'static Mailbox,
+}
+
+impl Api {
+    /// As `config` says. Nothing is there for clients yet.
+    ///
+    /// # Errors
+    /// There is no descriptor or process to be had.
+    pub fn prepare(config: &'static Config) -> Result<Api> {
+        let Some(socket) = &config.api else { return Ok(Api(None)) };
+        let failed = |error| Error::Failed(format!("{}: {error}", socket::FLAG));
+        if let Socket::Path(path) = socket {
+            keeper::start(&socket::c_path(path)?).map_err(failed)?;
+        }
+        let mailbox = Box::leak(Box::new(Mailbox::new().map_err(failed)?));
+        Ok(Api(Some(Open { config, socket, mailbox })))
+    }
+
+    /// Opens the socket and makes the thread.
+    ///
+    /// # Errors
+    /// It cannot be opened, or there is no room for a thread.
+    pub fn open(&self) -> Result<()> {
+        let Some(Open { config, socket, mailbox }) = &self.0 else { return Ok(()) };
+        let listener = socket.open()?;
+        events::install_kick();
+        let server = Server::new(listener, mailbox, Info::new(config));
+        let thread = threads::start_boxed(events::block, "api".into(), Box::new(|| server.run()));
+        let failed = |error| Error::Failed(format!("{}: a thread: {error}", socket::FLAG));
+        thread.map(|_| ()).map_err(failed)
+    }
+
+    /// Does what clients have asked of the machine; comes back when it runs again, or is to end. To be
+    /// called by the first vCPU's thread, outside of [`Machine::enter`].
+    pub fn serve(&self, machine: &Machine) {
+        let Some(Open { mailbox, .. }) = &self.0 else { return };
+        let mut paused = None;
+        while let Some(command) = mailbox.next(paused.is_some()) {
+            let answer = answer(command, machine, &mut paused);
+            mailbox.reply(answer, paused.is_some());
+        }
+    }
+}
+
+fn answer<'a>(command: Command, machine: &'a Machine, paused: &mut Option<Paused<'a>>) -> Answer {
+    match (command, paused.take()) {
+        (Command::Pause, None) => {
+            *paused = Some(machine.pause());
+            Answer::done()
+        }
+        (Command::Pause, was) => {
+            *paused = was;
+            Answer::failed("vm.pause: the VM is paused already")
+        }
+        (Command::Resume, Some(was)) => {
+            was.vcpus.iter().for_each(|vcpu| vcpu.was_paused());
+            was.resume();
+            Answer::done()
+        }
+        (Command::Resume, None) => Answer::failed("vm.resume: the VM is not paused"),
+        (Command::Counters, was) => {
+            *paused = was;
+            let counters = machine.counters();
+            if counters.is_empty() {
+                return Answer::failed("vm.counters: there are some in builds with `exit-stats`");
+            }
+            Answer::json(counters)
+        }
+        // The others' are answered where the clients are.
+        (Command::Ping | Command::Info | Command::Shutdown, was) => {
+            *paused = was;
+            Answer::done()
+        }
+    }
+}
