@@ -5,11 +5,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use brisk_devices::virtio::console;
-use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Broken, Buffers, Taken};
-use super::{Backend, Found, Halt, Host, Kind};
+use super::{Backend, Found, Halt, Host, Kind, Queue};
 use crate::access::End;
 use crate::cli::Flags;
 use crate::config;
@@ -86,20 +84,16 @@ impl Console {
         (console::Console::new(size), [receives, transmits])
     }
 
-    fn receive(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Halt> {
+    fn receive(&mut self, queue: &mut Queue) -> std::result::Result<bool, Halt> {
         let Self { input: Some(input), buffers, .. } = self else { return Ok(false) };
         if input.fill() {
             return Err(Halt::End(End::Quit));
         }
-        let interrupt = queue::drain(queue, memory, |chain| {
+        let interrupt = queue::drain(queue, |chain| {
             if input.is_empty() {
                 return Ok(Taken::Requeue);
             }
-            buffers.collect(chain, memory)?;
+            buffers.collect(chain)?;
             let room = buffers.writable.iter().map(|buffer| buffer.iov_len).sum();
             let mut bytes = [0; CHUNK];
             let count = input.take(&mut bytes[..CHUNK.min(room)]);
@@ -109,16 +103,12 @@ impl Console {
         Ok(interrupt)
     }
 
-    fn send(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Broken> {
+    fn send(&mut self, queue: &mut Queue) -> std::result::Result<bool, Broken> {
         let Self { output, sent, waits, buffers, .. } = self;
         let waited = std::mem::take(waits);
-        let result = queue::drain(queue, memory, |chain| {
+        let result = queue::drain(queue, |chain| {
             let Some(output) = output.and_then(Output::file) else { return Ok(Taken::Used(0)) };
-            buffers.collect(chain, memory)?;
+            buffers.collect(chain)?;
             terminal::shown();
             queue::advance(&mut buffers.readable, *sent);
             while let Some(buffer) = buffers.readable.first() {
@@ -148,7 +138,7 @@ impl Console {
             terminal::signal_when_writable(output, waits);
             if waits {
                 // There may be room since: then nothing will signal it.
-                return Ok(self.send(queue, memory)? || result?);
+                return Ok(self.send(queue)? || result?);
             }
         }
         result
@@ -177,14 +167,10 @@ impl Backend for Console {
 
     const EVENTS: Events = Events::CONSOLE;
 
-    fn process(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Halt> {
+    fn process(&mut self, queue: &mut Queue) -> std::result::Result<bool, Halt> {
         match self.transmits {
-            true => Ok(self.send(queue, memory)?),
-            false => self.receive(queue, memory),
+            true => Ok(self.send(queue)?),
+            false => self.receive(queue),
         }
     }
 

@@ -4,10 +4,9 @@
 mod saved;
 
 use brisk_devices::virtio::{Common, Device, Effect, Interrupt};
-use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
-use super::{Backend, Found, Halt, Lane, queue};
+use super::{Backend, Found, Halt, Lane, Queue};
 use crate::access::End;
 use crate::events::Events;
 
@@ -24,13 +23,13 @@ impl<B: Backend> Pump<B> {
     }
 
     /// Moves the queue, if the driver has started it.
-    pub(super) fn serve(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
-        self.queue.as_mut().map_or(Ok(false), |queue| self.backend.process(queue, memory))
+    pub(super) fn serve(&mut self) -> Result<bool, Halt> {
+        self.queue.as_mut().map_or(Ok(false), |queue| self.backend.process(queue))
     }
 
     /// Finishes what is on its way.
-    fn quiesce(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
-        self.queue.as_mut().map_or(Ok(false), |queue| self.backend.quiesce(queue, memory))
+    fn quiesce(&mut self) -> Result<bool, Halt> {
+        self.queue.as_mut().map_or(Ok(false), |queue| self.backend.quiesce(queue))
     }
 
     /// Takes the queue away.
@@ -94,7 +93,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
             let Some(setup) = self.common.queue(index).filter(|setup| setup.ready()) else {
                 continue;
             };
-            *queue = queue::start(setup, features, memory);
+            *queue = Queue::start(setup, features, memory);
             broken |= queue.is_none();
         }
         let reset = broken && self.common.needs_reset();
@@ -125,16 +124,16 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
     }
 
     /// Moves queue `index`, if the driver has started it, while the registers wait.
-    pub fn process(&mut self, index: u16, memory: &GuestMemoryMmap) -> Reply {
+    pub fn process(&mut self, index: u16) -> Reply {
         let Some(lane) = self.lanes.get_mut(usize::from(index)) else { return Reply::Nothing };
-        let served = lane.lock().serve(memory);
+        let served = lane.lock().serve();
         self.finish(index, served)
     }
 
     /// Finishes what is on its way in all queues, and hands `tell` what its driver is to know of each.
-    pub fn quiesce(&mut self, memory: &GuestMemoryMmap, mut tell: impl FnMut(Reply)) {
+    pub fn quiesce(&mut self, mut tell: impl FnMut(Reply)) {
         for index in 0..self.lanes.len() {
-            let settled = self.lanes[index].lock().quiesce(memory);
+            let settled = self.lanes[index].lock().quiesce();
             let reply = self.finish(index as u16, settled);
             tell(reply);
         }
@@ -230,7 +229,7 @@ mod tests {
 
     impl Backend for Slow {
         type Model = Model;
-        fn process(&mut self, _: &mut Queue, _: &GuestMemoryMmap) -> Result<bool, Halt> {
+        fn process(&mut self, _: &mut Queue) -> Result<bool, Halt> {
             self.waits.send(()).unwrap();
             let patience = Duration::from_secs(10);
             assert_ne!(self.goes_on.recv_timeout(patience), Err(RecvTimeoutError::Timeout));
@@ -279,9 +278,9 @@ mod tests {
         let Reply::Notified(0) = device.write(0x50, &[0; 4], memory) else { panic!("queue 0") };
         let lanes = [0, 1].map(|queue| device.lane(queue).unwrap());
         std::thread::scope(|scope| {
-            let first = scope.spawn(|| lanes[0].serve(memory));
+            let first = scope.spawn(|| lanes[0].serve());
             waited0.recv_timeout(Duration::from_secs(10)).unwrap();
-            let second = scope.spawn(|| lanes[1].serve(memory));
+            let second = scope.spawn(|| lanes[1].serve());
             waited1.recv_timeout(Duration::from_secs(10)).unwrap();
             go1.send(()).unwrap();
             assert_eq!(second.join().unwrap(), Ok(true));
@@ -301,7 +300,7 @@ mod tests {
             // What comes of it belongs to a device that is no more.
             assert_eq!(device.finish(0, served), Reply::Nothing);
             assert!(device.common.interrupt_status().is_empty());
-            assert_eq!(lanes[0].serve(memory), Ok(false));
+            assert_eq!(lanes[0].serve(), Ok(false));
         });
     }
 }
@@ -311,7 +310,6 @@ mod stopped {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use virtio_queue::QueueT;
     use vm_memory::GuestAddress;
 
     use super::*;
@@ -333,7 +331,7 @@ mod stopped {
 
     impl Backend for Stopped {
         type Model = Model;
-        fn process(&mut self, _: &mut Queue, _: &GuestMemoryMmap) -> Result<bool, Halt> {
+        fn process(&mut self, _: &mut Queue) -> Result<bool, Halt> {
             Err(Halt::Broken)
         }
         fn stop(&mut self) {
@@ -348,7 +346,7 @@ mod stopped {
         let count = Arc::new(AtomicU32::new(0));
         let mut device = VirtioDevice::<_, 1>::new(Model, [Stopped(Arc::clone(&count))]);
         for (stops, effect) in (1..).zip([Effect::Reset, Effect::QueueStop(0)]) {
-            device.lanes[0].lock().queue = Queue::new(16).ok();
+            device.lanes[0].lock().queue = Queue::new(16, [0, 0x1000, 0x2000], false, &memory);
             let _ = device.apply(effect, &memory);
             assert_eq!(count.load(Ordering::Relaxed), stops);
             assert!(device.lanes[0].lock().queue.is_none());

@@ -156,9 +156,8 @@ impl Devices {
     pub fn quiesce(&mut self, sink: &mut impl Sink) {
         for index in 0..self.slots.len() {
             let mut replies = Vec::new();
-            let memory = self.memory;
             each!(&mut self.slots[index], device => {
-                device.quiesce(memory, |reply| replies.push(reply));
+                device.quiesce(|reply| replies.push(reply));
             });
             replies.into_iter().for_each(|reply| self.tell(index, reply, sink));
         }

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use vm_memory::GuestMemoryMmap;
-
 use super::table::{AnyLane, each};
 use super::{Access, Backend, Devices, Halt, Polled, Pump, VirtioDevice};
 use crate::access::End;
@@ -32,8 +30,8 @@ impl<B: Backend> Lane<B> {
     }
 
     /// Moves the queue, if the driver has started it.
-    pub fn serve(&self, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
-        self.lock().serve(memory)
+    pub fn serve(&self) -> Result<bool, Halt> {
+        self.lock().serve()
     }
 }
 
@@ -49,7 +47,6 @@ pub struct Job {
     device: usize,
     queue: u16,
     lane: AnyLane,
-    memory: &'static GuestMemoryMmap,
 }
 
 /// A job that is done: [`Devices::finish`] takes it.
@@ -65,8 +62,8 @@ pub type Jobs = Vec<Job>;
 impl Job {
     /// Does it, however long that takes.
     pub fn run(self) -> Served {
-        let Job { device, queue, lane, memory } = self;
-        Served { device, queue, result: lane.serve(memory) }
+        let Job { device, queue, lane } = self;
+        Served { device, queue, result: lane.serve() }
     }
 }
 
@@ -89,7 +86,7 @@ impl Devices {
 
     fn job(&self, index: usize, queue: u16) -> Option<Job> {
         let lane = self.slots.get(index)?.lane(queue)?;
-        Some(Job { device: index, queue, lane, memory: self.memory })
+        Some(Job { device: index, queue, lane })
     }
 
     /// A job is done.

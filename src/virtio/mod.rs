@@ -26,6 +26,7 @@ mod jobs;
 #[cfg(feature = "pmem")]
 pub mod pmem;
 pub mod queue;
+pub mod ring;
 #[cfg(feature = "rng")]
 pub mod rng;
 #[cfg(feature = "streams")]
@@ -34,7 +35,6 @@ mod table;
 mod transport;
 
 use brisk_devices::virtio::Device;
-use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
 use crate::access::{self, End};
@@ -45,6 +45,7 @@ pub use device::{Pump, Reply, VirtioDevice};
 pub use devices::{Devices, MAX_VIRTIO, Polled};
 pub use jobs::{Job, Lane, Served};
 pub use queue::Broken;
+pub use ring::Queue;
 pub use table::{Configs, Kind};
 pub use transport::pci::BUSES as PCI_BUSES;
 #[cfg(all(feature = "pci", feature = "seccomp"))]
@@ -91,11 +92,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// Why the queue cannot go on.
-    fn process(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Halt>;
+    fn process(&mut self, queue: &mut Queue) -> std::result::Result<bool, Halt>;
 
     /// Some of [`Self::EVENTS`], or what the device itself waits for, has come. What it answers is all
     /// that is done about it. It does not wait.
@@ -111,11 +108,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// Why the queue cannot go on.
-    fn quiesce(
-        &mut self,
-        _queue: &mut Queue,
-        _memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Halt> {
+    fn quiesce(&mut self, _queue: &mut Queue) -> std::result::Result<bool, Halt> {
         Ok(false)
     }
 

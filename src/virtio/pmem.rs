@@ -5,14 +5,13 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
 
 use brisk_devices::virtio::pmem;
-use virtio_queue::Queue;
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
     MmapRegion,
 };
 
 use super::queue::{self, Buffers, Taken};
-use super::{Backend, Found, Halt, Host, Kind};
+use super::{Backend, Found, Halt, Host, Kind, Queue};
 use crate::bundle;
 use crate::cli::Flags;
 use crate::cli::words::os_string;
@@ -386,14 +385,10 @@ impl Backend for Pmem {
         self.discard_writes.then_some((self.host as usize, self.mapped as usize))
     }
 
-    fn process(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Halt> {
+    fn process(&mut self, queue: &mut Queue) -> std::result::Result<bool, Halt> {
         let mut buffers = std::mem::take(&mut self.buffers);
-        let result = queue::drain(queue, memory, |chain| {
-            buffers.collect(chain, memory)?;
+        let result = queue::drain(queue, |chain| {
+            buffers.collect(chain)?;
             let mut request = [0; pmem::REQUEST_LEN];
             let have = queue::take_front(&mut buffers.readable, &mut request);
             let room = queue::len(&buffers.writable);

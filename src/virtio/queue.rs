@@ -1,41 +1,11 @@
-//! From a queue's setup to buffers in the host's memory: every address is checked once, here.
+//! What a queue's chains hold: buffers, as the host's addresses.
 
-use brisk_devices::virtio::{self, F_EVENT_IDX};
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-
+use super::ring::{Buffer, Chain, Queue};
 use crate::events;
 
 /// The driver broke the ring's rules in a way that leaves no request to answer (virtio 1.3, 2.1.2).
 #[derive(Debug)]
 pub struct Broken;
-
-/// The virtqueue for a setup that the driver handed over; `None` where its rings are not in RAM.
-pub fn start(setup: &virtio::Queue, features: u64, memory: &GuestMemoryMmap) -> Option<Queue> {
-    let mut queue = Queue::new(setup.size()).ok()?;
-    queue.try_set_size(setup.size()).ok()?;
-    queue.try_set_desc_table_address(GuestAddress(setup.desc_table())).ok()?;
-    queue.try_set_avail_ring_address(GuestAddress(setup.avail_ring())).ok()?;
-    queue.try_set_used_ring_address(GuestAddress(setup.used_ring())).ok()?;
-    queue.set_event_idx(features & F_EVENT_IDX != 0);
-    queue.set_ready(true);
-    queue.is_valid(memory).then_some(queue)
-}
-
-/// A chain that the driver put into a queue.
-pub struct Chain<'a> {
-    descriptors: DescriptorChain<&'a GuestMemoryMmap>,
-    /// The most buffers that it may have: as many as the queue has descriptors, by an indirect table
-    /// too (virtio 1.3, 2.7.4.1 and 2.7.5.3.1). So what is kept for a chain has a bound.
-    most: usize,
-}
-
-impl Chain<'_> {
-    /// The number of its first descriptor, by which it goes back.
-    pub fn head_index(&self) -> u16 {
-        self.descriptors.head_index()
-    }
-}
 
 /// A chain's buffers, as the host's addresses. Kept between requests, so that none allocates.
 #[derive(Default)]
@@ -54,31 +24,20 @@ impl Buffers {
     /// Takes the buffers of `chain`; empty ones are left out.
     ///
     /// # Errors
-    /// There are too many, one is not in the guest's memory, or a readable one follows a writable one
-    /// (virtio 1.3, 2.7.4.2).
-    pub fn collect(&mut self, chain: Chain<'_>, memory: &GuestMemoryMmap) -> Result<(), Broken> {
+    /// As [`Chain::walk`], or a readable one follows a writable one (virtio 1.3, 2.7.4.2).
+    pub fn collect(&mut self, chain: &Chain<'_>) -> Result<(), Broken> {
         self.readable.clear();
         self.writable.clear();
-        for (count, descriptor) in chain.descriptors.enumerate() {
-            if count == chain.most {
-                return Err(Broken);
-            }
-            let len = descriptor.len() as usize;
-            if len == 0 {
-                continue;
-            }
-            let slice = memory.get_slice(descriptor.addr(), len).map_err(|_| Broken)?;
-            let iov_base = slice.ptr_guard_mut().as_ptr().cast();
-            let buffer = libc::iovec { iov_base, iov_len: len };
-            if descriptor.is_write_only() {
-                self.writable.push(buffer);
+        chain.walk(|Buffer { writable, bytes }| {
+            if writable {
+                self.writable.push(bytes);
             } else if self.writable.is_empty() {
-                self.readable.push(buffer);
+                self.readable.push(bytes);
             } else {
                 return Err(Broken);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -149,38 +108,12 @@ pub fn shorten(buffers: &mut Vec<libc::iovec>, mut most: usize) {
     });
 }
 
-/// The next chain, if the driver has put one into the queue.
-///
-/// # Errors
-/// The ring's index is further ahead than the ring is long, or it left RAM.
-pub fn next<'a>(
-    queue: &mut Queue,
-    memory: &'a GuestMemoryMmap,
-) -> Result<Option<Chain<'a>>, Broken> {
-    let most = queue.size().into();
-    let descriptors = queue.iter(memory).map_err(|_| Broken)?.next();
-    Ok(descriptors.map(|descriptors| Chain { descriptors, most }))
-}
-
-/// Gives chain `head` back with `written` bytes in it.
-///
-/// # Errors
-/// The used ring left RAM.
-pub fn finish(
-    queue: &mut Queue,
-    memory: &GuestMemoryMmap,
-    head: u16,
-    written: u32,
-) -> Result<(), Broken> {
-    queue.add_used(memory, head, written).map_err(|_| Broken)
-}
-
 /// What became of a chain.
 #[allow(dead_code, reason = "no device uses all of them, and a build may have one device")]
 pub enum Taken {
     /// It goes back with so many bytes written into it.
     Used(u32),
-    /// It goes back by [`finish`], when it is done.
+    /// It goes back by [`Queue::give_back`], when it is done.
     Later,
     /// It stays in the queue, and so do those behind it.
     Requeue,
@@ -193,41 +126,40 @@ pub enum Taken {
 /// The driver broke the ring.
 pub fn drain(
     queue: &mut Queue,
-    memory: &GuestMemoryMmap,
-    mut each: impl FnMut(Chain<'_>) -> Result<Taken, Broken>,
+    mut each: impl FnMut(&Chain<'_>) -> Result<Taken, Broken>,
 ) -> Result<bool, Broken> {
     let mut used = false;
     'all: loop {
-        while let Some(chain) = next(queue, memory)? {
+        while let Some(chain) = queue.take()? {
             // A driver can put chains into the queue for as long as we take some out, even with one
             // vCPU, by reads from a disk into the ring: whoever wants the VM to end is heard here too.
             if events::stopping() {
-                queue.go_to_previous_position();
+                queue.untake();
                 break 'all;
             }
-            let head = chain.head_index();
-            match each(chain)? {
+            let head = chain.head();
+            match each(&chain)? {
                 Taken::Used(written) => {
-                    finish(queue, memory, head, written)?;
+                    queue.give_back(head, written)?;
                     used = true;
                 }
                 Taken::Later => {}
                 Taken::Requeue => {
-                    queue.go_to_previous_position();
+                    queue.untake();
                     break 'all;
                 }
             }
         }
-        if !queue.enable_notification(memory).map_err(|_| Broken)? {
+        if !queue.listen() {
             break;
         }
     }
-    Ok(used && queue.needs_notification(memory).map_err(|_| Broken)?)
+    Ok(used && queue.wants_interrupt())
 }
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::Bytes;
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
     use super::*;
 
@@ -235,15 +167,12 @@ mod tests {
     #[test]
     fn a_queue_that_never_ends_does_not_keep_the_vm_from_ending() {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
-        let mut queue = Queue::new(16).unwrap();
-        queue.try_set_avail_ring_address(GuestAddress(0x1000)).unwrap();
-        queue.try_set_used_ring_address(GuestAddress(0x2000)).unwrap();
-        queue.set_ready(true);
+        let mut queue = Queue::new(16, [0, 0x1000, 0x2000], false, &memory).unwrap();
         crate::events::install();
         let mut index = 1u16;
         memory.write_obj(index, GuestAddress(0x1002)).unwrap();
         let mut served = 0;
-        let result = drain(&mut queue, &memory, |_chain| {
+        let result = drain(&mut queue, |_chain| {
             served += 1;
             assert!(served < 1000, "SIGTERM is not heard");
             if served == 100 {
@@ -256,7 +185,7 @@ mod tests {
             Ok(Taken::Used(0))
         });
         assert!(result.is_ok());
-        assert_eq!((served, queue.next_avail(), queue.next_used()), (100, 100, 100));
+        assert_eq!((served, queue.positions()), (100, [100, 100]));
     }
 
     /// A chain that the driver puts into the queue after it was found empty, and before notifications are
@@ -266,14 +195,11 @@ mod tests {
     #[test]
     fn the_ring_is_looked_at_again_once_notifications_are_on() {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
-        let mut queue = Queue::new(16).unwrap();
-        queue.try_set_avail_ring_address(GuestAddress(0x1ffe)).unwrap();
-        queue.try_set_used_ring_address(GuestAddress(0x2000)).unwrap();
-        queue.set_next_avail(u16::MAX);
-        queue.set_ready(true);
+        let mut queue = Queue::new(16, [0, 0x1ffe, 0x2000], false, &memory).unwrap();
+        queue.set_positions([u16::MAX, 0]);
         memory.write_obj(u16::MAX, GuestAddress(0x2000)).unwrap();
         let mut served = 0;
-        let result = drain(&mut queue, &memory, |_chain| {
+        let result = drain(&mut queue, |_chain| {
             served += 1;
             Ok(Taken::Used(0))
         });
@@ -287,11 +213,7 @@ mod tests {
         const TABLE: u64 = 0x4000;
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap();
         for (count, good) in [(15u64, true), (16, true), (17, false), (4000, false)] {
-            let mut queue = Queue::new(16).unwrap();
-            queue.try_set_desc_table_address(GuestAddress(0)).unwrap();
-            queue.try_set_avail_ring_address(GuestAddress(0x1000)).unwrap();
-            queue.try_set_used_ring_address(GuestAddress(0x2000)).unwrap();
-            queue.set_ready(true);
+            let mut queue = Queue::new(16, [0, 0x1000, 0x2000], false, &memory).unwrap();
             // VIRTQ_DESC_F_INDIRECT; each of the table's has VIRTQ_DESC_F_NEXT but the last.
             memory.write_obj([TABLE, (count * 16) | (4 << 32)], GuestAddress(0)).unwrap();
             for index in 0..count {
@@ -301,8 +223,8 @@ mod tests {
             }
             memory.write_obj([0u16, 1, 0], GuestAddress(0x1000)).unwrap();
             let mut buffers = Buffers::default();
-            let result = drain(&mut queue, &memory, |chain| {
-                buffers.collect(chain, &memory)?;
+            let result = drain(&mut queue, |chain| {
+                buffers.collect(chain)?;
                 Ok(Taken::Used(0))
             });
             assert_eq!(result.is_ok(), good, "{count}");

@@ -6,11 +6,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use brisk_devices::virtio::rng::{self, MOST};
-use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Buffers, Taken};
-use super::{Backend, Found, Halt, Host, Kind};
+use super::{Backend, Found, Halt, Host, Kind, Queue};
 use crate::cli::Flags;
 use crate::config::{pairs, unknown, usage};
 use crate::error::{Error, Result};
@@ -106,14 +104,10 @@ impl Rng {
 impl Backend for Rng {
     type Model = rng::Rng;
 
-    fn process(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Halt> {
+    fn process(&mut self, queue: &mut Queue) -> std::result::Result<bool, Halt> {
         let Self { source, buffers, .. } = self;
-        let interrupt = queue::drain(queue, memory, |chain| {
-            buffers.collect(chain, memory)?;
+        let interrupt = queue::drain(queue, |chain| {
+            buffers.collect(chain)?;
             queue::shorten(&mut buffers.writable, MOST);
             if buffers.writable.is_empty() {
                 return Ok(Taken::Used(0));

@@ -11,11 +11,9 @@ use std::mem::ManuallyDrop;
 
 use brisk_devices::streams::{Event, Frames, Output, wire};
 use brisk_devices::virtio::console;
-use virtio_queue::Queue;
-use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, Broken, Buffers, Taken};
-use super::{Backend, Found, Halt, Host, Kind};
+use super::{Backend, Found, Halt, Host, Kind, Queue};
 use crate::cli::Flags;
 use crate::descriptors;
 use crate::error::Result;
@@ -163,11 +161,7 @@ impl Streams {
     ///
     /// # Errors
     /// The driver broke the ring.
-    fn receive(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Broken> {
+    fn receive(&mut self, queue: &mut Queue) -> std::result::Result<bool, Broken> {
         if let Some(signal) = events::take_forwarded() {
             self.frame(wire::SIGNAL, &[signal]);
         }
@@ -175,12 +169,12 @@ impl Streams {
             self.input.fill();
         }
         let mut buffers = std::mem::take(&mut self.buffers);
-        let result = queue::drain(queue, memory, |chain| {
+        let result = queue::drain(queue, |chain| {
             self.take_input();
             if self.waiting.is_empty() {
                 return Ok(Taken::Requeue);
             }
-            buffers.collect(chain, memory)?;
+            buffers.collect(chain)?;
             let mut written = 0;
             while written < CHUNK && !self.waiting.is_empty() {
                 let part = self.waiting.as_slices().0;
@@ -201,14 +195,10 @@ impl Streams {
     ///
     /// # Errors
     /// The driver broke the ring.
-    fn send(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Broken> {
+    fn send(&mut self, queue: &mut Queue) -> std::result::Result<bool, Broken> {
         let mut buffers = std::mem::take(&mut self.buffers);
-        let result = queue::drain(queue, memory, |chain| {
-            buffers.collect(chain, memory)?;
+        let result = queue::drain(queue, |chain| {
+            buffers.collect(chain)?;
             let mut chunk = [0; CHUNK];
             loop {
                 let count = queue::take_front(&mut buffers.readable, &mut chunk);
@@ -287,15 +277,11 @@ impl Backend for Side {
 
     const EVENTS: Events = Events::STREAMS;
 
-    fn process(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Halt> {
+    fn process(&mut self, queue: &mut Queue) -> std::result::Result<bool, Halt> {
         let mut streams = self.streams.lock();
         let moved = match self.transmits {
-            true => streams.send(queue, memory),
-            false => streams.receive(queue, memory),
+            true => streams.send(queue),
+            false => streams.receive(queue),
         };
         Ok(moved?)
     }

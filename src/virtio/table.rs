@@ -4,9 +4,6 @@
 //! A device that is new is its model in `brisk-devices`, its host side in a file here, a row, a flag and
 //! a feature.
 
-#[cfg(feature = "smp")]
-use vm_memory::GuestMemoryMmap;
-
 use super::{Backend, Host, VirtioDevice};
 #[cfg(feature = "smp")]
 use super::{Halt, Lane};
@@ -71,10 +68,10 @@ macro_rules! table {
         #[cfg(feature = "smp")]
         impl AnyLane {
             /// Moves the queue, if the driver has started it.
-            pub(super) fn serve(&self, memory: &GuestMemoryMmap) -> std::result::Result<bool, Halt> {
+            pub(super) fn serve(&self) -> std::result::Result<bool, Halt> {
                 match self {
                     $(#[cfg(feature = $feature)]
-                    AnyLane::$variant(lane) => lane.serve(memory),)+
+                    AnyLane::$variant(lane) => lane.serve(),)+
                 }
             }
         }

@@ -192,12 +192,12 @@ fn a_disk_that_is_quiesced_has_done_what_it_took() {
         }
     }
     let mut replies = Vec::new();
-    disk.function.quiesce(&disk.memory, |reply| replies.push(reply));
+    disk.function.quiesce(|reply| replies.push(reply));
     assert_eq!((disk.used(0), replies.len()), (4, 1));
     assert!(disk.take(DATA, 16 << 10) == bytes[..16 << 10]);
     assert_eq!(disk.take(STATUS, 1), [OK]);
     disk.notify(0);
-    disk.function.quiesce(&disk.memory, |_| ());
+    disk.function.quiesce(|_| ());
     assert_eq!(disk.used(0), 5);
     assert!(disk.take(DATA, 20 << 10) == bytes);
 }

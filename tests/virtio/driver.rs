@@ -68,7 +68,7 @@ impl<B: Backend, const Q: usize> Driver<B, Q> {
     /// The same with any data.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> bool {
         let reply = match self.function.write(offset, data, &self.memory) {
-            Reply::Notified(queue) => self.function.process(queue, &self.memory),
+            Reply::Notified(queue) => self.function.process(queue),
             reply => reply,
         };
         reply != Reply::Nothing
@@ -157,7 +157,7 @@ impl<B: Backend, const Q: usize> Driver<B, Q> {
         // What io_uring has not done at once comes later.
         let patience = Instant::now() + Duration::from_secs(10);
         while self.used(queue) == before && Instant::now() < patience {
-            interrupt |= self.function.process(queue, &self.memory) != Reply::Nothing;
+            interrupt |= self.function.process(queue) != Reply::Nothing;
         }
         assert!(interrupt, "no interrupt");
         assert_eq!(self.status(), RUNNING);

@@ -326,12 +326,12 @@ mod rules {
         driver.negotiate(u64::MAX);
         driver.hand_over(queue, areas(queue));
         assert!(!driver.notify(queue));
-        assert_eq!(driver.function.process(queue, &driver.memory), Reply::Nothing);
+        assert_eq!(driver.function.process(queue), Reply::Nothing);
         driver.set(STATUS, RUNNING);
         driver.set(0x30, queue.into());
         driver.set(0x44, 0);
         assert!(!driver.notify(queue));
-        assert_eq!(driver.function.process(queue, &driver.memory), Reply::Nothing);
+        assert_eq!(driver.function.process(queue), Reply::Nothing);
         assert_eq!(driver.used(queue), 0);
         for other in [Q as u16, 0xff, 0xffff] {
             assert!(!driver.notify(other));

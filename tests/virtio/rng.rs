@@ -82,7 +82,7 @@ fn a_source_that_has_nothing_keeps_nobody_waiting() {
     host.write_all(b"0123").unwrap();
     let (mut model, mut queues) = rng(&path);
     assert!(queues[0].poll(Events::device(0), &mut model).queue, "it is to be looked at");
-    let _ = driver.function.process(0, &driver.memory);
+    let _ = driver.function.process(0);
     assert_eq!((driver.used(0), driver.used_element(0, 0)), (1, [0, 4]));
     assert_eq!(driver.take(DATA, 5), b"0123\0");
 }

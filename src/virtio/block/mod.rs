@@ -2,9 +2,6 @@
 //! the file and the guest's pages.
 
 use brisk_devices::virtio::block::{self, Options, Request, Status};
-use virtio_queue::Queue;
-use virtio_queue::QueueT;
-use vm_memory::GuestMemoryMmap;
 
 mod disk;
 mod flight;
@@ -20,7 +17,7 @@ use self::uring::Engine;
 #[cfg(all(feature = "io-uring", feature = "seccomp"))]
 pub(crate) use self::uring::RULES as RING_RULES;
 use super::queue::{self, Broken, Buffers, Taken};
-use super::{Backend, Found, Halt, Host, Kind};
+use super::{Backend, Found, Halt, Host, Kind, Queue};
 use crate::cli::Flags;
 use crate::config::{need, on_off, pairs, unknown, usage};
 use crate::error::Result;
@@ -176,15 +173,11 @@ impl Backend for Block {
         self.disk.write_through = block::Block::write_through(features);
     }
 
-    fn process(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Halt> {
+    fn process(&mut self, queue: &mut Queue) -> std::result::Result<bool, Halt> {
         let Self { model, disk, buffers, engine } = self;
-        let interrupt = queue::drain(queue, memory, |chain| {
-            let head = chain.head_index();
-            buffers.collect(chain, memory)?;
+        let interrupt = queue::drain(queue, |chain| {
+            let head = chain.head();
+            buffers.collect(chain)?;
             // The status is the last byte that the device may write, wherever the driver put the
             // borders between buffers (virtio 1.3, 2.7.4).
             let Some(last) = buffers.writable.last_mut() else { return Err(Broken) };
@@ -216,7 +209,7 @@ impl Backend for Block {
             Ok(Taken::Used(room))
         })?;
         if let Some(engine) = engine {
-            return Ok(give_back(queue, memory, interrupt, |each| engine.run(disk, each))?);
+            return Ok(give_back(queue, interrupt, |each| engine.run(disk, each))?);
         }
         Ok(interrupt)
     }
@@ -231,20 +224,15 @@ impl Backend for Block {
         }
     }
 
-    fn quiesce(
-        &mut self,
-        queue: &mut Queue,
-        memory: &GuestMemoryMmap,
-    ) -> std::result::Result<bool, Halt> {
+    fn quiesce(&mut self, queue: &mut Queue) -> std::result::Result<bool, Halt> {
         let Some(engine) = &mut self.engine else { return Ok(false) };
-        Ok(give_back(queue, memory, false, |each| engine.quiesce(&self.disk, each))?)
+        Ok(give_back(queue, false, |each| engine.quiesce(&self.disk, each))?)
     }
 }
 
 /// Gives back what `from` says is done. True where the driver wants an interrupt.
 fn give_back(
     queue: &mut Queue,
-    memory: &GuestMemoryMmap,
     interrupt: bool,
     from: impl FnOnce(&mut dyn FnMut(u16, u32)),
 ) -> std::result::Result<bool, Broken> {
@@ -253,11 +241,11 @@ fn give_back(
     from(&mut |head, written| {
         used = true;
         if result.is_ok() {
-            result = queue::finish(queue, memory, head, written);
+            result = queue.give_back(head, written);
         }
     });
     result?;
-    Ok(interrupt || (used && queue.needs_notification(memory).map_err(|_| Broken)?))
+    Ok(interrupt || (used && queue.wants_interrupt()))
 }
 
 /// What of a request the ring can do, where in the file, and with which buffers; the rest is done in

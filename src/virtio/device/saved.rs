@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use brisk_devices::virtio::{Saved, State};
-use virtio_queue::QueueT;
 use vm_memory::GuestMemoryMmap;
 use zerocopy::little_endian::{I64, U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -17,7 +16,7 @@ use crate::events::{self, Events};
 use crate::interrupts::Sink;
 use crate::snapshot::parts::{Kind, Parts, Writer};
 use crate::virtio::table::each;
-use crate::virtio::{Backend, Devices, queue};
+use crate::virtio::{Backend, Devices, Queue};
 
 /// By what an image is known to be the same still.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +66,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         let mut positions = [[U16::ZERO; 2]; Q];
         for (at, lane) in positions.iter_mut().zip(&mut self.lanes) {
             if let Some(queue) = &lane.lock().queue {
-                *at = [queue.next_avail(), queue.next_used()].map(U16::new);
+                *at = queue.positions().map(U16::new);
             }
         }
         to.add(Kind::Queues, index, positions.as_bytes());
@@ -100,10 +99,9 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
             let Some(setup) = self.common.queue(number).filter(|setup| setup.ready()) else {
                 continue;
             };
-            let mut started = queue::start(setup, features, memory)
+            let mut started = Queue::start(setup, features, memory)
                 .ok_or_else(|| from.wrong(Kind::Queues, index))?;
-            started.set_next_avail(at[0].get());
-            started.set_next_used(at[1].get());
+            started.set_positions(at.map(U16::get));
             *queue = Some(started);
         }
         Ok(())

@@ -61,7 +61,7 @@ impl Devices {
 
     fn process(&mut self, index: usize, queue: u16, sink: &mut impl Sink) -> Option<End> {
         let slot = self.slots.get_mut(index)?;
-        let reply = each!(slot, device => device.process(queue, self.memory));
+        let reply = each!(slot, device => device.process(queue));
         self.conclude(index, reply, sink)
     }
 

@@ -258,7 +258,7 @@ fn write<B: Backend, const Q: usize>(
     data: &[u8],
 ) {
     if let Reply::Notified(queue) = function.write(offset, data, memory) {
-        let _ = function.process(queue, memory);
+        let _ = function.process(queue);
     }
 }
 

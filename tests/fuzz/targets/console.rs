@@ -23,7 +23,7 @@ fuzz_target!(|steps: Vec<Step>| {
     FUNCTION.with_borrow_mut(|function| {
         run(function, &memory, &steps);
         // As after a signal.
-        let _ = function.process(0, &memory);
-        let _ = function.process(1, &memory);
+        let _ = function.process(0);
+        let _ = function.process(1);
     });
 });

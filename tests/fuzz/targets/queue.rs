@@ -2,11 +2,10 @@
 #![no_main]
 
 use brisk::virtio::queue::{self, Buffers, Taken};
-use brisk::virtio::{Backend, Halt, VirtioDevice};
+use brisk::virtio::{Backend, Halt, Queue, VirtioDevice};
 use brisk_devices::virtio::Device;
 use brisk_fuzz::{HIGH, RAM, Step, change, memory, run};
 use libfuzzer_sys::fuzz_target;
-use virtio_queue::Queue;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 /// What happens while a chain is in the device's hands: a change of memory, and the device's
@@ -33,16 +32,17 @@ impl Device for Model {
 struct Walker {
     during: Vec<During>,
     buffers: Buffers,
+    memory: GuestMemoryMmap,
 }
 
 impl Backend for Walker {
     type Model = Model;
 
-    fn process(&mut self, queue: &mut Queue, memory: &GuestMemoryMmap) -> Result<bool, Halt> {
-        let Self { during, buffers, .. } = self;
-        let interrupt = queue::drain(queue, memory, |chain| {
+    fn process(&mut self, queue: &mut Queue) -> Result<bool, Halt> {
+        let Self { during, buffers, memory } = self;
+        let interrupt = queue::drain(queue, |chain| {
             let Some((step, answer)) = during.pop() else { return Ok(Taken::Requeue) };
-            buffers.collect(chain, memory)?;
+            buffers.collect(chain)?;
             let all = buffers.readable.iter().chain(&buffers.writable);
             assert!(all.clone().all(|buffer| in_ram(memory, buffer)), "a buffer outside RAM");
             assert!(all.map(|buffer| buffer.iov_len as u64).sum::<u64>() <= u32::MAX.into());
@@ -76,9 +76,11 @@ fuzz_target!(|input: (Vec<Step>, Vec<During>)| {
     // Each queue has every other of them.
     let (first, second) =
         during.into_iter().enumerate().partition::<Vec<_>, _>(|(at, _)| at % 2 == 0);
+    let memory = memory();
     let walkers = [first, second].map(|during| Walker {
         during: during.into_iter().map(|(_, during)| during).collect(),
         buffers: Buffers::default(),
+        memory: memory.clone(),
     });
-    run::<_, 2>(&mut VirtioDevice::new(Model, walkers), &memory(), &steps);
+    run::<_, 2>(&mut VirtioDevice::new(Model, walkers), &memory, &steps);
 });

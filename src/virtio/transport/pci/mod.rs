@@ -267,7 +267,7 @@ impl Devices {
             match device.settle(function, effect, memory, sink) {
                 // By the window into BAR 0, as no driver does: the bus waits.
                 Reply::Notified(queue) => {
-                    let reply = device.process(queue, memory);
+                    let reply = device.process(queue);
                     device.tell(function, reply, sink);
                     reply.end()
                 }
