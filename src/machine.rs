@@ -103,7 +103,7 @@ impl Machine {
         };
         let Line { text, panic_is_warm } = cmdline::make(config, &facts)?;
         log::debug!("command line: {}", String::from_utf8_lossy(&text));
-        let next_gsi = layout::virtio_mmio_gsi(windows.len() as u32);
+        let next_gsi = windows.last().map_or(layout::VIRTIO_MMIO_GSI, |window| window.gsi + 1);
         let generation = snapshot.generation(&source, acpi, next_gsi);
         let (ioapic_gsi, ioapic_pins) = pins(acpi, serial.is_some(), &windows, generation.gsi());
         if let Some(loading) = loading {

@@ -23,6 +23,8 @@ pub struct Devices {
     pub(super) slots: Vec<Device>,
     pub(super) memory: &'static GuestMemoryMmap,
     pub(super) pci: Option<Pci>,
+    /// Over MMIO all interrupts are one.
+    pub(super) one_gsi: bool,
     /// Where the guest reads the windows as memory.
     pub(super) shown: Option<Shown>,
 }
@@ -60,8 +62,16 @@ impl Devices {
             pci: Pci::open(config, &slots),
             slots,
             memory: Box::leak(Box::new(host.memory)),
+            one_gsi: config.cpus == 1,
             shown: None,
         })
+    }
+
+    /// The interrupt of device `index` over MMIO. Linux programs each pin of the IOAPIC by fourteen exits,
+    /// so that all devices have the first where there is but one CPU to be interrupted: it is an edge, no
+    /// level, so that none is lost, and who looks whether it was his looks at memory.
+    pub(super) fn gsi(&self, index: usize) -> u32 {
+        layout::virtio_mmio_gsi(if self.one_gsi { 0 } else { index as u32 })
     }
 
     /// Lets the guest read as memory what it can, and write what it may, instead of leaving for each
@@ -148,7 +158,7 @@ impl Devices {
         if reply != Reply::Nothing {
             let is_queue = matches!(reply, Reply::Queue(_));
             self.show(index, if is_queue { Change::Interrupt } else { Change::Registers });
-            sink.signal(Signal::Gsi(layout::virtio_mmio_gsi(index as u32) as u8));
+            sink.signal(Signal::Gsi(self.gsi(index) as u8));
         }
     }
 

@@ -31,7 +31,7 @@ fn devices(machine: &Machine<'_>, aml: &mut Aml<'_>) {
             aml.name_eisa_id(b"_HID", b"PNP0501");
             aml.name_resources(b"_CRS", |aml| {
                 io_port(aml, layout::COM1_PORT, 8);
-                interrupt(aml, layout::COM1_GSI);
+                interrupt(aml, layout::COM1_GSI, EXCLUSIVE);
             });
         });
     }
@@ -41,7 +41,8 @@ fn devices(machine: &Machine<'_>, aml: &mut Aml<'_>) {
             aml.name_integer(b"_UID", index as u32);
             aml.name_resources(b"_CRS", |aml| {
                 memory32_fixed(aml, device.base as u32, device.size);
-                interrupt(aml, device.gsi);
+                let same = machine.virtio_mmio.iter().filter(|other| other.gsi == device.gsi);
+                interrupt(aml, device.gsi, if same.count() > 1 { SHARED } else { EXCLUSIVE });
             });
         });
     }
@@ -85,7 +86,7 @@ fn events(machine: &Machine<'_>, aml: &mut Aml<'_>) {
     aml.device(b"GED_", |aml| {
         aml.name_string(b"_HID", "ACPI0013");
         aml.name_resources(b"_CRS", |aml| {
-            events.clone().for_each(|(gsi, ..)| interrupt(aml, gsi));
+            events.clone().for_each(|(gsi, ..)| interrupt(aml, gsi, EXCLUSIVE));
         });
         aml.method(b"_EVT", 1, |aml| {
             events.clone().for_each(|(gsi, device, code)| aml.notify_if(gsi, device, code));
@@ -135,9 +136,13 @@ fn io_port(aml: &mut Aml<'_>, port: u16, len: u8) {
     aml.bytes(&[1, len]);
 }
 
-/// Extended interrupt descriptor (6.4.3.6): consumer, edge triggered, active high, exclusive.
-fn interrupt(aml: &mut Aml<'_>, gsi: u32) {
-    aml.bytes(&[0x89, 6, 0, 0b0011, 1]);
+/// What an extended interrupt descriptor (6.4.3.6) says of who else has the interrupt.
+const EXCLUSIVE: u8 = 0;
+const SHARED: u8 = 1 << 3;
+
+/// Extended interrupt descriptor (6.4.3.6): consumer, edge triggered, active high.
+fn interrupt(aml: &mut Aml<'_>, gsi: u32, sharing: u8) {
+    aml.bytes(&[0x89, 6, 0, 0b0011 | sharing, 1]);
     aml.bytes(&gsi.to_le_bytes());
 }
 

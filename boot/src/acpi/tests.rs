@@ -207,6 +207,23 @@ fn iasl_agrees_large() {
     check_with_iasl("large", &large);
 }
 
+/// Devices with one interrupt say so (ACPI 6.5, 6.4.3.6).
+#[test]
+fn an_interrupt_is_shared_where_two_have_it() {
+    for (gsis, flags) in [([5, 5], 0b1011), ([5, 6], 0b0011)] {
+        let devices = [0, 1].map(|index| VirtioMmio {
+            base: layout::VIRTIO_MMIO_BASE + index as u64 * u64::from(layout::VIRTIO_MMIO_SIZE),
+            size: layout::VIRTIO_MMIO_SIZE,
+            gsi: gsis[index],
+        });
+        let machine = Machine { virtio_mmio: &devices, ..machine() };
+        let dsdt = &tables_of(&machine)["DSDT"];
+        for gsi in gsis {
+            assert!(has(dsdt, &[0x89, 6, 0, flags, 1, gsi as u8, 0, 0, 0]), "{gsis:?}");
+        }
+    }
+}
+
 #[test]
 fn dsdt_has_what_drivers_match() {
     let dsdt = &tables_of(&machine())["DSDT"];

@@ -12,8 +12,13 @@ const RAM: usize = 1 << 20;
 
 /// A console and a disk, reached by windows.
 fn devices(image: &tempfile::NamedTempFile) -> Devices {
+    devices_for(image, 1)
+}
+
+fn devices_for(image: &tempfile::NamedTempFile, cpus: u8) -> Devices {
     let vm: &'static Vm = Box::leak(Box::new(System::open().unwrap().create_vm().unwrap()));
-    let words = format!("--kernel none --console null --disk path={}", image.path().display());
+    let path = image.path().display();
+    let words = format!("--kernel none --console null --disk path={path} --cpus boot={cpus}");
     let words: Vec<String> = words.split(' ').map(String::from).collect();
     let Ok(Command::Run(config)) = cli::parse(words.iter().map(Into::into).collect()) else {
         panic!("the command line")
@@ -88,6 +93,25 @@ fn a_reason_for_an_interrupt_comes_and_goes() {
     set(&mut devices, DISK + 0x64, 1, &mut signals);
     assert_eq!(reason(), 0);
     compare(&mut devices);
+}
+
+/// The only CPU is interrupted by one pin, whoever it is; several have one for each device.
+#[cfg(feature = "smp")]
+#[test]
+fn interrupts_are_apart_where_there_are_cpus_for_them() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(64 << 10).unwrap();
+    for (cpus, gsis) in [(1, [5, 5]), (2, [5, 6])] {
+        let mut devices = devices_for(&image, cpus);
+        let windows = devices.windows();
+        for (index, gsi) in gsis.into_iter().enumerate() {
+            start(&mut devices, index as u64 * DISK, &mut 0);
+            let mut signals = Vec::new();
+            devices.config_changed(index, &mut |signal: Signal| signals.push(signal));
+            assert_eq!(signals, [Signal::Gsi(gsi)], "{cpus} CPUs");
+            assert_eq!(windows[index].gsi, u32::from(gsi));
+        }
+    }
 }
 
 /// The driver is told of a new configuration, and reads it and its generation.
