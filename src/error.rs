@@ -44,8 +44,14 @@ impl Error {
 
     /// For `map_err` on what a flag's file answers.
     pub fn file(flag: &'static str, path: &str) -> impl FnOnce(std::io::Error) -> Error {
-        let path = path.to_owned();
-        move |error| Error::File { flag, path, error }
+        move |error| Error::of_file(flag, path, error)
+    }
+
+    // Once for all who ask.
+    #[cold]
+    #[inline(never)]
+    fn of_file(flag: &'static str, path: &str, error: std::io::Error) -> Error {
+        Error::File { flag, path: path.to_owned(), error }
     }
 
     /// For `map_err` on a KVM call.

@@ -110,12 +110,13 @@ pub fn add_saved(from: Option<&Restored>, words: &mut Vec<String>) -> Result<()>
     let text = std::str::from_utf8(parts.get(Kind::Arguments, 0)?)
         .map_err(|_| parts.wrong(Kind::Arguments, 0))?;
     let saved: Vec<String> = text.split_terminator('\0').map(str::to_owned).collect();
-    let given = words.clone();
+    let mut more = Vec::new();
     for (flag, own) in flags(&saved) {
-        if !flags(&given).any(|(given, _)| given == flag) {
-            words.extend_from_slice(own);
+        if !flags(words).any(|(given, _)| given == flag) {
+            more.extend_from_slice(own);
         }
     }
+    words.append(&mut more);
     Ok(())
 }
 

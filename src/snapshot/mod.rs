@@ -101,8 +101,8 @@ impl At {
 
 /// What is going to be written when its code comes: a snapshot, a working set.
 pub struct Snapshot {
-    saves: Option<Prepared>,
-    records: Option<(Recording, &'static Restored)>,
+    saves: Option<&'static mut Prepared>,
+    records: Option<(&'static Recording, &'static Restored)>,
 }
 
 /// What a snapshot that is taken asks of the kernel while the guest runs: pages of memory are looked up
@@ -146,6 +146,11 @@ struct Prepared {
     unread: Vec<std::ops::Range<u64>>,
 }
 
+/// It is there as long as the process: nobody has to clear it away on the way to an error.
+fn leak<T>(value: T) -> &'static mut T {
+    Box::leak(Box::new(value))
+}
+
 /// What went wrong beside a guest that runs on.
 fn say(error: &Error) {
     descriptors::say(&format!("brisk: {error}; the guest runs on\n"));
@@ -162,12 +167,17 @@ impl Snapshot {
     /// It cannot be made, or what is there already is not an empty directory.
     pub fn prepare(config: &'static Config) -> Result<Snapshot> {
         let restored = config.restore.as_ref();
-        let records = restored.and_then(|restored| Some((restored.record?, restored)));
-        let records = records.map(|(code, restored)| {
-            Recording::prepare(&restored.path, code).map(|recording| (recording, restored))
-        });
-        let saves = config.snapshot.as_ref().map(|config| Prepared::new(config, restored));
-        Ok(Snapshot { saves: saves.transpose()?, records: records.transpose()? })
+        let mut snapshot = Snapshot { saves: None, records: None };
+        if let Some(restored) = restored
+            && let Some(code) = restored.record
+        {
+            let recording = Recording::prepare(&restored.path, code)?;
+            snapshot.records = Some((leak(recording), restored));
+        }
+        if let Some(config) = &config.snapshot {
+            snapshot.saves = Some(leak(Prepared::new(config, restored)?));
+        }
+        Ok(snapshot)
     }
 
     /// Notes what there is to save on this host.
@@ -397,7 +407,7 @@ impl Restored {
 }
 
 /// What a VM starts from: a kernel, or a snapshot.
-pub struct Source(Option<Saved>);
+pub struct Source(Option<&'static Saved>);
 
 struct Saved {
     parts: Parts<'static>,
@@ -423,7 +433,7 @@ impl Source {
             Some(_) => None,
             None => WorkingSet::open(&restored.path, restored.file),
         };
-        Ok(Source(Some(Saved { parts, from: restored, working_set })))
+        Ok(Source(Some(leak(Saved { parts, from: restored, working_set }))))
     }
 
     /// Whether a kernel is to be loaded.

@@ -215,6 +215,7 @@ impl<'a> Parts<'a> {
     ///
     /// # Errors
     /// There is no such part.
+    #[inline(never)]
     pub fn get(&self, kind: Kind, number: usize) -> Result<&'a [u8], Wrong> {
         let found = self.parts.iter().find(|part| (part.0, part.1) == (kind as u32, number as u32));
         found.map(|part| part.2).ok_or(Wrong::Part(kind, number as u32))
