@@ -26,17 +26,9 @@
 //! # assert_eq!(load(b"no kernel", &mut []), None);
 //!
 //! let machine = Machine {
-//!     ram_size: 128 << 20,
-//!     cpus: 1,
-//!     cmdline: b"console=ttyS0 root=/dev/vda",
-//!     initramfs: None,
 //!     serial: true,
 //!     virtio_mmio: &[VirtioMmio { base: layout::VIRTIO_MMIO_BASE, size: 0x1000, gsi: 5 }],
-//!     pci: None,
-//!     ioapic_gsi: 4,
-//!     ioapic_pins: 2,
-//!     generation_id: None,
-//!     power_button: None,
+//!     ..Machine::new(128 << 20, b"console=ttyS0 root=/dev/vda")
 //! };
 //! // The guest's first MiB, all zero. Here a vector; in a hypervisor the guest's own memory.
 //! let mut low = vec![0; 1 << 20];

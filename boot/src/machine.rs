@@ -131,6 +131,26 @@ pub const fn ram_end(size: u64) -> u64 {
     layout::HOLE_END.saturating_add(size.saturating_sub(layout::HOLE_START))
 }
 
+impl<'a> Machine<'a> {
+    /// One CPU and an IOAPIC of 24 pins from GSI 0 on, and nothing else.
+    #[must_use]
+    pub const fn new(ram_size: u64, cmdline: &'a [u8]) -> Self {
+        Self {
+            ram_size,
+            cpus: 1,
+            cmdline,
+            initramfs: None,
+            serial: false,
+            virtio_mmio: &[],
+            pci: None,
+            ioapic_gsi: 0,
+            ioapic_pins: 24,
+            generation_id: None,
+            power_button: None,
+        }
+    }
+}
+
 impl Machine<'_> {
     /// RAM below and above the hole, in address order; the second is there only where needed.
     #[must_use]
