@@ -113,6 +113,7 @@ fn a_level_waits_for_its_mask_and_an_edge_does_not() {
     ioapic.set_line(4, true);
     assert_eq!(ioapic.deliver(), ioapic.msi(4));
     assert_eq!(ioapic.deliver(), None);
+    assert_eq!(read(&mut ioapic, IOREDTBL + 8) & REMOTE_IRR as u32, 0, "an edge waits for no EOI");
 }
 
 #[test]

@@ -294,6 +294,26 @@ fn enabling_the_transmitters_interrupt_raises_it_once() {
 }
 
 #[test]
+fn a_byte_that_was_sent_is_told_to_a_driver_that_asked_only() {
+    let mut uart = Serial::new();
+    uart.write(MCR, MCR_OUT2);
+    uart.write(IER, IER_ALL & !IER_TX);
+    uart.write(DATA, b'a');
+    assert!(!uart.irq());
+    assert_eq!(uart.read(IIR_FCR), IIR_NONE);
+}
+
+#[test]
+fn loopback_overruns_when_there_is_no_room_and_not_before() {
+    let mut uart = Serial::new();
+    uart.write(MCR, MCR_LOOP);
+    uart.write(DATA, 1);
+    assert_eq!(uart.read(LSR) & LSR_OVERRUN, 0);
+    uart.write(DATA, 2);
+    assert_eq!(uart.read(LSR) & LSR_OVERRUN, LSR_OVERRUN);
+}
+
+#[test]
 fn the_fifo_is_emptied_by_its_switch_and_by_its_bit() {
     let with_two = || {
         let mut uart = Serial::new();

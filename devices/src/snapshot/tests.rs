@@ -162,3 +162,28 @@ fn a_state_of_another_machine_is_refused() {
     assert_eq!(IoApic::<24>::new(5, 8).restore(&saved), Err(Invalid));
     assert_eq!(IoApic::<24>::new(4, 8).restore(&saved), Ok(()));
 }
+
+#[test]
+fn pins_and_bits_that_are_not_there_are_refused() {
+    use crate::ioapic::{IoApic, Saved};
+    use zerocopy::{FromBytes, IntoBytes};
+    let mut ioapic = IoApic::<24>::new(4, 8);
+    let saved = ioapic.save();
+    // Behind the numbers, the selector and the ID: lines, edges, entries.
+    let (lines, edges, entries) = (8, 12, 16);
+    for (at, bit, fine) in [
+        (lines, 7, true),
+        (lines + 1, 0, false),
+        (edges, 7, true),
+        (edges + 1, 0, false),
+        (entries, 0, true),
+        (entries + 3, 0, false),
+        (entries + 6, 0, false),
+        (entries + 8 * 8, 0, false),
+    ] {
+        let mut bytes = saved.as_bytes().to_vec();
+        bytes[at] ^= 1 << bit;
+        let changed = Saved::read_from_bytes(&bytes).unwrap();
+        assert_eq!(ioapic.restore(&changed).is_ok(), fine, "byte {at}, bit {bit}");
+    }
+}
