@@ -187,3 +187,32 @@ fn pins_and_bits_that_are_not_there_are_refused() {
         assert_eq!(ioapic.restore(&changed).is_ok(), fine, "byte {at}, bit {bit}");
     }
 }
+
+#[test]
+#[cfg(feature = "serial")]
+fn bits_that_a_uart_has_not_are_refused() {
+    use crate::serial::{Saved, Serial};
+    use zerocopy::{FromBytes, IntoBytes};
+    let mut uart = Serial::new();
+    let saved = uart.save();
+    // IER, FCR, MCR, two flags, a byte of nothing, the FIFO.
+    for (at, value, fine) in [
+        (0, 0x0f, true),
+        (0, 0x10, false),
+        (1, 0xc1, true),
+        (1, 0xc0, false),
+        (1, 0x02, false),
+        (3, 0x1f, true),
+        (3, 0x80, false),
+        (8, 1, true),
+        (8, 2, false),
+        (9, 2, false),
+        (11, 1, false),
+        (12, 1, false),
+    ] {
+        let mut bytes = saved.as_bytes().to_vec();
+        bytes[at] = value;
+        let changed = Saved::read_from_bytes(&bytes).unwrap();
+        assert_eq!(uart.restore(&changed).is_ok(), fine, "byte {at} is {value:#x}");
+    }
+}

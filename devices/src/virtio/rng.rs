@@ -43,6 +43,7 @@ mod tests {
             u32::from_le_bytes(data)
         };
         assert_eq!(read(&common, 0x008), 4);
+        assert_eq!(read(&common, 0x010), 1 << 28 | 1 << 29, "what the transport offers");
         assert_eq!(read(&common, 0x034), QUEUE_SIZE.into());
         assert_eq!([0x100, 0x104, 0xffc].map(|offset| read(&common, offset)), [0; 3]);
         let _ = mmio::write(&mut common, &mut rng, 0x100, &[0xff; 4]);

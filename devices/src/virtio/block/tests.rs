@@ -123,6 +123,7 @@ fn segments_are_checked() {
     assert_eq!(block.segment(zero, &segment(u64::MAX, u32::MAX, 0)), Err(Status::IoErr));
     let big = Block::new(&Options { capacity: u64::MAX, ..Options::default() });
     assert_eq!(big.segment(zero, &segment(0, MAX_SEGMENT_SECTORS + 1, 0)), Err(Status::IoErr));
+    assert!(big.segment(zero, &segment(0, MAX_SEGMENT_SECTORS, 0)).is_ok());
 }
 
 #[test]

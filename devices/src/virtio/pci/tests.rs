@@ -288,6 +288,126 @@ fn the_window_reaches_the_bar() {
     assert_eq!(slot.common.status(), Status::ACKNOWLEDGE | Status::DRIVER);
 }
 
+#[test]
+fn common_fields_read_back() {
+    let mut slot = Slot::new();
+    slot.linux_probe();
+    let _ = slot.set(0x14, &[0]);
+    for select in [1u32, 0] {
+        slot.put(0x00, &select.to_le_bytes());
+        slot.put(0x08, &(7 + select).to_le_bytes());
+        assert_eq!(slot.get(0x00), select.to_le_bytes());
+        assert_eq!(slot.get(0x08), (7 + select).to_le_bytes());
+    }
+    for vector in [2u16, 0, 1] {
+        slot.put(0x10, &vector.to_le_bytes());
+        assert_eq!(slot.get16(0x10), vector);
+        assert_eq!(slot.function().config_vector(), vector);
+    }
+    assert_eq!(slot.get16(0x18), MAX, "the limit, before there is a size");
+    slot.put(0x18, &8u16.to_le_bytes());
+    assert_eq!(slot.get16(0x18), 8);
+    for address in [0x20u64, 0x28, 0x30] {
+        slot.put(address, &(address << 32 | 0x1000).to_le_bytes());
+        assert_eq!(slot.get(address), (address << 32 | 0x1000).to_le_bytes());
+    }
+    slot.put(0x24, &u64::MAX.to_le_bytes());
+    assert_eq!(slot.get(0x20), (0x20u64 << 32 | 0x1000).to_le_bytes(), "8 bytes at 4");
+    slot.put(0x1c, &2u16.to_le_bytes());
+    assert_eq!(slot.get16(0x1c), 0, "only 1 starts a queue");
+    slot.put(0x1c, &1u16.to_le_bytes());
+    assert_eq!(slot.get16(0x1c), 1);
+}
+
+#[test]
+fn registers_read_back_and_a_part_of_one_leaves_the_rest() {
+    let mut slot = Slot::new();
+    assert_eq!(slot.config32(0x2c), 0x40 << 16 | 0x1af4, "subsystem");
+    for (register, value) in [(0x88, 0x7f), (0x8c, 0x1234_5678), (0x90, 0x1122_3344)] {
+        let _ = slot.set_config(register, &u32::to_le_bytes(value));
+        assert_eq!(slot.config32(register), value);
+        let _ = slot.set_config(register, &[0x11]);
+        assert_eq!(slot.config32(register), value & !0xff | 0x11);
+    }
+    let _ = slot.set_config(0x14, &[0x12, 0, 0, 0]);
+    let _ = slot.set_config(0x15, &[0x34]);
+    assert_eq!(slot.config32(0x14), 0x3412);
+    // MSI-X's control: on, then its lower byte, which nobody can write.
+    let _ = slot.set_config(0x9a, &0x8000u16.to_le_bytes());
+    let _ = slot.set_config(0x9a, &[0]);
+    assert_eq!(slot.config32(0x98) >> 16 & 0x8000, 0x8000);
+}
+
+#[test]
+fn each_kind_of_device_has_its_class() {
+    let mut slot = Slot::new();
+    let class = |id| slot.function().config_word(id, 0x08) >> 16;
+    assert_eq!([2, 3, 27, 4].map(class), [0x0180, 0x0780, 0x0580, 0xff00]);
+}
+
+/// Keeps what was written to its configuration space.
+struct Told(Vec<(u32, u8)>);
+
+impl Device for Told {
+    const ID: u32 = 3;
+
+    fn queue_max_size(&self, _: u16) -> u16 {
+        0
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn read_config(&self, _: u32, _: &mut [u8]) {}
+
+    fn write_config(&mut self, offset: u32, data: &[u8]) {
+        self.0.push((offset, data[0]));
+    }
+}
+
+#[test]
+fn a_device_is_told_what_is_written_to_its_configuration() {
+    let (mut slot, mut told) = (Slot::new(), Told(Vec::new()));
+    let function: &mut Function = &mut slot.function;
+    let effect = function.bar_write(&mut slot.common, &mut told, DEVICE + 3, &[9]);
+    assert_eq!((effect, told.0), (Effect::None, Vec::from([(3, 9)])));
+}
+
+#[test]
+#[cfg(feature = "snapshot")]
+fn a_state_with_what_it_cannot_have_is_refused() {
+    use zerocopy::{FromBytes, IntoBytes};
+    let mut slot = Slot::new();
+    slot.linux_probe();
+    slot.put(0x10, &1u16.to_le_bytes());
+    let saved = slot.function().save();
+    // An address, the command, the vector, the window of three words; then MSI-X's control and vectors, what
+    // is pending, and the entries.
+    for (at, value, fine) in [
+        (0, 0x01, false),
+        (9, 0xf0, false),
+        (10, 0, true),
+        (10, 2, true),
+        (10, 3, false),
+        (13, 1, false),
+        (24, 1, false),
+        (28, 4, false),
+        (32, 7, true),
+        (32, 8, false),
+        (40 + 3 * 16, 1, false),
+    ] {
+        let mut bytes = saved.as_bytes().to_vec();
+        bytes[at] = value;
+        let changed = Saved::read_from_bytes(&bytes).unwrap();
+        assert_eq!(Slot::new().function().restore(&changed).is_ok(), fine, "byte {at} is {value}");
+    }
+    let mut off = saved.as_bytes().to_vec();
+    (off[25], off[32]) = (0, 1);
+    let off = Saved::read_from_bytes(&off).unwrap();
+    assert!(Slot::new().function().restore(&off).is_err(), "pending while MSI-X is off");
+}
+
 fn data() -> impl Strategy<Value = [u8; 8]> {
     prop_oneof![
         4 => (0u64..20).prop_map(u64::to_le_bytes),

@@ -9,6 +9,7 @@ fn shows_its_range() {
     assert_eq!(data[..8], 0x1_4000_0000u64.to_le_bytes());
     assert_eq!(data[8..16], 0x20_0000u64.to_le_bytes());
     assert_eq!(data[16..], [0; 4]);
+    assert_eq!(pmem.features(), 0);
     assert_eq!([0, 1].map(|queue| pmem.queue_max_size(queue)), [QUEUE_SIZE, 0]);
 }
 
