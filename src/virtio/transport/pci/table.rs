@@ -70,7 +70,7 @@ impl Table {
 
     /// What the guest accesses as memory.
     #[cfg(test)]
-    #[cfg(feature = "console")]
+    #[cfg(all(feature = "console", feature = "block"))]
     pub fn shown(&self) -> Option<&'static [AtomicU32]> {
         self.page.filter(|_| self.is_shown()).map(|page| page.0.as_slice())
     }
