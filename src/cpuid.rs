@@ -266,6 +266,67 @@ mod tests {
     }
 
     #[test]
+    fn only_the_last_caches_are_shared() {
+        // What the host's say of sharing and cores is all ones; self-initialising, of a level and a type.
+        let cache = |function, index, level: u32, kind: u32| kvm_cpuid_entry2 {
+            index,
+            eax: 0xffff_c000 | 1 << 8 | level << 5 | kind,
+            ..entry(function)
+        };
+        let all = |leaf| {
+            [(0, 1, 1), (1, 2, 3), (2, 3, 3), (3, 0, 0)].map(|it| cache(leaf, it.0, it.1, it.2))
+        };
+        let leaves = [&all(0x4)[..], &all(0x8000_001d)].concat();
+        for (count, intel, amd) in [(1, [0, 0, 0], [0, 0, 0]), (3, [0, 0, 3], [0, 0, 2])] {
+            let mut cpuid = CpuId::from_entries(&leaves).unwrap();
+            for_vcpu(&mut cpuid, 0, count, false).unwrap();
+            for (index, level, kind) in [(0, 1, 1), (1, 2, 3), (2, 3, 3)] {
+                let own = 1 << 8 | level << 5 | kind;
+                let cores = if count == 1 { 0 } else { 3 };
+                let sharing = intel[index as usize] << 14;
+                assert_eq!(find(&cpuid, 0x4, index).eax, cores << 26 | sharing | own);
+                assert_eq!(find(&cpuid, 0x8000_001d, index).eax, amd[index as usize] << 14 | own);
+            }
+            // No more caches: as it is.
+            for leaf in [0x4, 0x8000_001d] {
+                assert_eq!(find(&cpuid, leaf, 3).eax, 0xffff_c100);
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "snapshot")]
+    fn a_cpu_lacks_what_was_shown_and_is_not_there() {
+        let vendor = |name: [u8; 4]| kvm_cpuid_entry2 { ebx: u32::from_le_bytes(name), ..entry(0) };
+        let seven = |index, ebx, ecx| kvm_cpuid_entry2 {
+            flags: SIGNIFICANT_INDEX,
+            index,
+            eax: 0,
+            ebx,
+            ecx,
+            ..entry(7)
+        };
+        let intel = vendor(*b"Genu");
+        let host = [intel, seven(0, 0b111, 0), seven(1, 0b1, 0)];
+        assert_eq!(lacks(&host, &host, &host), None);
+        // Not shown, or KVM's own, which no host says that it supports.
+        let shown = [intel, seven(0, 0b011, 0b1), seven(1, 0b1, 0)];
+        let less = [intel, seven(0, 0b011, 0), seven(1, 0b1, 0)];
+        assert_eq!(lacks(&shown, &host, &less), None);
+        let less = [intel, seven(0, 0b101, 0), seven(1, 0b1, 0)];
+        let text = lacks(&shown, &host, &less).unwrap();
+        assert!(text.contains("0x7.0 ebx bit 1"), "{text}");
+        let less = [intel, seven(0, 0b111, 0)];
+        let text = lacks(&shown, &host, &less).unwrap();
+        assert!(text.contains("0x7.1 ebx bit 0"), "{text}");
+        let amd = vendor(*b"Auth");
+        assert!(lacks(&[amd], &[amd], &[intel]).unwrap().contains("vendor"));
+        let of = |entry| CpuId::from_entries(&[entry]).unwrap();
+        assert_eq!([intel, amd].map(|it| is_intel(&of(it))), [true, false]);
+        assert_eq!([intel, amd].map(|it| is_amd(&of(it))), [false, true]);
+    }
+
+    #[test]
     fn one_cpu_is_no_smp() {
         let one = kvm_cpuid_entry2 { edx: u32::MAX, ..entry(1) };
         let again = kvm_cpuid_entry2 { edx: u32::MAX, ..entry(0x8000_0001) };
