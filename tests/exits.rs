@@ -185,6 +185,17 @@ fn pio_in_from_a_device_is_its_register() {
     }
 }
 
+#[cfg(feature = "exit-status")]
+#[test]
+fn the_guest_says_what_the_process_ends_with() {
+    let lab = Lab::new(guests::STATUS);
+    lab.run(&["--exit-status"]).silent().with_status(42);
+    lab.run_to_the_end();
+    assert_eq!(lab.stats().at("pio_out", 0x84), (1, 0));
+    // A guest that says nothing has failed.
+    Lab::new(guests::TO_TIMER).run(&["--exit-status"]).with_status(125);
+}
+
 #[test]
 fn string_output_arrives_whole_and_in_order() {
     let lab = Lab::with_data(guests::STRINGS_OUT, TEXT);
@@ -353,6 +364,7 @@ fn only_the_right_values_end_the_vm() {
     assert_eq!(lab.codes(), [0x81]);
     assert_eq!(lab.stats().at("pio_out", 0x600), (3, 0));
     assert_eq!(lab.stats().at("pio_out", 0x604), (1, 0));
+    assert_eq!(lab.stats().at("pio_out", 0x601), (1, 0));
 }
 
 #[test]

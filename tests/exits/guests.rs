@@ -6,6 +6,7 @@ use super::common::kernel::{BASE, Bits, Code};
 pub const ALL: &[(&str, Code, Bits, u64)] = &[
     ("TO_TIMER", TO_TIMER, Bits::B32, BASE),
     ("AGAIN", AGAIN, Bits::B32, BASE),
+    ("STATUS", STATUS, Bits::B32, BASE),
     ("REMEMBER", REMEMBER, Bits::B32, BASE),
     ("INCREMENT", INCREMENT, Bits::B32, BASE),
     ("GENERATION", GENERATION, Bits::B32, BASE),
@@ -59,6 +60,15 @@ pub const TO_TIMER: Code = &[
     (&[0x66, 0xe7, 0x80], "out 0x80,ax"),
     (&[0xb8, 0x33, 0x44, 0x55, 0x66], "mov eax,0x66554433"),
     (&[0xe7, 0x80], "out 0x80,eax"),
+    (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
+    (&[0xb0, 0x34], "mov al,0x34"),
+    (&[0xee], "out dx,al"),
+];
+
+/// An exit status, and power off.
+pub const STATUS: Code = &[
+    (&[0xb0, 0x2a], "mov al,0x2a"),
+    (&[0xe6, 0x84], "out 0x84,al"),
     (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
     (&[0xb0, 0x34], "mov al,0x34"),
     (&[0xee], "out dx,al"),
