@@ -85,7 +85,7 @@ pub(crate) struct Args {
     #[argh(option)]
     seccomp: Option<String>,
     /// path=DIR,at=CODE,then=exit|go-on (default then=exit): save the VM when the guest writes CODE to
-    /// port 0x80 (feature snapshot)
+    /// port 0x80, or, without at, when a client of --api-socket asks for it (feature snapshot)
     #[argh(option)]
     snapshot: Option<String>,
     /// DIR or source_url=file://DIR,images=same|any,record=CODE (default images=same): go on from there;
@@ -239,7 +239,7 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
         trace: args.trace,
         api: args.api_socket.as_deref().map(api::Socket::parse).transpose()?,
         notify: args.notify.map(|code| config::parse_code("--notify", &code)).transpose()?,
-        snapshot: arguments::parse(args.snapshot.as_deref())?,
+        snapshot: arguments::parse(args.snapshot.as_deref(), args.api_socket.is_some())?,
         restore: None,
     })
 }

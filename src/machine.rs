@@ -288,6 +288,15 @@ impl Paused<'_> {
         self.machine.bus.lock()
     }
 
+    /// Writes it to the one directory that it may be written to, if that is this one.
+    ///
+    /// # Errors
+    /// It is not, was written already, or cannot be; then nothing stays.
+    #[cfg(feature = "api")]
+    pub fn save_to(&mut self, directory: &str) -> Result<()> {
+        self.machine.snapshot.write_to(directory, self)
+    }
+
     /// Lets all go on; those but the first at once, the first by [`Machine::enter`].
     pub fn resume(self) {}
 }

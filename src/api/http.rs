@@ -18,7 +18,7 @@ const TOO_LARGE: &str = "413 Content Too Large";
 const NOT_IMPLEMENTED: &str = "501 Not Implemented";
 
 /// What a client wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// `vmm.ping`
     Ping,
@@ -30,6 +30,8 @@ pub enum Command {
     Pause,
     /// `vm.resume`
     Resume,
+    /// `vm.snapshot`, to this directory.
+    Snapshot(String),
     /// `vm.shutdown`, `vmm.shutdown`
     Shutdown,
 }
@@ -41,6 +43,7 @@ const COMMANDS: &[(&str, &str, Command)] = &[
     ("GET", "vm.counters", Command::Counters),
     ("PUT", "vm.pause", Command::Pause),
     ("PUT", "vm.resume", Command::Resume),
+    ("PUT", "vm.snapshot", Command::Snapshot(String::new())),
     ("PUT", "vm.shutdown", Command::Shutdown),
     ("PUT", "vmm.shutdown", Command::Shutdown),
 ];
@@ -199,7 +202,7 @@ fn same(name: &str, other: &str) -> bool {
     name.eq_ignore_ascii_case(other)
 }
 
-fn command(method: &str, target: &str, _body: &[u8]) -> Result<Command, Answer> {
+fn command(method: &str, target: &str, body: &[u8]) -> Result<Command, Answer> {
     // A target may be whole (RFC 9112, 3.2.2); whoever it names, we are asked.
     let whole =
         target.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
@@ -211,7 +214,14 @@ fn command(method: &str, target: &str, _body: &[u8]) -> Result<Command, Answer> 
     if method != *wanted {
         return Err(Answer::refused(WRONG_METHOD, &[target, ": its method is ", wanted]));
     }
-    Ok(*command)
+    if !matches!(command, Command::Snapshot(_)) {
+        return Ok(command.clone());
+    }
+    let url = json::member(body, "destination_url");
+    match url.as_deref().and_then(|url| url.strip_prefix("file://")) {
+        Some(directory) => Ok(Command::Snapshot(directory.trim_end_matches('/').to_owned())),
+        None => Err(Answer::refused(BAD, &["give {\"destination_url\":\"file://DIR\"}"])),
+    }
 }
 
 #[cfg(test)]

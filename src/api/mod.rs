@@ -73,7 +73,9 @@ impl Api {
     /// # Errors
     /// There is no descriptor or process to be had.
     pub fn prepare(config: &'static Config) -> Result<Api> {
-        let Some(socket) = &config.api else { return Ok(Api(None)) };
+        let Some(socket) = &config.api else {
+            return Ok(Api(None));
+        };
         let failed = |error| Error::Failed(format!("{}: {error}", socket::FLAG));
         if let Socket::Path(path) = socket {
             keeper::start(&socket::c_path(path)?).map_err(failed)?;
@@ -102,40 +104,47 @@ impl Api {
         let Some(Open { mailbox, .. }) = &self.0 else { return };
         let mut paused = None;
         while let Some(command) = mailbox.next(paused.is_some()) {
-            let answer = answer(command, machine, &mut paused);
+            let answer = self.answer(command, machine, &mut paused);
             mailbox.reply(answer, paused.is_some());
         }
     }
-}
 
-fn answer<'a>(command: Command, machine: &'a Machine, paused: &mut Option<Paused<'a>>) -> Answer {
-    match (command, paused.take()) {
-        (Command::Pause, None) => {
-            *paused = Some(machine.pause());
-            Answer::done()
-        }
-        (Command::Pause, was) => {
-            *paused = was;
-            Answer::failed("vm.pause: the VM is paused already")
-        }
-        (Command::Resume, Some(was)) => {
-            was.vcpus.iter().for_each(|vcpu| vcpu.was_paused());
-            was.resume();
-            Answer::done()
-        }
-        (Command::Resume, None) => Answer::failed("vm.resume: the VM is not paused"),
-        (Command::Counters, was) => {
-            *paused = was;
-            let counters = machine.counters();
-            if counters.is_empty() {
-                return Answer::failed("vm.counters: there are some in builds with `exit-stats`");
+    fn answer<'a>(
+        &self,
+        command: Command,
+        machine: &'a Machine,
+        paused: &mut Option<Paused<'a>>,
+    ) -> Answer {
+        match command {
+            Command::Pause if paused.is_none() => *paused = Some(machine.pause()),
+            Command::Pause => return Answer::failed("vm.pause: the VM is paused already"),
+            Command::Resume => {
+                let Some(was) = paused.take() else {
+                    return Answer::failed("vm.resume: the VM is not paused");
+                };
+                was.vcpus.iter().for_each(|vcpu| vcpu.was_paused());
+                was.resume();
             }
-            Answer::json(counters)
+            Command::Counters => {
+                let counters = machine.counters();
+                if counters.is_empty() {
+                    return Answer::failed(
+                        "vm.counters: there are some in builds with `exit-stats`",
+                    );
+                }
+                return Answer::json(counters);
+            }
+            Command::Snapshot(directory) => {
+                let mut now = paused.is_none().then(|| machine.pause());
+                let saved =
+                    now.as_mut().or(paused.as_mut()).map(|paused| paused.save_to(&directory));
+                if let Some(Err(why)) = saved {
+                    return Answer::failed(&why.to_string());
+                }
+            }
+            // Answered where the clients are.
+            Command::Ping | Command::Info | Command::Shutdown => {}
         }
-        // The others' are answered where the clients are.
-        (Command::Ping | Command::Info | Command::Shutdown, was) => {
-            *paused = was;
-            Answer::done()
-        }
+        Answer::done()
     }
 }

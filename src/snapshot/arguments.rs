@@ -32,11 +32,11 @@ const OF_THE_MACHINE: [&str; 8] = [
 ];
 
 impl SnapshotConfig {
-    /// Parses `path=DIR,at=CODE[,then=exit|go-on]`.
+    /// Parses `path=DIR,at=CODE[,then=exit|go-on]`; where `clients` may say when, no CODE is needed.
     ///
     /// # Errors
     /// An unknown key, a malformed value, or no path or code.
-    pub fn parse(text: &str) -> Result<SnapshotConfig> {
+    pub fn parse(text: &str, clients: bool) -> Result<SnapshotConfig> {
         let (mut path, mut at, mut goes_on) = ("", None, false);
         for (key, value) in pairs(text) {
             match key {
@@ -52,12 +52,10 @@ impl SnapshotConfig {
                 _ => return unknown("--snapshot", key, "path, at, then"),
             }
         }
-        match at {
-            Some(at) if !path.is_empty() => {
-                Ok(SnapshotConfig { path: path.into(), at, goes_on, arguments: Vec::new() })
-            }
-            _ => usage(format!("--snapshot {text}: give path=DIR,at=CODE")),
+        if path.is_empty() || at.is_none() && !clients {
+            return usage(format!("--snapshot {text}: give path=DIR,at=CODE"));
         }
+        Ok(SnapshotConfig { path: path.into(), at, goes_on, arguments: Vec::new() })
     }
 }
 
@@ -65,8 +63,8 @@ impl SnapshotConfig {
 ///
 /// # Errors
 /// As [`SnapshotConfig::parse`].
-pub fn parse(text: Option<&str>) -> Result<Option<SnapshotConfig>> {
-    text.map(SnapshotConfig::parse).transpose()
+pub fn parse(text: Option<&str>, clients: bool) -> Result<Option<SnapshotConfig>> {
+    text.map(|text| SnapshotConfig::parse(text, clients)).transpose()
 }
 
 /// Opens the snapshot that `words` name.
@@ -145,7 +143,7 @@ mod tests {
     fn a_value_that_looks_like_a_flag_is_one_flags_value() {
         let all =
             words("--kernel --trace --cmdline --stats --stats --cmdline --timeline --disk path=a");
-        let snapshot = SnapshotConfig::parse("path=a,at=1").unwrap();
+        let snapshot = SnapshotConfig::parse("path=a,at=1", false).unwrap();
         let mut config = Config { snapshot: Some(snapshot), ..Config::default() };
         set(&mut config, None, &all);
         let saved = config.snapshot.unwrap().arguments;

@@ -45,8 +45,8 @@ use working_set::{Recording, WorkingSet};
 pub struct SnapshotConfig {
     /// The directory that is made.
     pub path: String,
-    /// What the guest writes to port 0x80 to be saved.
-    pub at: u8,
+    /// What the guest writes to port 0x80 to be saved; none where only a client says when.
+    pub at: Option<u8>,
     /// The guest runs on afterwards.
     pub goes_on: bool,
     /// The command line without what is about this run only, each word ended by a zero byte.
@@ -73,6 +73,8 @@ pub struct At {
     records: Option<u8>,
     /// Which have come: until the VM is paused, other vCPUs go on, and write codes too.
     came: Came,
+    /// Once more is not to be had.
+    written: bool,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -205,9 +207,9 @@ impl Snapshot {
 
     /// The codes that the guest writes for it.
     pub fn at(&self) -> At {
-        let saves = self.saves.as_ref().map(|prepared| prepared.config.at);
+        let saves = self.saves.as_ref().and_then(|prepared| prepared.config.at);
         let records = self.records.as_ref().map(|(recording, _)| recording.code);
-        At { saves, records, came: Came::default() }
+        At { saves, records, came: Came::default(), written: false }
     }
 
     /// Writes what the code is for, of a machine that stands still. True where the VM ends with that: it
@@ -222,6 +224,7 @@ impl Snapshot {
             written.unwrap_or_else(|error| say(&error));
         }
         let (true, Some(prepared)) = (came.saves, &self.saves) else { return Ok(false) };
+        paused.bus().snapshot_at.written = true;
         match (prepared.write(&mut paused), prepared.config.goes_on) {
             (Ok(()), true) => Ok(false),
             (Ok(()), false) => {
@@ -236,6 +239,38 @@ impl Snapshot {
             }
             (Err(error), false) => Err(error),
         }
+    }
+}
+
+/// For clients.
+#[cfg(feature = "api")]
+impl Snapshot {
+    /// Writes a machine that stands still, if `directory` is the one that was given.
+    ///
+    /// # Errors
+    /// It is another, it was written already, KVM failed, or there is no room; then nothing stays.
+    pub fn write_to(&self, directory: &str, paused: &mut Paused<'_>) -> Result<()> {
+        let refused = |why: &[&str]| Err(Error::Failed(["vm.snapshot: ", &why.concat()].concat()));
+        let Some(prepared) = &self.saves else {
+            return refused(&[
+                "no directory was given to write below; run brisk with --snapshot path=DIR",
+            ]);
+        };
+        let only = &prepared.config.path;
+        if directory != only {
+            return refused(&["can be written to file://", only, " only, as --snapshot says"]);
+        }
+        let taken = {
+            let at = &mut paused.bus().snapshot_at;
+            at.saves = None;
+            std::mem::replace(&mut at.written, true) || at.came.saves
+        };
+        if taken {
+            return refused(&["was taken already, which is once in a run"]);
+        }
+        prepared.write(paused).inspect_err(|_| {
+            prepared.keeper.discard(&[&prepared.memory, &prepared.state]);
+        })
     }
 }
 

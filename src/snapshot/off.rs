@@ -87,6 +87,12 @@ impl Snapshot {
     pub fn take(&self, _: Paused<'_>) -> Result<bool> {
         Ok(true)
     }
+
+    #[cfg(feature = "api")]
+    pub fn write_to(&self, _: &str, _: &mut Paused<'_>) -> Result<()> {
+        let why = "vm.snapshot: this brisk was built without the feature `snapshot`";
+        Err(crate::error::Error::Failed(why.into()))
+    }
 }
 
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
@@ -133,7 +139,7 @@ pub mod arguments {
     use crate::error::Result;
 
     #[inline(always)]
-    pub fn parse(_: Option<&str>) -> Result<Option<SnapshotConfig>> {
+    pub fn parse(_: Option<&str>, _: bool) -> Result<Option<SnapshotConfig>> {
         Ok(None)
     }
 

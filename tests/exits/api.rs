@@ -2,6 +2,9 @@
 
 #[path = "api/hostile.rs"]
 mod hostile;
+#[cfg(feature = "snapshot")]
+#[path = "api/saved.rs"]
+mod saved;
 
 use std::fs;
 use std::os::fd::AsRawFd;

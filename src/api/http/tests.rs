@@ -69,6 +69,19 @@ fn a_request_may_come_in_any_pieces_and_several_at_once() {
 }
 
 #[test]
+fn a_snapshot_has_a_directory() {
+    let ask = |body: &str| {
+        let length = format!("Content-Length: {}\r\n", body.len());
+        asked(&(curl("PUT /api/v1/vm.snapshot", &length) + body))
+    };
+    let directory = Command::Snapshot("/a/b".into());
+    assert_eq!(ask("{\"destination_url\":\"file:///a/b/\"}"), (Ok(directory), true));
+    for body in ["", "{}", "{\"destination_url\":\"/a/b\"}", "{\"destination_url\":1}"] {
+        assert_eq!(ask(body), (Err(400), true), "{body}");
+    }
+}
+
+#[test]
 fn who_says_so_asks_once() {
     let ping = "GET /api/v1/vmm.ping";
     for (text, stays) in [

@@ -47,10 +47,11 @@ fn pmem(text: &str) {
 }
 
 fn snapshot(text: &str) {
-    let Ok(config) = SnapshotConfig::parse(text) else { return };
+    let Ok(config) = SnapshotConfig::parse(text, true) else { return };
     let then = if config.goes_on { "go-on" } else { "exit" };
-    let again = format!("then={then},at={:#x},path={}", config.at, config.path);
-    assert_eq!(SnapshotConfig::parse(&again).ok(), Some(config));
+    let at = config.at.map_or(String::new(), |at| format!("at={at:#x},"));
+    let again = format!("then={then},{at}path={}", config.path);
+    assert_eq!(SnapshotConfig::parse(&again, true).ok(), Some(config));
 }
 
 fn output(text: &str) {
