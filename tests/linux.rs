@@ -16,6 +16,9 @@ mod common;
 mod disks;
 #[path = "linux/durable.rs"]
 mod durable;
+#[cfg(feature = "bundle")]
+#[path = "linux/engines.rs"]
+mod engines;
 #[path = "linux/less.rs"]
 mod less;
 #[path = "linux/loops.rs"]

@@ -95,6 +95,26 @@ fn nothing_there_and_nothing_to_execute() {
     assert!(ended.stderr.contains("not found"), "{ended:#?}");
 }
 
+#[test]
+fn what_is_written_to_a_disk_stays() {
+    let scratch = super::Scratch::new();
+    let app = |script: &str| {
+        let mut command = bundle("BRISK_BUNDLE_DISK", &["sh", "-c", script]);
+        run(command.current_dir(scratch.path("")))
+    };
+    let ended = app("true").with_status(125);
+    assert!(ended.stderr.contains("--disk state.raw: No such file"), "{ended:#?}");
+    fs::write(scratch.path("state.raw"), vec![0; 32 << 20]).expect("a file");
+    let ended = app("true").with_status(125);
+    assert!(ended.stderr.contains("has no ext4"), "{ended:#?}");
+    let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(scratch.path("state.raw")).status();
+    assert!(made.expect("mkfs.ext4").success());
+    // And what the image has can be changed and removed.
+    says(&app("cat /file; echo new > /file; echo more > /kept; exit 3").silent(), "old\n", 3);
+    says(&app("cat /file /kept; rm /file; echo end >> /kept").silent(), "new\nmore\n", 0);
+    says(&app("cat /kept; ls /file 2>&1 | wc -l; kill -9 $$").silent(), "more\nend\n1\n", 137);
+}
+
 /// Bytes that do not repeat.
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;

@@ -11,6 +11,7 @@
 #![deny(warnings)]
 
 mod load;
+mod root;
 mod streams;
 mod sys;
 mod terminal;

@@ -54,6 +54,9 @@ pub const ALL: &[&str] = &[
     "systemd",
 ];
 
+/// Engines that bundles are run under by tests: 32 MB, of which nobody else needs anything.
+pub const ENGINES: &[&str] = &["containerd", "slurm-client", "slurmctld", "slurmd"];
+
 /// What images are made with.
 pub const IMAGES: &[&str] = &["erofs-utils", "umoci"];
 

@@ -28,3 +28,11 @@ pub fn target() -> Result<PathBuf> {
     }
     Ok(workspace().join(dir))
 }
+
+/// A path as a value within one of brisk's flags: with a comma in it it is in quotes, and a quote is two.
+pub fn flag(path: &str) -> String {
+    match path.contains([',', '"']) {
+        true => format!("\"{}\"", path.replace('"', "\"\"")),
+        false => path.to_owned(),
+    }
+}

@@ -300,6 +300,10 @@ pub fn make_varied(order: &Order<'_>, variation: &Variation) -> Result<Product> 
         words.extend(["--config", &lto]); // the linker's work, see `handlers`
     }
     words.extend(variation.config.iter().flat_map(|config| ["--config", *config]));
+    // cargo puts every brisk in one place: until it is read nobody else is to build one.
+    fs::create_dir_all(target_dir)?;
+    let lock = fs::File::create(target_dir.join("brisk.lock"))?;
+    lock.lock().context("brisk.lock")?;
     cmd(env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), words)
         .dir(order.source)
         .env("CARGO_TARGET_DIR", target_dir)

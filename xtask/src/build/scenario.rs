@@ -20,7 +20,7 @@
 //! env = ["PORT=80"]
 //! command = ["/usr/bin/web"]      # instead of the image's
 //! args = ["--verbose"]            # where none are given
-//! writable = "tmpfs"              # or no
+//! writable = "tmpfs"              # or no, or disk:FILE, an ext4 in which what is written stays
 //! ```
 
 use anyhow::{Context, Result, bail, ensure};
@@ -74,12 +74,19 @@ pub struct Workload {
     /// Where none are given.
     #[serde(default, skip)]
     pub args: Option<Vec<String>>,
-    /// `tmpfs` or `no`.
+    /// `tmpfs`, `no` or `disk:FILE`.
     #[serde(default)]
     pub writable: Option<String>,
     /// More features of brisk.
     #[serde(default, skip)]
     pub features: Vec<String>,
+}
+
+impl Workload {
+    /// The file in which what is written stays.
+    pub fn disk(&self) -> Option<&str> {
+        self.writable.as_ref()?.strip_prefix("disk:")
+    }
 }
 
 /// Checks what can be checked without the image.
@@ -89,8 +96,9 @@ pub struct Workload {
 pub fn check(workload: &Workload) -> Result<()> {
     if let Some(text) = &workload.writable
         && !["tmpfs", "no"].contains(&text.as_str())
+        && workload.disk().is_none_or(str::is_empty)
     {
-        bail!("writable {text}: give tmpfs or no");
+        bail!("writable {text}: give tmpfs, no, or disk:FILE, where FILE has an ext4 in it");
     }
     if let Some(text) = &workload.memory {
         let number = text.trim_end_matches(['K', 'M', 'G', 'T']);

@@ -15,6 +15,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("hello.rs", include_str!("../../guest/hello.rs")),
     ("init.rs", include_str!("../../guest/init.rs")),
     ("load.rs", include_str!("../../guest/load.rs")),
+    ("root.rs", include_str!("../../guest/root.rs")),
     ("streams.rs", include_str!("../../guest/streams.rs")),
     ("sys.rs", include_str!("../../guest/sys.rs")),
     ("terminal.rs", include_str!("../../guest/terminal.rs")),
@@ -62,6 +63,7 @@ pub fn ensure(cache: &Cache) -> Result<Guest> {
         .with("sources", SOURCES.iter().map(|(_, text)| *text).collect::<String>())
         .with("flags", FLAGS.join(" "))
         .with("compiler", version)
+        .with("paths", "names alone")
         .with("busybox", &busybox)
         .with("archive", archive(b"", None));
     let dir = cache.artifact("guest", &inputs, |work, out| {
@@ -71,9 +73,11 @@ pub fn ensure(cache: &Cache) -> Result<Guest> {
         for name in PROGRAMS {
             let mut args: Vec<_> = FLAGS.iter().map(Into::into).collect();
             args.push(format!("--crate-name={name}").into());
-            let source = work.join(format!("{name}.rs"));
-            args.extend([source.into_os_string(), "-o".into(), out.join(name).into_os_string()]);
+            // By names alone: paths of this machine would be in the program.
+            let source = format!("{name}.rs");
+            args.extend([source.into(), "-o".into(), out.join(name).into_os_string()]);
             let compiled = cmd(&rustc, args)
+                .dir(work)
                 .stderr_to_stdout()
                 .stdout_capture()
                 .unchecked()

@@ -88,6 +88,7 @@ pub struct Recipe {
 }
 
 /// An image in the cache, or the user's own.
+#[derive(Clone)]
 pub struct Image {
     /// The EROFS.
     pub path: PathBuf,

@@ -305,11 +305,7 @@ fn initramfs(cache: &Cache, config: &[u8]) -> Result<PathBuf> {
 /// brisk's arguments.
 fn words(args: &Args, kernel: &Path, initramfs: &Path, root: &Root, way: &Way) -> Vec<String> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    // A comma in a value is in quotes, and a quote is two.
-    let mut image = text(&root.path);
-    if image.contains([',', '"']) {
-        image = format!("\"{}\"", image.replace('"', "\"\""));
-    }
+    let image = paths::flag(&text(&root.path));
     let mut words =
         vec!["--kernel".to_owned(), text(kernel), "--initramfs".into(), text(initramfs)];
     words.extend(match (args.disk, args.writable) {

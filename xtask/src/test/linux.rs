@@ -13,7 +13,7 @@ use crate::build;
 use crate::cache::Cache;
 use crate::guest::{images, init, kernel, stock};
 use crate::lab::{self, Job, Mode, quote};
-use crate::paths;
+use crate::{debian, paths};
 
 /// Boot Linux in the lab in each way that brisk has.
 #[derive(FromArgs)]
@@ -137,7 +137,7 @@ pub fn in_lab(tests: &[&str], count: &mut Count) -> Result<()> {
 /// are to be run behind. They find what they boot by the environment: on L1's tmpfs `BRISK_BIN`,
 /// `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP` and the `System.map` of each, which
 /// ends in `_MAP`, where `bundles`
-/// `BRISK_BUNDLE`, `BRISK_BUNDLE_FIXED` and `BRISK_BUNDLE_SHELL` (see `build::bundle::for_tests`),
+/// `BRISK_BUNDLE` and others (see `build::bundle::for_tests`),
 /// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with
 /// `NAME.vmlinuz`, `NAME.initramfs` and `NAME.initramfs-xfs` for each of Debian's kernels, and
 /// `BRISK_DISK_*`, which a test that writes copies first; `BRISK_RUN_*` (see `lab::run::for_tests`);
@@ -151,6 +151,7 @@ fn prepare(tests: &[&str], bundles: bool) -> Result<(String, Vec<PathBuf>)> {
     let programs = build_as("release", tests)?.1;
     let brisk = build::program(None)?;
     let mut files = vec![
+        ("BRISK_DEB", build::dist::package_for_tests(&brisk)?),
         ("BRISK_BIN", brisk),
         ("BRISK_KERNEL", kernel.vmlinux),
         ("BRISK_BZIMAGE", kernel.bzimage),
@@ -162,12 +163,16 @@ fn prepare(tests: &[&str], bundles: bool) -> Result<(String, Vec<PathBuf>)> {
         ("BRISK_SHELL_INITRAMFS", guest.shell_initramfs),
     ];
     if bundles {
+        debian::ensure(debian::ENGINES)?;
         files.extend(build::bundle::for_tests(&cache)?);
     }
     let mut script = "mkdir /tmp/files\n".to_owned();
     for (name, path) in &files {
-        let path = quote(&path.to_string_lossy());
-        script += &format!("cp {path} /tmp/files/{name}; export {name}=/tmp/files/{name}\n");
+        let word = quote(&path.to_string_lossy());
+        script += &match path.is_dir() {
+            true => format!("export {name}={word}\n"),
+            false => format!("cp {word} /tmp/files/{name}; export {name}=/tmp/files/{name}\n"),
+        };
     }
     let xtask = std::env::current_exe().context("this program's path")?;
     script +=

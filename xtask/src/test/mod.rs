@@ -34,6 +34,9 @@ pub struct Args {
     /// also the proofs that take hours: what `metrics` finds, and who is to blame
     #[argh(switch)]
     full: bool,
+    /// only the steps that have this in their names, of all that `--full` has
+    #[argh(option)]
+    only: Option<String>,
 }
 
 /// What was run so far.
@@ -42,16 +45,18 @@ struct Report {
     total: Count,
     lines: Vec<String>,
     skipped: Vec<&'static str>,
+    only: Option<String>,
 }
 
 /// Runs the task. The last line is `N passed, N failed`.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut report = Report::default();
+    let mut report = Report { only: args.only.clone(), ..Report::default() };
+    let full = args.full || args.only.is_some();
     report.step("setup", |_| setup::everything(&Cache::open()?));
     report.step("format", |count| {
         cargo("fmt --all --check", count)?;
         // Not part of a package, as it is compiled for guests.
-        let guest = ["hello", "load", "streams", "sys", "terminal", "verbs", "workload"];
+        let guest = ["hello", "load", "root", "streams", "sys", "terminal", "verbs", "workload"];
         let guest = guest.map(|name| format!("xtask/guest/{name}.rs"));
         let guest: Vec<&str> = guest.iter().map(String::as_str).collect();
         stream("rustfmt", &[&["--check", "--edition=2024"], &guest[..]].concat(), count)?;
@@ -82,7 +87,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     report.step("README", |_| readme::check());
     report.step("features.md", |_| docs::check());
     for (name, work, only_full) in works() {
-        if args.quick || (only_full && !args.full) {
+        if args.quick || (only_full && !full) {
             report.skipped.push(name);
         } else {
             report.step(name, |count| {
@@ -124,6 +129,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 impl Report {
     /// Runs a step, which adds its tests to the count that it gets.
     fn step(&mut self, name: &str, work: impl FnOnce(&mut Count) -> Result<()>) {
+        if self.only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            return;
+        }
         println!("==> {name}");
         let since = Instant::now();
         let mut count = Count::default();
@@ -169,6 +177,7 @@ type Work = fn() -> Result<u32>;
 const SHIPPED: &[(&str, Work)] = &[
     ("sizes within budgets", size::check_budgets),
     ("the same bytes from another directory", build::twice::check_usual),
+    ("the same bundle twice", build::bundle::check_twice),
     ("exit and usage tests of the static binary", static_binary),
     ("usage tests with every scenario's program", matrix::usage),
     ("every scenario boots in the lab", matrix::boots),

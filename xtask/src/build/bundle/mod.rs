@@ -7,24 +7,23 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use argh::FromArgs;
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::build::scenario::{self, Scenario, Workload};
-use crate::build::{self, Libc, Order, dist, features};
+use crate::build::{self, Libc, Order, features, source};
 use crate::cache::{self, Cache};
 use crate::guest::oci::{self, Recipe, Source};
 use crate::guest::{init, kernel};
 use crate::ui::Step;
 use crate::{debian, paths};
 
+mod about;
 mod deploy;
 mod elf;
+mod file;
 mod layout;
 
 /// Make one executable of brisk, a kernel and an image: a VM that runs one workload.
@@ -68,7 +67,8 @@ pub struct Args {
     /// an argument where none is given to the executable, instead of the image's; may be repeated
     arg: Vec<String>,
     #[argh(option)]
-    /// tmpfs: what is written goes to memory (default); no: nothing can be written
+    /// tmpfs: what is written goes to memory (default); no: nothing can be written; disk:FILE: it stays in
+    /// FILE, which is where the executable is run and has an ext4 in it (mkfs.ext4)
     writable: Option<String>,
     #[argh(option)]
     /// more features for brisk, with commas between
@@ -83,13 +83,6 @@ pub struct Args {
 
 /// Of what the bundle's brisk always is.
 const FEATURES: &[&str] = &["bundle"];
-/// What marks the index in brisk's program (`src/bundle.rs`).
-const MAGIC: &[u8; 16] = b"brisk bundle 1\r\n";
-const PAGE: u64 = 4096;
-const HUGE: u64 = 2 << 20;
-/// Images from this length on start at a multiple of 2 MiB of the file, so that its pages can be mapped
-/// in that size where it is on a file system that has such.
-const LARGE: u64 = 32 << 20;
 /// Panics are printed and nothing else: the console is the workload's.
 const CMDLINE: &str = "console=hvc0 loglevel=1";
 
@@ -165,9 +158,33 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where what a bundle is made of comes from.
+struct Origin<'a> {
+    /// Of our init.
+    cache: &'a Cache,
+    /// Of kernels.
+    kernels: &'a Cache,
+    /// brisk's source.
+    source: &'a Path,
+    /// Where it is built.
+    target_dir: &'a Path,
+}
+
 /// Makes the executable `out`; answers the sizes of its parts.
 fn make(
     cache: &Cache,
+    name: &str,
+    workload: &Workload,
+    image: oci::Image,
+    out: &Path,
+) -> Result<Sizes> {
+    let (source, target_dir) = (paths::workspace(), &paths::target()?);
+    let origin = Origin { cache, kernels: cache, source, target_dir };
+    make_from(&origin, name, workload, image, out)
+}
+
+fn make_from(
+    origin: &Origin<'_>,
     name: &str,
     workload: &Workload,
     image: oci::Image,
@@ -180,13 +197,14 @@ fn make(
         "the image names no command; give one by --command WORD (or `command` in brisk.toml)"
     );
     let config = config(&recipe, workload, name)?;
-    let guest = init::ensure(cache)?;
-    let kernel = kernel(cache, workload.kernel.as_deref().unwrap_or("micro"))?;
+    let guest = init::ensure(origin.cache)?;
+    let kernel = kernel(origin.kernels, workload.kernel.as_deref().unwrap_or("micro"))?;
     let mut wanted: BTreeSet<String> = FEATURES.iter().map(|f| (*f).to_owned()).collect();
     wanted.extend(workload.features.iter().cloned());
+    wanted.extend(workload.disk().map(|_| "block".to_owned()));
     let list = wanted.into_iter().collect::<Vec<_>>().join(",");
     let scenario = build::adhoc(&list, &known.names())?;
-    let brisk = program(&scenario)?;
+    let brisk = program(origin, &scenario)?;
     let memory = workload.memory.clone().unwrap_or_else(|| "128M".to_owned());
     let mut parts = Parts {
         flags: flags(&memory, workload),
@@ -199,10 +217,10 @@ fn make(
         image: image.path,
     };
     let features = known.closure(&scenario.features);
-    let manifest = manifest(&parts, &recipe, &memory, &features, &known.version)?;
-    parts.help = help(&parts, &recipe, &manifest);
+    let manifest = about::manifest(&parts, &recipe, &memory, &features, &known.version)?;
+    parts.help = about::help(&parts, &recipe, &manifest);
     parts.manifest = serde_json::to_string_pretty(&manifest)? + "\n";
-    write(&parts, out)?;
+    file::write(&parts, out)?;
     Ok(Sizes {
         all: fs::metadata(out)?.len(),
         brisk: parts.brisk.len() as u64,
@@ -220,8 +238,29 @@ pub fn example(cache: &Cache, out: &Path) -> Result<Sizes> {
     make(cache, "hello", &Workload::default(), hello(cache)?, out)
 }
 
+/// Makes the example twice, the second time with brisk's source copied elsewhere and nothing of our init or
+/// the image out of the cache.
+///
+/// # Errors
+/// Bytes differ.
+pub fn check_twice() -> Result<u32> {
+    let cache = Cache::open()?;
+    let dir = tempfile::Builder::new().prefix("bundle-").tempdir()?;
+    let [first, again] = ["first", "again"].map(|name| dir.path().join(name));
+    example(&cache, &first)?;
+    let other = Cache::at(&dir.path().join("cache"))?;
+    let (source, target_dir) = (&dir.path().join("a/copy"), &dir.path().join("target"));
+    source::copy(paths::workspace(), source)?;
+    let origin = Origin { cache: &other, kernels: &cache, source, target_dir };
+    make_from(&origin, "hello", &Workload::default(), hello(&other)?, &again)?;
+    let sums = [cache::file_sum(&first)?, cache::file_sum(&again)?];
+    ensure!(sums[0] == sums[1], "the same bundle twice: {} and {}", sums[0], sums[1]);
+    Ok(1)
+}
+
 /// What the Linux tests get: names of variables, and bundles in the cache's or cargo's directory: the
-/// example, the same where nothing can be written, and a root with busybox alone.
+/// example, the same where nothing can be written, a root with busybox alone, and that with a disk; the
+/// example as an image's layout, and the directory of the files that engines want.
 ///
 /// # Errors
 /// Something does not build.
@@ -242,16 +281,27 @@ pub fn for_tests(cache: &Cache) -> Result<Vec<(&'static str, PathBuf)>> {
     std::os::unix::fs::symlink("busybox", root.path().join("bin/sh"))?;
     fs::write(root.path().join("file"), "old\n")?;
     let busybox = oci::ensure(cache, &Source::Rootfs(root.path().to_owned()), false)?;
+    let stays = Workload { writable: Some("disk:state.raw".to_owned()), ..shell.clone() };
     let mut made = Vec::new();
     for (variable, name, workload, image) in [
         ("BRISK_BUNDLE", "hello", &usual, hello(cache)?),
         ("BRISK_BUNDLE_FIXED", "fixed", &fixed, hello(cache)?),
+        ("BRISK_BUNDLE_DISK", "stays", &stays, busybox.clone()),
         ("BRISK_BUNDLE_SHELL", "shell", &shell, busybox),
     ] {
         let path = dir.join(name);
         make(cache, name, workload, image, &path)?;
         made.push((variable, path));
     }
+    let (hello, out) = (dir.join("hello"), dir.join("layout"));
+    if out.exists() {
+        fs::remove_dir_all(&out)?;
+    }
+    layout::write(&out.to_string_lossy(), &hello, "hello")?;
+    made.push(("BRISK_BUNDLE_LAYOUT", out));
+    let out = dir.join("deploy");
+    deploy::write(&out, &hello, "hello")?;
+    made.push(("BRISK_BUNDLE_DEPLOY", out));
     Ok(made)
 }
 
@@ -312,10 +362,14 @@ fn recipe(mut recipe: Recipe, workload: &Workload) -> Recipe {
 pub fn config(recipe: &Recipe, workload: &Workload, name: &str) -> Result<Vec<u8>> {
     let host: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
     let (uid, gid) = (recipe.uid.to_string(), recipe.gid.to_string());
+    let writable = match workload.disk() {
+        Some(_) => "disk",
+        None => workload.writable.as_deref().unwrap_or("tmpfs"),
+    };
     let mut lines = vec![
         ("root", "/dev/pmem0"),
         ("type", "erofs"),
-        ("writable", workload.writable.as_deref().unwrap_or("tmpfs")),
+        ("writable", writable),
         ("hostname", if host.is_empty() { "brisk" } else { &host }),
         ("uid", &uid),
         ("gid", &gid),
@@ -347,6 +401,9 @@ fn flags(memory: &str, workload: &Workload) -> String {
     words.extend(["--cmdline".to_owned(), CMDLINE.to_owned()]);
     let thp = if workload.features.iter().any(|f| f == "thp") { ",thp=on" } else { "" };
     words.extend(["--memory".to_owned(), format!("size={memory}{thp}")]);
+    if let Some(disk) = workload.disk() {
+        words.extend(["--disk".to_owned(), format!("path={}", paths::flag(disk))]);
+    }
     scenario::baked(&words)
 }
 
@@ -365,11 +422,10 @@ fn kernel(cache: &Cache, name: &str) -> Result<Vec<u8>> {
 }
 
 /// brisk, static.
-fn program(scenario: &Scenario) -> Result<Vec<u8>> {
+fn program(origin: &Origin<'_>, scenario: &Scenario) -> Result<Vec<u8>> {
     let step = Step::start(&format!("building brisk with {}", scenario.name));
-    let (source, target_dir) = (paths::workspace(), &paths::target()?);
-    let order = Order { source, target_dir, scenario, libc: Libc::Musl, target: build::TARGET };
-    let product = build::make(&order)?;
+    let (source, target_dir, target) = (origin.source, origin.target_dir, build::TARGET);
+    let product = build::make(&Order { source, target_dir, scenario, libc: Libc::Musl, target })?;
     step.done();
     Ok(product.program)
 }
@@ -392,137 +448,4 @@ fn hello(cache: &Cache) -> Result<oci::Image> {
 fn world_readable(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
-}
-
-/// What `--brisk-manifest` prints.
-fn manifest(
-    parts: &Parts,
-    recipe: &Recipe,
-    memory: &str,
-    features: &BTreeSet<String>,
-    version: &str,
-) -> Result<Value> {
-    let part = |bytes: &[u8]| json!({"size": bytes.len(), "sha256": cache::sum(bytes)});
-    let image = json!({
-        "size": fs::metadata(&parts.image)?.len(),
-        "sha256": cache::file_sum(&parts.image)?,
-        "made_of": recipe.digest,
-    });
-    Ok(json!({
-        "name": parts.name,
-        "version": version,
-        "features": features,
-        "memory": memory,
-        "command": recipe.entrypoint,
-        "arguments": recipe.cmd,
-        "environment": recipe.env,
-        "user": recipe.uid,
-        "group": recipe.gid,
-        "directory": recipe.cwd,
-        "brisk": part(&parts.brisk),
-        "kernel": part(&parts.kernel),
-        "initramfs": part(&parts.initramfs),
-        "image": image,
-        "licences": {
-            "brisk": "Apache-2.0 OR MIT",
-            "crates": dist::licences::list(build::TARGET)?,
-            "kernel": "GPL-2.0-only WITH Linux-syscall-note",
-            "musl": "MIT",
-        },
-    }))
-}
-
-/// What `--help` prints.
-fn help(parts: &Parts, recipe: &Recipe, manifest: &Value) -> String {
-    let mut text = format!(
-        "Usage: {} [--] [ARGUMENT...]\n\n\
-         A virtual machine that runs one program, in one file; needs /dev/kvm.\n\n",
-        parts.name
-    );
-    let command = [&recipe.entrypoint[..], &recipe.cmd[..]].concat().join(" ");
-    let rows = [
-        ("runs", command),
-        ("memory", manifest["memory"].as_str().unwrap_or_default().to_owned()),
-        ("image", recipe.digest.clone()),
-        (
-            "brisk",
-            format!("{} with {}", manifest["version"].as_str().unwrap_or_default(), {
-                let names = manifest["features"].as_array().into_iter().flatten();
-                names.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
-            }),
-        ),
-    ];
-    for (key, value) in rows {
-        let _ = writeln!(text, "  {key:8}{value}");
-    }
-    text + "\nArguments go to the program, all of them behind `--`. Standard input, output and error are \
-            its own, and so is\nthe exit status; 125 is brisk's own failure, 126 and 127 that the program \
-            cannot be run or is not there, 128+N\nthat signal N ended it. SIGTERM and SIGINT go to the \
-            program, which then has 10 s.\n\n  \
-            --help             this, where it is the only argument\n  \
-            --brisk-manifest   what is in this file, as JSON, where it is the only argument\n"
-}
-
-/// Writes the executable; the same parts give the same bytes.
-fn write(parts: &Parts, out: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let cannot = || format!("--out {}: cannot write", out.display());
-    let directory = out.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))
-        .with_context(cannot)?;
-    let index = fill(parts, file.as_file_mut()).with_context(cannot)?;
-    let mut brisk = parts.brisk.clone();
-    let mut found = (0..brisk.len().saturating_sub(MAGIC.len()))
-        .filter(|at| brisk.get(*at..at + MAGIC.len()).is_some_and(|bytes| bytes == MAGIC));
-    let at = found.next().context("the program has no index of a bundle")?;
-    ensure!(found.next().is_none(), "the program has two indices of a bundle");
-    let from = at + MAGIC.len();
-    let to = brisk.get_mut(from..from + index.len() * 8).context("a cut off index")?;
-    for (to, value) in to.chunks_exact_mut(8).zip(&index) {
-        to.copy_from_slice(&value.to_le_bytes());
-    }
-    let target = file.as_file_mut();
-    target.seek(SeekFrom::Start(0))?;
-    target.write_all(&brisk).with_context(cannot)?;
-    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o755)).with_context(cannot)?;
-    // A running program cannot be written to, but replaced.
-    file.persist(out).with_context(cannot)?;
-    Ok(())
-}
-
-/// Writes all but brisk itself; the index: start and length of flags, help, manifest, kernel, initramfs
-/// and image.
-fn fill(parts: &Parts, file: &mut File) -> Result<Vec<u64>> {
-    let mut index = Vec::new();
-    let mut at = parts.brisk.len() as u64;
-    let small: [&[u8]; 5] = [
-        parts.flags.as_bytes(),
-        parts.help.as_bytes(),
-        parts.manifest.as_bytes(),
-        &parts.kernel,
-        &parts.initramfs,
-    ];
-    for (number, bytes) in small.into_iter().enumerate() {
-        // Texts stand together.
-        at = if [1, 2].contains(&number) { at } else { at.next_multiple_of(PAGE) };
-        file.seek(SeekFrom::Start(at))?;
-        file.write_all(bytes)?;
-        index.extend([at, bytes.len() as u64]);
-        at += bytes.len() as u64;
-    }
-    let mut image = BufReader::new(File::open(&parts.image)?);
-    let len = image.get_ref().metadata()?.len();
-    at = at.next_multiple_of(if len >= LARGE { HUGE } else { PAGE });
-    file.seek(SeekFrom::Start(at))?;
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match image.read(&mut chunk)? {
-            0 => break,
-            count => file.write_all(&chunk[..count])?,
-        }
-    }
-    index.extend([at, len]);
-    // Whole pages, as the image is mapped.
-    file.set_len((at + len).next_multiple_of(PAGE))?;
-    Ok(index)
 }
