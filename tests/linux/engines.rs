@@ -1,5 +1,5 @@
-//! A bundle under the engines that people have: podman, containerd, Slurm, systemd. What Debian has no
-//! package of, Nomad and a Kubernetes node, is in `deploy files` of xtask's own tests as far as a parser goes.
+//! A bundle under the engines that people have, as far as Debian has them: podman, containerd, Slurm. The
+//! unit for systemd is verified by a test of xtask.
 
 use std::process::Command;
 

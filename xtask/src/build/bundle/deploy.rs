@@ -39,3 +39,29 @@ pub fn write(directory: &Path, program: &Path, name: &str) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duct::cmd;
+
+    /// For Nomad's and Kubernetes' files Debian has nothing that reads them.
+    #[test]
+    fn what_can_be_checked_without_the_engines() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = Path::new("/bin/true");
+        write(dir.path(), program, "An_App").unwrap();
+        for (file, _) in FILES {
+            let text = fs::read_to_string(dir.path().join(file.replace("@NAME@", "an-app")));
+            let text = text.unwrap();
+            for left in ["@NAME@", "@PATH@", "@IMAGE@"] {
+                assert!(!text.contains(left), "{file}: {left}");
+            }
+        }
+        let verified = cmd!("systemd-analyze", "verify", dir.path().join("an-app@.service"));
+        let said = verified.stderr_to_stdout().stdout_capture().unchecked().run().unwrap();
+        let text = String::from_utf8_lossy(&said.stdout);
+        assert!(said.status.success() && text.is_empty(), "{text}");
+        cmd!("sh", "-n", dir.path().join("an-app.sbatch")).run().unwrap();
+    }
+}
