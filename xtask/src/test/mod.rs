@@ -23,6 +23,7 @@ pub mod count;
 pub mod fuzz;
 pub mod linux;
 pub mod mutants;
+mod pages;
 
 /// Run formatting, lints, unit tests, exit tests and Linux boots.
 #[derive(FromArgs)]
@@ -181,6 +182,7 @@ const SHIPPED: &[(&str, Work)] = &[
     ("exit and usage tests of the static binary", static_binary),
     ("usage tests with every scenario's program", matrix::usage),
     ("every scenario boots in the lab", matrix::boots),
+    ("the commands of README.md and docs/getting-started.md", pages::check),
 ];
 
 /// What takes too long for each change, or wants a history that is up to date: in `--full` only.
