@@ -70,6 +70,12 @@ impl Interrupts {
         self.deliver();
     }
 
+    /// Whether the guest would have an edge on this pin.
+    #[cfg(feature = "api")]
+    pub fn listens(&self, gsi: u8) -> bool {
+        self.ioapic.listens(gsi)
+    }
+
     /// The guest has ended a level-triggered interrupt.
     pub fn eoi(&mut self, vector: u8) {
         self.ioapic.eoi(vector);

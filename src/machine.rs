@@ -17,6 +17,8 @@ use crate::exit::Crash;
 use crate::exit_status;
 use crate::gate::Gate;
 use crate::interrupts::{Interrupts, MAX_PINS};
+#[cfg(feature = "api")]
+use crate::interrupts::{Signal, Sink};
 use crate::kvm::{System, Vcpu, Vm};
 use crate::load::{Loaded, Loading};
 use crate::measure::boot_timer::{BootTimer, Point};
@@ -65,7 +67,7 @@ impl Machine {
 
         let source = Source::of(config)?;
         let mut snapshot = Snapshot::prepare(config)?;
-        let api = Api::prepare(config)?;
+        let mut api = Api::prepare(config)?;
         let ram = source.map_ram(&config.memory)?;
         let (memory, ram_size) = (ram.guest().clone(), ram.size());
         let loading = source.boots().then(|| Loading::start(config, ram));
@@ -105,7 +107,10 @@ impl Machine {
         log::debug!("command line: {}", String::from_utf8_lossy(&text));
         let next_gsi = windows.last().map_or(layout::VIRTIO_MMIO_GSI, |window| window.gsi + 1);
         let generation = snapshot.generation(&source, acpi, next_gsi);
-        let (ioapic_gsi, ioapic_pins) = pins(acpi, serial.is_some(), &windows, generation.gsi());
+        let free_gsi = next_gsi + u32::from(generation.gsi().is_some());
+        let power_button = api.button(source.button(), acpi, free_gsi);
+        let others = [generation.gsi(), power_button];
+        let (ioapic_gsi, ioapic_pins) = pins(acpi, serial.is_some(), &windows, others);
         if let Some(loading) = loading {
             let (mut ram, loaded) = loading.finish(&mut trace)?;
             trace.step("load");
@@ -120,7 +125,7 @@ impl Machine {
                 ioapic_gsi,
                 ioapic_pins,
                 generation_id: generation.first()?,
-                power_button: None,
+                power_button,
             };
             vcpus[0].set_entry(&write_boot_data(&description, &loaded, &mut ram)?)?;
         }
@@ -227,6 +232,15 @@ impl Machine {
         }
     }
 
+    /// One edge on the interrupt `gsi`; false where the guest would not have it.
+    #[cfg(feature = "api")]
+    pub fn press(&self, gsi: u8) -> bool {
+        let mut bus = self.bus.lock();
+        let heard = bus.interrupts.listens(gsi);
+        bus.interrupts.signal(Signal::Gsi(gsi));
+        heard
+    }
+
     /// What `--stats` would write by now; nothing where there is no such thing.
     #[cfg(feature = "api")]
     pub fn counters(&self) -> String {
@@ -297,6 +311,12 @@ impl Paused<'_> {
         self.machine.snapshot.write_to(directory, self)
     }
 
+    /// The interrupt of the machine's power button.
+    #[cfg(feature = "snapshot")]
+    pub fn button(&self) -> Option<u32> {
+        self.machine.api.gsi()
+    }
+
     /// Lets all go on; those but the first at once, the first by [`Machine::enter`].
     pub fn resume(self) {}
 }
@@ -315,9 +335,10 @@ fn say(reason: &str) {
 
 /// The first GSI of the IOAPIC, and how many pins it needs. Linux programs each one, at eight exits
 /// and more, whether or not something is behind it. Without ACPI it takes the first pin for GSI 0.
-fn pins(acpi: bool, serial: bool, virtio: &[VirtioMmio], other: Option<u32>) -> (u8, u8) {
+fn pins(acpi: bool, serial: bool, virtio: &[VirtioMmio], others: [Option<u32>; 2]) -> (u8, u8) {
     let serial = serial.then_some(layout::COM1_GSI);
-    let used = virtio.iter().map(|device| device.gsi).chain(serial).chain(other);
+    let used =
+        virtio.iter().map(|device| device.gsi).chain(serial).chain(others.into_iter().flatten());
     let Some(last) = used.clone().max() else { return (0, 0) };
     let first = if acpi { used.min().unwrap_or(0) } else { 0 };
     (first as u8, (last - first + 1).min(MAX_PINS as u32) as u8)

@@ -6,6 +6,9 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[cfg(feature = "api")]
+#[path = "linux/api.rs"]
+mod api;
 #[path = "linux/boots.rs"]
 mod boots;
 #[cfg(feature = "bundle")]

@@ -122,6 +122,12 @@ impl<const PINS: usize> IoApic<PINS> {
         message(*self.visible().get(usize::from(pin))?)
     }
 
+    /// Whether an edge on the line of `gsi` is a message, and not lost: there is such a pin, and the guest
+    /// has unmasked it.
+    pub fn listens(&self, gsi: u8) -> bool {
+        gsi.checked_sub(self.base).is_some_and(|pin| self.msi(pin).is_some())
+    }
+
     /// Sets the level of the line of `gsi`. Then call [`Self::deliver`] until it returns `None`.
     ///
     /// An edge on a masked pin is lost, as on the hardware. A line that only has edges and goes

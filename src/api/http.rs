@@ -32,6 +32,8 @@ pub enum Command {
     Resume,
     /// `vm.snapshot`, to this directory.
     Snapshot(String),
+    /// `vm.power-button`
+    PowerButton,
     /// `vm.shutdown`, `vmm.shutdown`
     Shutdown,
 }
@@ -44,6 +46,7 @@ const COMMANDS: &[(&str, &str, Command)] = &[
     ("PUT", "vm.pause", Command::Pause),
     ("PUT", "vm.resume", Command::Resume),
     ("PUT", "vm.snapshot", Command::Snapshot(String::new())),
+    ("PUT", "vm.power-button", Command::PowerButton),
     ("PUT", "vm.shutdown", Command::Shutdown),
     ("PUT", "vmm.shutdown", Command::Shutdown),
 ];

@@ -8,6 +8,7 @@
 //! whole command that needs the machine goes to the vCPU's, by the [`Mailbox`]: which works as well with
 //! a guest that spins as with one that is paused.
 
+mod button;
 mod fd;
 pub mod http;
 mod info;
@@ -17,6 +18,7 @@ mod mailbox;
 mod server;
 mod socket;
 
+use button::Button;
 use http::{Answer, Command};
 use info::Info;
 use mailbox::Mailbox;
@@ -59,7 +61,10 @@ pub fn end() {
 }
 
 /// What the machine has of it.
-pub struct Api(Option<Open>);
+pub struct Api {
+    open: Option<Open>,
+    button: Button,
+}
 
 struct Open {
     config: &'static Config,
@@ -74,14 +79,27 @@ impl Api {
     /// There is no descriptor or process to be had.
     pub fn prepare(config: &'static Config) -> Result<Api> {
         let Some(socket) = &config.api else {
-            return Ok(Api(None));
+            return Ok(Api { open: None, button: Button::default() });
         };
         let failed = |error| Error::Failed(format!("{}: {error}", socket::FLAG));
         if let Socket::Path(path) = socket {
             keeper::start(&socket::c_path(path)?).map_err(failed)?;
         }
         let mailbox = Box::leak(Box::new(Mailbox::new().map_err(failed)?));
-        Ok(Api(Some(Open { config, socket, mailbox })))
+        Ok(Api { open: Some(Open { config, socket, mailbox }), button: Button::default() })
+    }
+
+    /// Gives the machine a button, if it is to have one: what a snapshot was `saved` with, or what a machine
+    /// with ACPI gets, whose interrupt `gsi` is free. Answers its interrupt.
+    pub fn button(&mut self, saved: Option<Option<u32>>, acpi: bool, gsi: u32) -> Option<u32> {
+        let new = || (acpi && self.open.is_some()).then_some(gsi);
+        self.button = Button(saved.unwrap_or_else(new));
+        self.button.0
+    }
+
+    /// The button's interrupt, for a snapshot.
+    pub fn gsi(&self) -> Option<u32> {
+        self.button.0
     }
 
     /// Opens the socket and makes the thread.
@@ -89,7 +107,7 @@ impl Api {
     /// # Errors
     /// It cannot be opened, or there is no room for a thread.
     pub fn open(&self) -> Result<()> {
-        let Some(Open { config, socket, mailbox }) = &self.0 else { return Ok(()) };
+        let Some(Open { config, socket, mailbox }) = &self.open else { return Ok(()) };
         let listener = socket.open()?;
         events::install_kick();
         let server = Server::new(listener, mailbox, Info::new(config));
@@ -101,7 +119,7 @@ impl Api {
     /// Does what clients have asked of the machine; comes back when it runs again, or is to end. To be
     /// called by the first vCPU's thread, outside of [`Machine::enter`].
     pub fn serve(&self, machine: &Machine) {
-        let Some(Open { mailbox, .. }) = &self.0 else { return };
+        let Some(Open { mailbox, .. }) = &self.open else { return };
         let mut paused = None;
         while let Some(command) = mailbox.next(paused.is_some()) {
             let answer = self.answer(command, machine, &mut paused);
@@ -140,6 +158,11 @@ impl Api {
                     now.as_mut().or(paused.as_mut()).map(|paused| paused.save_to(&directory));
                 if let Some(Err(why)) = saved {
                     return Answer::failed(&why.to_string());
+                }
+            }
+            Command::PowerButton => {
+                if let Err(why) = self.button.press(machine) {
+                    return Answer::failed(why);
                 }
             }
             // Answered where the clients are.

@@ -31,6 +31,17 @@ impl Api {
     }
 
     #[inline(always)]
+    pub fn button(&mut self, _: Option<Option<u32>>, _: bool, _: u32) -> Option<u32> {
+        None
+    }
+
+    #[cfg(feature = "snapshot")]
+    #[inline(always)]
+    pub fn gsi(&self) -> Option<u32> {
+        None
+    }
+
+    #[inline(always)]
     pub fn open(&self) -> Result<()> {
         Ok(())
     }

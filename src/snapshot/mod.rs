@@ -317,6 +317,9 @@ impl Prepared {
         self.write_private(bus.virtio.private(), ram_size, &mut to).map_err(&failed)?;
         bus.generation.save(&mut to);
         drop(bus);
+        if let Some(gsi) = paused.button() {
+            to.add(Kind::PowerButton, 0, U32::new(gsi).as_bytes());
+        }
         if let Some((vm, host)) = &self.host {
             vm.save_clock(&mut to)?;
             for (number, vcpu) in paused.vcpus.iter_mut().enumerate() {
@@ -474,6 +477,12 @@ impl Source {
     /// Whether a kernel is to be loaded.
     pub fn boots(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// The interrupt of the power button, as far as it is saved.
+    pub fn button(&self) -> Option<Option<u32>> {
+        let saved = |saved: &Saved| saved.parts.read::<U32>(Kind::PowerButton, 0).ok();
+        self.0.as_ref().map(|from| saved(from).map(U32::get))
     }
 
     /// The guest's memory: with nothing in it, or what was saved.

@@ -108,6 +108,11 @@ impl Source {
     }
 
     #[inline(always)]
+    pub fn button(&self) -> Option<Option<u32>> {
+        None
+    }
+
+    #[inline(always)]
     pub fn map_ram(&self, config: &MemoryConfig) -> Result<Ram> {
         Ram::map(config)
     }

@@ -82,6 +82,8 @@ pub enum Kind {
     PrivatePages = 39,
     /// The interrupt of the VM generation id.
     Generation = 40,
+    /// The interrupt of the power button.
+    PowerButton = 41,
     /// Of a working set: whose it is.
     Owner = 48,
     /// Pages that are written to.

@@ -4,13 +4,13 @@
 use super::{Guest, artifact};
 
 /// The kernels of `cargo xtask boot --kernel`.
-const KERNELS: [&str; 3] = ["debian-cloud", "debian-6.1-cloud", "debian-generic"];
+pub const KERNELS: [&str; 3] = ["debian-cloud", "debian-6.1-cloud", "debian-generic"];
 
 /// What PID 1 of the Debian says.
 const USERSPACE: &str = "brisk-debian: userspace";
 
 /// A Debian whose root file system is on `device`; the image is in `flags`.
-fn debian(kernel: &str, device: &str, flags: &[&str]) -> Guest {
+pub fn debian(kernel: &str, device: &str, flags: &[&str]) -> Guest {
     let stock = artifact("BRISK_STOCK");
     let mut guest = Guest::from_root(device, flags);
     guest.kernel = stock.join(format!("{kernel}.vmlinuz"));

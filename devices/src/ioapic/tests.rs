@@ -39,6 +39,15 @@ fn the_id_reads_back() {
     assert_eq!(read(&mut ioapic, IOAPICARB), 0x0f00_0000);
 }
 
+#[test]
+fn a_pin_that_is_masked_or_none_is_not_listened_to() {
+    let mut ioapic = IoApic::<PINS>::new(4, 2);
+    set(&mut ioapic, 1, 0x31);
+    assert!((0..=255).all(|gsi| ioapic.listens(gsi) == (gsi == 5)));
+    set(&mut ioapic, 1, MASKED | 0x31);
+    assert!(!ioapic.listens(5));
+}
+
 /// Linux writes the upper half first, then the lower one with the mask off: one route change.
 #[test]
 fn only_a_changed_message_is_a_change() {

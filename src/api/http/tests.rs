@@ -33,6 +33,7 @@ fn each_command_has_its_method() {
         ("GET /api/v1/vm.counters", Command::Counters),
         ("PUT /api/v1/vm.pause", Command::Pause),
         ("PUT /api/v1/vm.resume", Command::Resume),
+        ("PUT /api/v1/vm.power-button", Command::PowerButton),
         ("PUT /api/v1/vm.shutdown", Command::Shutdown),
         ("PUT /api/v1/vmm.shutdown", Command::Shutdown),
         ("GET http://localhost/api/v1/vmm.ping", Command::Ping),

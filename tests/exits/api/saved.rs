@@ -1,4 +1,4 @@
-//! `vm.snapshot`.
+//! `vm.snapshot` and `vm.power-button`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -72,7 +72,7 @@ fn a_guest_that_is_paused_is_saved_and_goes_on_twice() {
     client.put("vmm.shutdown");
     let wanted = (count + 1) as u8;
     let second = saved.served.lab.scratch.path("second").display().to_string();
-    // Whether it has clients is the clone's.
+    // It had a button; whether the clone has clients is the clone's.
     assert_eq!(saved.first_code(&["--api-socket", &second]), wanted);
     assert_eq!(saved.first_code(&[]), wanted);
     saved.served.ends();
@@ -148,4 +148,17 @@ fn no_room_for_a_snapshot_leaves_the_guest_and_nothing_else() {
     });
     assert!(!saved.dir.exists());
     saved.served.ends();
+}
+
+/// What a guest that has a driver for it makes of it, `cargo xtask linux` shows.
+#[test]
+fn a_button_that_nobody_hears_says_so() {
+    for (cmdline, part) in [("", "not that far yet"), ("acpi=off", "without ACPI")] {
+        let served = Served::with(Lab::new(guests::SPIN), &["--cmdline", cmdline]);
+        let mut client = served.client();
+        let (status, why) = client.fails("PUT", "vm.power-button", "");
+        assert!(status == 500 && why.contains(part), "{why}");
+        client.put("vmm.shutdown");
+        served.ends();
+    }
 }

@@ -54,6 +54,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("pmem", &["nd_pmem", "virtio_pmem"]),
     ("console", &["virtio_console"]),
     ("rng", &["virtio_rng"]),
+    ("button", &["button", "evdev"]),
     ("ext4", &["ext4"]),
     ("erofs", &["erofs"]),
 ];
@@ -91,6 +92,17 @@ case $line in
     load rng
     echo "hwrng: $($b cat /sys/class/misc/hw_random/rng_current)"
     for try in 1 2; do echo "hwrng: $($b dd if=/dev/hwrng bs=16 count=1 2> /dev/null | $b hexdump -v -e '1/1 "%02x"')"; done
+    ;;
+esac
+case $line in
+  *" brisk_button="*)
+    load button
+    case $line in *" brisk_button=here"*)
+      echo "initramfs: waits for its button"
+      $b dd if=/dev/input/event0 of=/dev/null bs=24 count=1 2> /dev/null && echo "initramfs: pressed"
+      $b poweroff -f
+      ;;
+    esac
     ;;
 esac
 case $root in /dev/pmem*) load pmem ;; *) load block ;; esac
