@@ -57,7 +57,10 @@ const COMMANDS: &[(&str, How)] = &[
     ),
     ("curl --unix-socket /run/vm.sock http://localhost/api/v1/vm.info", How::Not(API)),
     ("curl --unix-socket /run/vm.sock -X PUT http://localhost/api/v1/vm.pause", How::Not(API)),
-    ("curl --unix-socket /run/vm.sock -X PUT http://localhost/api/v1/vmm.shutdown", How::Not(API)),
+    (
+        "curl --unix-socket /run/vm.sock -X PUT http://localhost/api/v1/vm.power-button",
+        How::Not(API),
+    ),
     ("cargo xtask build --features pmem,hugepages", How::Host(0, "target/brisk/dynamic")),
     ("cargo xtask build --scenario pmem-hugepages --static", How::Host(0, "target/brisk/static")),
     ("cargo install --locked --path . --profile size", How::Host(0, "bin/brisk")),
