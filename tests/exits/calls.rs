@@ -150,6 +150,16 @@ fn calls(cpus: usize, more: &[&str]) -> Vec<Call> {
     calls
 }
 
+/// All of [`calls`] on one CPU but the allocator's, which are the C library's matter.
+#[track_caller]
+fn own(more: &[&str]) -> Vec<Call> {
+    const ALLOCATOR: [i64; 4] =
+        [libc::SYS_mmap, libc::SYS_munmap, libc::SYS_brk, libc::SYS_madvise];
+    let mut calls = calls(1, more);
+    calls.retain(|call| !ALLOCATOR.contains(&call.number));
+    calls
+}
+
 /// Counts all of [`calls`]; those since the first ioctl, before which come the linker's and the C library's;
 /// the ioctls.
 #[track_caller]
@@ -172,10 +182,11 @@ fn calls_until_the_first_instruction() {
     assert!(since_kvm <= 35, "{since_kvm} calls since the first ioctl, 28 when this was written");
     assert!(all <= 85, "{all} calls, 80 when this was written");
     // To open, look at, read and close it.
-    let with = count(1, &["--initramfs", "initramfs"]);
-    assert!((4..=5).contains(&(with[0] - all)), "{with:?}, without an initramfs {all}");
+    let initramfs = ["--initramfs", "initramfs"];
+    let (with, without) = (own(&initramfs).len(), own(&[]).len());
+    assert!((4..=5).contains(&(with - without)), "{with} calls, without an initramfs {without}");
     // A thread's start and end are some 15, and on two CPUs its 5 MiB are four pieces.
-    let two = count(2, &["--initramfs", "initramfs"]);
+    let (with, two) = (count(1, &initramfs), count(2, &initramfs));
     assert!(two[0] - with[0] <= 26 && two[2] == ioctls, "{two:?}, on one CPU {with:?}");
 }
 
@@ -191,14 +202,6 @@ fn calls_for_an_image() {
     let file = OpenOptions::new().write(true).open(&hole).expect("the image");
     file.set_len(SIZE as u64).expect("a hole");
     let hole = format!("file={}", hole.display());
-    // What the allocator asks for is the C library's matter.
-    const ALLOCATOR: [i64; 4] =
-        [libc::SYS_mmap, libc::SYS_munmap, libc::SYS_brk, libc::SYS_madvise];
-    let own = |arguments: &[&str]| {
-        let mut calls = calls(1, arguments);
-        calls.retain(|call| !ALLOCATOR.contains(&call.number));
-        calls
-    };
     let of = |calls: &[Call], number: i64| calls.iter().filter(|c| c.number == number).count();
     let none = own(&[]);
     let (with_whole, with_hole) = (own(&["--pmem", &whole]), own(&["--pmem", &hole]));
