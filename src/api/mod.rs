@@ -1,11 +1,11 @@
 //! A VM's clients (feature `api`): `--api-socket`, HTTP over a Unix socket as Cloud Hypervisor's users
 //! call it.
 //!
-//! [A thread](server) has the socket and the connections, and is made only where the flag is given. Were
+//! A thread has the socket and the connections, and is made only where the flag is given. Were
 //! they served on the first vCPU's thread, by signals of the sockets, each byte that a client sends would
 //! bring the vCPU out of the guest, and a vCPU that waits for a slow reader of the console would keep a
-//! client waiting who wants it to end. So what bytes come is [read](http) on that thread, and only a
-//! whole command that needs the machine goes to the vCPU's, by the [`Mailbox`]: which works as well with
+//! client waiting who wants it to end. So what bytes come is read on that thread, and only a
+//! whole command that needs the machine goes to the vCPU's, by the mailbox: which works as well with
 //! a guest that spins as with one that is paused.
 
 mod button;

@@ -23,7 +23,7 @@ pub struct Contents<'a> {
 /// Makes `out/brisk_VERSION_amd64.deb`. The same contents give the same bytes.
 ///
 /// # Errors
-/// dpkg-deb failed.
+/// dpkg-deb failed, or the directory cannot be made.
 pub fn make(out: &Path, version: &str, seconds: &str, contents: &Contents<'_>) -> Result<PathBuf> {
     let work = tempfile::tempdir()?;
     let root = work.path().join("root");
@@ -47,6 +47,7 @@ pub fn make(out: &Path, version: &str, seconds: &str, contents: &Contents<'_>) -
     for dir in [root.clone(), root.join("DEBIAN"), root.join("usr")] {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     }
+    fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let deb = out.join(format!("brisk_{version}_amd64.deb"));
     let words = ["--build", "--root-owner-group"].map(Into::into).into_iter();
     let all = words.chain([root.clone().into_os_string(), deb.clone().into_os_string()]);

@@ -27,12 +27,12 @@ const API: &str =
 const HOURS: &str =
     "minutes to hours of the stopwatch, which `cargo xtask test --full` has its share of";
 
-/// All commands, in the pages' order.
+/// All commands, in the pages' order, but that the root comes first, which the others are about.
 const COMMANDS: &[(&str, How)] = &[
+    ("mmdebstrap --variant=minbase --include=python3-minimal bookworm root", How::Host(0, "")),
     ("cargo xtask boot", How::Host(0, "userspace")),
     ("cargo xtask test", How::Not("runs this")),
     ("cargo xtask run --root root -- /bin/sh -c 'uname -r; exit 7'", How::Host(7, "6.")),
-    ("mmdebstrap --variant=minbase --include=python3-minimal bookworm root", How::Host(0, "")),
     (
         "cargo xtask bundle --rootfs root --command /usr/bin/python3 --out python",
         How::Host(0, "python: "),
