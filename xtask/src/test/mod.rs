@@ -182,11 +182,11 @@ const SHIPPED: &[(&str, Work)] = &[
     ("exit and usage tests of the static binary", static_binary),
     ("usage tests with every scenario's program", matrix::usage),
     ("every scenario boots in the lab", matrix::boots),
-    ("the commands of README.md and docs/getting-started.md", pages::check),
 ];
 
 /// What takes too long for each change, or wants a history that is up to date: in `--full` only.
 const SLOW: &[(&str, Work)] = &[
+    ("the commands of README.md and docs/getting-started.md", pages::check),
     ("the last words of a brisk with a fault in it", build::twice::check_last_words),
     ("system calls of every scenario", calls::check),
     ("no system call forbidden that Linux's boots need", linux::check_calls),
