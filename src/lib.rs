@@ -34,6 +34,8 @@ mod bundle;
 #[path = "bundle/off.rs"]
 mod bundle;
 pub mod bus;
+#[cfg(any(feature = "api", feature = "snapshot"))]
+mod child;
 pub mod cli;
 mod cmdline;
 #[cfg(feature = "coalesced-serial")]

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::OnceLock;
 
 use super::fd::{self, Fd, Moved};
+use crate::child;
 
 /// Milliseconds that an end waits at most.
 const PATIENCE: libc::c_int = 1000;
@@ -58,18 +59,7 @@ pub fn end() {
 
 /// The child's life.
 fn wait(line: &Fd, path: &CStr) -> ! {
-    // Nothing of the VM's lives on by this.
-    let own = line.number() as libc::c_uint;
-    // SAFETY: closes descriptors of the child's, which uses no other.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, 3, own - 1, 0);
-        libc::syscall(libc::SYS_close_range, own + 1, libc::c_uint::MAX, 0);
-    }
-    // What ends brisk, at a terminal's keys for instance, is not to end this before it.
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
-        // SAFETY: sets a disposition, no handler of ours.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
+    child::stays(line.number() as libc::c_uint);
     let mut word = [0];
     if matches!(line.read(&mut word), Moved::Bytes(_)) && word == [MADE] {
         let made = id(path);

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use super::files;
+use crate::child;
 
 /// What the keeper is told.
 const KEEP: u8 = 1;
@@ -64,18 +65,7 @@ impl Keeper {
 
 /// The child's life.
 fn wait(mut line: UnixStream, partial: &str, path: &str) -> ! {
-    // Nothing of the VM's lives on by this.
-    let own = line.as_raw_fd() as libc::c_uint;
-    // SAFETY: closes descriptors of the child's, which uses no other.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, 3, own - 1, 0);
-        libc::syscall(libc::SYS_close_range, own + 1, libc::c_uint::MAX, 0);
-    }
-    // What ends brisk, at a terminal's keys for instance, is not to end this before it.
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
-        // SAFETY: sets a disposition, no handler of ours.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
+    child::stays(line.as_raw_fd() as libc::c_uint);
     let mut word = [0];
     let told = line.read_exact(&mut word).is_ok() && word == [KEEP];
     let kept = match told {
