@@ -147,9 +147,12 @@ impl OnTerminal {
     }
 
     /// Ctrl-C ends what a shell runs, and not the shell.
+    ///
+    /// What says that it runs is the program itself: were it the shell, the key could come between its
+    /// fork and the program's becoming the foreground, and would end neither.
     #[track_caller]
     pub fn interrupts_a_program(&mut self) {
-        self.types("echo then $((20+1)); sleep 1000\n");
+        self.types("sh -c 'echo then $((20+1)); exec sleep 1000'\n");
         self.shows("then 21");
         self.types("\x03echo still $((40+2))\n");
         self.shows("still 42");
