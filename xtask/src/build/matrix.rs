@@ -7,6 +7,9 @@ use duct::cmd;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Instant;
 
 use crate::build::features::{self, Features};
@@ -86,16 +89,23 @@ pub fn check(quick: bool) -> Result<(u32, u32)> {
         let wanted = combinations(&known, quick, *package == "brisk");
         let mut met = BTreeSet::new();
         let mut step = Step::counted(&format!("{package}: features"), wanted.len() as u64);
-        for (closure, features) in &wanted {
-            let guard = guards.iter().position(|guard| guard.fires(closure));
-            met.extend(guard);
-            match one(package, features, guard.map(|at| &guards[at])) {
-                Ok(()) if guard.is_some() => refused += 1,
-                Ok(()) => built += 1,
-                Err(e) => failures.push(format!("{package} --features {features}: {e:#}")),
-            }
-            step.tick();
-        }
+        let fires = |closure| guards.iter().position(|guard: &Guard| guard.fires(closure));
+        in_parallel(
+            &wanted.iter().collect::<Vec<_>>(),
+            |worker, (closure, features)| {
+                one(worker, package, features, fires(closure).map(|at| &guards[at]))
+            },
+            |(closure, features), fate| {
+                let guard = fires(closure);
+                met.extend(guard);
+                match fate {
+                    Ok(()) if guard.is_some() => refused += 1,
+                    Ok(()) => built += 1,
+                    Err(e) => failures.push(format!("{package} --features {features}: {e:#}")),
+                }
+                step.tick();
+            },
+        );
         step.done();
         for (at, guard) in guards.iter().enumerate() {
             if !met.contains(&at) {
@@ -105,6 +115,29 @@ pub fn check(quick: bool) -> Result<(u32, u32)> {
     }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok((built, refused))
+}
+
+/// Does `work` for each item, as many at once as there are CPUs, as a crate is checked by one thread; tells
+/// `done` of each. `work` also gets the number of the worker that it is done by.
+fn in_parallel<T: Copy + Send + Sync>(
+    items: &[T],
+    work: impl Fn(usize, T) -> Result<()> + Sync,
+    mut done: impl FnMut(T, Result<()>),
+) {
+    let next = AtomicUsize::new(0);
+    let (sender, fates) = mpsc::channel();
+    thread::scope(|scope| {
+        for worker in 0..thread::available_parallelism().map_or(1, usize::from) {
+            let (sender, next, work) = (sender.clone(), &next, &work);
+            scope.spawn(move || {
+                while let Some(&item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let _ = sender.send((item, work(worker, item)));
+                }
+            });
+        }
+        drop(sender);
+        fates.iter().for_each(|(item, fate)| done(item, fate));
+    });
 }
 
 /// What to build: by what it comes to, so that nothing is built twice.
@@ -131,12 +164,14 @@ fn combinations(
     found
 }
 
-/// Checks one combination: without a warning, or with the guard's message.
-fn one(package: &str, features: &str, guard: Option<&Guard>) -> Result<()> {
+/// Checks one combination: without a warning, or with the guard's message. Each worker has a target
+/// directory of its own, as cargo locks it.
+fn one(worker: usize, package: &str, features: &str, guard: Option<&Guard>) -> Result<()> {
     let words = ["clippy", "--quiet", "--package", package, "--lib", "--bins"];
     let more = ["--no-default-features", "--features", features, "--", "-D", "warnings"];
     let since = Instant::now();
     let output = cmd("cargo", words.iter().chain(&more))
+        .env("CARGO_TARGET_DIR", paths::target()?.join(format!("matrix-{worker}")))
         .dir(paths::workspace())
         .stderr_to_stdout()
         .stdout_capture()
