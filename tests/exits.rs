@@ -21,8 +21,13 @@ mod pause;
 #[cfg(all(feature = "console", feature = "pci", feature = "smp"))]
 #[path = "exits/pci.rs"]
 mod pci;
+#[path = "exits/script.rs"]
+mod script;
 #[path = "exits/signals.rs"]
 mod signals;
+#[cfg(feature = "streams")]
+#[path = "exits/streams.rs"]
+mod streams;
 
 #[path = "exits/hostile.rs"]
 mod hostile;

@@ -8,168 +8,12 @@
 use std::process::Command;
 
 use super::calls::{KVM_RUN, traced, watch};
-use super::common::kernel::{BASE, Bits, Code, Elf, check_disassembly};
 use super::common::{Scratch, brisk};
-
-/// Reads three words at a time: what to do, where, and with what; to the end of the table.
-const INTERPRETER: Code = &[
-    (&[0xbe, 0x80, 0x10, 0x10, 0x00], "mov esi,0x101080"),
-    (&[0xad], "lods eax,DWORD PTR ds:[esi]"),
-    (&[0x89, 0xc7], "mov edi,eax"),
-    (&[0xad], "lods eax,DWORD PTR ds:[esi]"),
-    (&[0x89, 0xc2], "mov edx,eax"),
-    (&[0xad], "lods eax,DWORD PTR ds:[esi]"),
-    (&[0x83, 0xff, 0x12], "cmp edi,0x12"),
-    (&[0x0f, 0x87, 0x94, 0x00, 0x00, 0x00], "ja 0x1000a9"),
-    (&[0xff, 0x24, 0xbd, 0x00, 0x10, 0x10, 0x00], "jmp DWORD PTR [edi*4+0x101000]"),
-    (&[0x88, 0x02], "mov BYTE PTR [edx],al"),
-    (&[0xeb, 0xe5], "jmp 0x100005"),
-    (&[0x66, 0x89, 0x02], "mov WORD PTR [edx],ax"),
-    (&[0xeb, 0xe0], "jmp 0x100005"),
-    (&[0x89, 0x02], "mov DWORD PTR [edx],eax"),
-    (&[0xeb, 0xdc], "jmp 0x100005"),
-    (&[0x8a, 0x02], "mov al,BYTE PTR [edx]"),
-    (&[0xeb, 0xd8], "jmp 0x100005"),
-    (&[0x66, 0x8b, 0x02], "mov ax,WORD PTR [edx]"),
-    (&[0xeb, 0xd3], "jmp 0x100005"),
-    (&[0x8b, 0x02], "mov eax,DWORD PTR [edx]"),
-    (&[0xeb, 0xcf], "jmp 0x100005"),
-    (&[0xee], "out dx,al"),
-    (&[0xeb, 0xcc], "jmp 0x100005"),
-    (&[0x66, 0xef], "out dx,ax"),
-    (&[0xeb, 0xc8], "jmp 0x100005"),
-    (&[0xef], "out dx,eax"),
-    (&[0xeb, 0xc5], "jmp 0x100005"),
-    (&[0xec], "in al,dx"),
-    (&[0xeb, 0xc2], "jmp 0x100005"),
-    (&[0x66, 0xed], "in ax,dx"),
-    (&[0xeb, 0xbe], "jmp 0x100005"),
-    (&[0xed], "in eax,dx"),
-    (&[0xeb, 0xbb], "jmp 0x100005"),
-    (&[0x89, 0xc1], "mov ecx,eax"),
-    (&[0x89, 0xf3], "mov ebx,esi"),
-    (&[0xbe, 0x00, 0x00, 0x40, 0x00], "mov esi,0x400000"),
-    (&[0xf3, 0x6e], "rep outs dx,BYTE PTR ds:[esi]"),
-    (&[0x89, 0xde], "mov esi,ebx"),
-    (&[0xeb, 0xac], "jmp 0x100005"),
-    (&[0x89, 0xc1], "mov ecx,eax"),
-    (&[0x89, 0xf3], "mov ebx,esi"),
-    (&[0xbe, 0x00, 0x00, 0x40, 0x00], "mov esi,0x400000"),
-    (&[0xf3, 0x6f], "rep outs dx,DWORD PTR ds:[esi]"),
-    (&[0x89, 0xde], "mov esi,ebx"),
-    (&[0xeb, 0x9d], "jmp 0x100005"),
-    (&[0x89, 0xc1], "mov ecx,eax"),
-    (&[0xbf, 0x00, 0x00, 0x40, 0x00], "mov edi,0x400000"),
-    (&[0xf3, 0x6c], "rep ins BYTE PTR es:[edi],dx"),
-    (&[0xeb, 0x92], "jmp 0x100005"),
-    (&[0x89, 0xc1], "mov ecx,eax"),
-    (&[0xbf, 0x00, 0x00, 0x40, 0x00], "mov edi,0x400000"),
-    (&[0xf3, 0x6d], "rep ins DWORD PTR es:[edi],dx"),
-    (&[0xeb, 0x87], "jmp 0x100005"),
-    (&[0x89, 0xd1], "mov ecx,edx"),
-    (&[0xba, 0x01, 0x00, 0x00, 0x00], "mov edx,0x1"),
-    (&[0x0f, 0x30], "wrmsr"),
-    (&[0xe9, 0x79, 0xff, 0xff, 0xff], "jmp 0x100005"),
-    (&[0xff, 0x0a], "dec DWORD PTR [edx]"),
-    (&[0x0f, 0x84, 0x71, 0xff, 0xff, 0xff], "je 0x100005"),
-    (&[0x89, 0xc6], "mov esi,eax"),
-    (&[0xe9, 0x6a, 0xff, 0xff, 0xff], "jmp 0x100005"),
-    (&[0x89, 0xd7], "mov edi,edx"),
-    (&[0xb9, 0x04, 0x00, 0x00, 0x00], "mov ecx,0x4"),
-    (&[0xf3, 0xa5], "rep movs DWORD PTR es:[edi],DWORD PTR ds:[esi]"),
-    (&[0xe9, 0x5c, 0xff, 0xff, 0xff], "jmp 0x100005"),
-    (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
-    (&[0xb0, 0x34], "mov al,0x34"),
-    (&[0xee], "out dx,al"),
-];
-
-/// Where [`INTERPRETER`] has what each word comes to.
-const TABLE: [u32; 19] = [
-    0x10001c, 0x100020, 0x100025, 0x100029, 0x10002d, 0x100032, 0x100036, 0x100039, 0x10003d,
-    0x100040, 0x100043, 0x100047, 0x10004a, 0x100059, 0x100068, 0x100073, 0x10007e, 0x10008c,
-    0x10009b,
-];
-/// Where the script begins.
-const SCRIPT: u32 = BASE as u32 + 0x1080;
-/// What of the guest's 16 MiB is free for rings, as descriptors, available and used ring of two queues.
-const RINGS: u32 = 0x80_0000;
-const DATA: u32 = 0x90_0000;
-const RAM_END: u32 = 16 << 20;
-
-const COM1: u32 = 0x3f8;
-const IOAPIC: u32 = 0xfec0_0000;
-const WINDOWS: u32 = 0xd000_0000;
-const WINDOW: u32 = 0x1000;
-const ECAM: u32 = 0xe000_0000;
-const BARS: u32 = 0xf000_0000;
-const BAR: u32 = 0x2000;
-
-/// What a script does.
-#[derive(Clone, Copy)]
-#[allow(dead_code, reason = "the numbers are the interpreter's")]
-enum Do {
-    Write8,
-    Write16,
-    Write32,
-    Read8,
-    Read16,
-    Read32,
-    Out8,
-    Out16,
-    Out32,
-    In8,
-    In16,
-    In32,
-    OutBytes,
-    OutWords,
-    InBytes,
-    InWords,
-    Msr,
-    /// Counts the word at the address down, and goes to this place of the script unless it is zero.
-    Loop,
-    /// The four words behind, to the address.
-    Copy,
-}
-use Do::*;
-
-/// A script in the making.
-#[derive(Default)]
-struct Script(Vec<u32>);
-
-impl Script {
-    fn add(&mut self, what: Do, at: u32, value: u32) -> &mut Script {
-        self.0.extend([what as u32, at, value]);
-        self
-    }
-
-    /// The words to the addresses from `at` on.
-    fn put(&mut self, at: u32, words: &[u32]) {
-        for (at, word) in (at..).step_by(4).zip(words) {
-            self.add(Write32, at, *word);
-        }
-    }
-
-    /// Does what `body` adds `count` times.
-    fn repeat(&mut self, count: u32, body: impl FnOnce(&mut Script)) {
-        let counter = DATA - 4;
-        self.add(Write32, counter, count);
-        let start = SCRIPT + 4 * self.0.len() as u32;
-        body(self);
-        self.add(Loop, counter, start);
-    }
-
-    fn elf(&self) -> Elf {
-        let end = [u32::MAX, 0, 0];
-        let mut words = TABLE.to_vec();
-        words.resize((SCRIPT as usize - BASE as usize - 0x1000) / 4, 0);
-        words.extend(self.0.iter().chain(&end));
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let mut elf = Elf::new(INTERPRETER, &bytes);
-        elf.segments[0].mem_size = 0x20_0000;
-        assert!(elf.segments[0].bytes.len() < 0x20_0000, "the script is too long");
-        elf
-    }
-}
+use super::script::Do::*;
+use super::script::{
+    AREAS, BAR, BARS, COM1, DATA, ECAM, INDIRECT, IOAPIC, NEXT, RAM_END, RINGS, Script, WINDOW,
+    WINDOWS, WRITE, descriptor, offer, start,
+};
 
 /// Whether the program has a feature.
 fn has(feature: &str) -> bool {
@@ -264,11 +108,6 @@ fn anonymous(id: i32) -> u64 {
     line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).expect("RssAnon")
 }
 
-#[test]
-fn the_disassembly_is_that_of_the_bytes() {
-    check_disassembly("INTERPRETER", INTERPRETER, Bits::B32, BASE);
-}
-
 /// Each width around each border: half in one thing and half in the next, or in nothing.
 #[test]
 fn accesses_around_each_border() {
@@ -324,40 +163,6 @@ fn strings_of_64_kib() {
     survives_within_bounds(&script);
 }
 
-/// Sets up queue `queue` of the device in a virtio-mmio window with 256 descriptors.
-fn start(script: &mut Script, window: u32, rings: [u32; 3]) {
-    let base = WINDOWS + window * WINDOW;
-    for (register, value) in [(0x70, 0), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11)] {
-        script.add(Write32, base + register, value);
-    }
-    for queue in 0..2 {
-        script.add(Write32, base + 0x30, queue).add(Write32, base + 0x38, 256);
-        for (register, ring) in [0x80, 0x90, 0xa0].into_iter().zip(rings) {
-            let ring = ring.wrapping_add(queue * 0x4000);
-            script.add(Write32, base + register, ring).add(Write32, base + register + 4, 0);
-        }
-        script.add(Write32, base + 0x44, 1);
-    }
-    script.add(Write32, base + 0x70, 15);
-}
-
-const AREAS: [u32; 3] = [RINGS, RINGS + 0x1000, RINGS + 0x2000];
-/// Descriptor flags: goes on, is to be written, is a table.
-const NEXT: u32 = 1;
-const WRITE: u32 = 2;
-const INDIRECT: u32 = 4;
-
-fn descriptor(script: &mut Script, queue: u32, at: u32, [address, len, flags, next]: [u32; 4]) {
-    let place = RINGS + queue * 0x4000 + at * 16;
-    script.0.extend([Copy as u32, place, 0, address, 0, len, flags | next << 16]);
-}
-
-/// Makes all 256 heads available, `ahead` of what there is, and notifies.
-fn offer(script: &mut Script, window: u32, queue: u32, index: u32) {
-    script.add(Write32, RINGS + queue * 0x4000 + 0x1000, index << 16);
-    script.add(Write32, WINDOWS + window * WINDOW + 0x50, queue);
-}
-
 /// Descriptors in a loop, chains of 4 GiB, buffers in windows and in the pmem, tables in themselves, an
 /// index that runs away; the device reset in between, or not.
 #[test]
@@ -378,7 +183,7 @@ fn rings_of_every_bad_kind() {
     for window in 0..6 {
         for kind in kinds {
             for queue in 0..2 {
-                start(&mut script, window, AREAS);
+                start(&mut script, window, AREAS, 256);
                 for at in 0..4 {
                     descriptor(&mut script, queue, at, kind);
                 }
@@ -401,7 +206,7 @@ fn rings_in_every_bad_place() {
             for area in 0..3 {
                 let mut rings = AREAS;
                 rings[area] = place;
-                start(&mut script, window, rings);
+                start(&mut script, window, rings, 256);
                 for queue in 0..2 {
                     descriptor(&mut script, queue, 0, [DATA, 512, NEXT, 1]);
                     offer(&mut script, window, queue, 1);
@@ -420,7 +225,7 @@ fn storms_at_the_devices() {
     let mut script = Script::default();
     for window in 0..6 {
         let base = WINDOWS + window * WINDOW;
-        start(&mut script, window, AREAS);
+        start(&mut script, window, AREAS, 256);
         script.repeat(200, |script| {
             for queue in [0, 1, 7, 0xffff] {
                 script.add(Write32, base + 0x50, queue);
@@ -428,7 +233,7 @@ fn storms_at_the_devices() {
         });
         // A read of the disk's first sectors on its way.
         script.repeat(20, |script| {
-            start(script, window, AREAS);
+            start(script, window, AREAS, 256);
             script.put(DATA, &[0, 0, 0, 0]);
             for queue in 0..2 {
                 descriptor(script, queue, 0, [DATA, 16, NEXT, 1]);
