@@ -319,6 +319,9 @@ mod tests {
         let less = [intel, seven(0, 0b111, 0)];
         let text = lacks(&shown, &host, &less).unwrap();
         assert!(text.contains("0x7.1 ebx bit 0"), "{text}");
+        // The index of a leaf that has one entry says nothing.
+        let one = |ecx| [intel, kvm_cpuid_entry2 { index: 7, ecx, ..entry(1) }];
+        assert!(lacks(&one(1), &one(1), &one(0)).unwrap().contains("0x1.0 ecx bit 0"));
         let amd = vendor(*b"Auth");
         assert!(lacks(&[amd], &[amd], &[intel]).unwrap().contains("vendor"));
         let of = |entry| CpuId::from_entries(&[entry]).unwrap();

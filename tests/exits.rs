@@ -13,6 +13,9 @@ mod api;
 #[path = "exits/calls.rs"]
 mod calls;
 mod common;
+#[cfg(feature = "block")]
+#[path = "exits/devices.rs"]
+mod devices;
 #[path = "exits/guests.rs"]
 mod guests;
 #[cfg(feature = "smp")]

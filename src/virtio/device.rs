@@ -339,6 +339,27 @@ mod stopped {
         }
     }
 
+    /// What comes of a queue that was taken back meanwhile is for nobody, but for the end of the VM.
+    #[test]
+    fn who_has_no_queue_is_told_nothing() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let stopped = Stopped(Arc::new(AtomicU32::new(0)));
+        let mut device = VirtioDevice::<_, 1>::new(Model, [stopped]);
+        let end = Err(Halt::End(End::Quit));
+        let all = |device: &mut VirtioDevice<Stopped, 1>| {
+            [Ok(true), Ok(false), end].map(|served| device.finish(0, served))
+        };
+        let none = [Reply::Nothing, Reply::Nothing, Reply::End(End::Quit)];
+        assert_eq!(all(&mut device), none);
+        // A device that runs without it.
+        for (at, value) in [(0x70, 3u32), (0x24, 1), (0x20, 1), (0x70, 11)] {
+            let _ = device.write(at, &value.to_le_bytes(), &memory);
+        }
+        assert_eq!(device.write(0x70, &[15, 0, 0, 0], &memory), Reply::Nothing);
+        assert_eq!(device.common.status().bits(), 15);
+        assert_eq!(all(&mut device), none);
+    }
+
     /// Whatever takes a queue from the device, the backend lets go of its buffers first.
     #[test]
     fn who_takes_a_queue_back_stops_what_serves_it() {

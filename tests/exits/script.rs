@@ -11,7 +11,7 @@ const INTERPRETER: Code = &[
     (&[0xad], "lods eax,DWORD PTR ds:[esi]"),
     (&[0x89, 0xc2], "mov edx,eax"),
     (&[0xad], "lods eax,DWORD PTR ds:[esi]"),
-    (&[0x83, 0xff, 0x14], "cmp edi,0x14"),
+    (&[0x83, 0xff, 0x16], "cmp edi,0x16"),
     (&[0x0f, 0x87, 0x94, 0x00, 0x00, 0x00], "ja 0x1000a9"),
     (&[0xff, 0x24, 0xbd, 0x00, 0x10, 0x10, 0x00], "jmp DWORD PTR [edi*4+0x101000]"),
     (&[0x88, 0x02], "mov BYTE PTR [edx],al"),
@@ -84,13 +84,23 @@ const INTERPRETER: Code = &[
     (&[0xf3, 0x6e], "rep outs dx,BYTE PTR ds:[esi]"),
     (&[0x89, 0xde], "mov esi,ebx"),
     (&[0xe9, 0x37, 0xff, 0xff, 0xff], "jmp 0x100005"),
+    (&[0x89, 0xd1], "mov ecx,edx"),
+    (&[0x89, 0xc3], "mov ebx,eax"),
+    (&[0x0f, 0x32], "rdmsr"),
+    (&[0x39, 0xd8], "cmp eax,ebx"),
+    (&[0x75, 0xfa], "jne 0x1000d2"),
+    (&[0xe9, 0x28, 0xff, 0xff, 0xff], "jmp 0x100005"),
+    (&[0x89, 0xd1], "mov ecx,edx"),
+    (&[0x31, 0xd2], "xor edx,edx"),
+    (&[0x0f, 0x30], "wrmsr"),
+    (&[0xe9, 0x1d, 0xff, 0xff, 0xff], "jmp 0x100005"),
 ];
 
 /// Where [`INTERPRETER`] has what each word comes to.
-const TABLE: [u32; 21] = [
+const TABLE: [u32; 23] = [
     0x10001c, 0x100020, 0x100025, 0x100029, 0x10002d, 0x100032, 0x100036, 0x100039, 0x10003d,
     0x100040, 0x100043, 0x100047, 0x10004a, 0x100059, 0x100068, 0x100073, 0x10007e, 0x10008c,
-    0x10009b, 0x1000b0, 0x1000bb,
+    0x10009b, 0x1000b0, 0x1000bb, 0x1000ce, 0x1000dd,
 ];
 /// Where the script begins.
 const SCRIPT: u32 = BASE as u32 + 0x1080;
@@ -106,6 +116,9 @@ pub const WINDOW: u32 = 0x1000;
 pub const ECAM: u32 = 0xe000_0000;
 pub const BARS: u32 = 0xf000_0000;
 pub const BAR: u32 = 0x2000;
+
+/// What a device interrupts by.
+pub const VECTOR: u32 = 0x31;
 
 /// What a script does.
 #[derive(Clone, Copy)]
@@ -136,6 +149,10 @@ pub enum Do {
     Until,
     /// That many bytes from the address on to the serial port.
     Show,
+    /// Waits until the lower half of this MSR is so.
+    UntilMsr,
+    /// An MSR whose upper half is zero; with [`Do::Msr`] it is one.
+    OwnMsr,
 }
 use Do::*;
 
@@ -168,6 +185,22 @@ impl Script {
     /// Waits until a device has given back so many chains of a queue.
     pub fn until_used(&mut self, queue: u32, count: u32) {
         self.add(Until, RINGS + queue * 0x4000 + 0x2000, count << 16);
+    }
+
+    /// Has the IOAPIC's first pins send [`VECTOR`], each edge of theirs. The guest takes no interrupt, it looks
+    /// for it in its APIC (x2APIC's SVR is MSR 0x80f).
+    pub fn unmask(&mut self, pins: u32) {
+        self.add(OwnMsr, 0x80f, 0x1ff);
+        for pin in 0..pins {
+            for (index, value) in [(0x11 + 2 * pin, 0), (0x10 + 2 * pin, VECTOR)] {
+                self.add(Write32, IOAPIC, index).add(Write32, IOAPIC + 0x10, value);
+            }
+        }
+    }
+
+    /// Waits until [`VECTOR`] has come (x2APIC's IRR is MSR 0x820 and seven more).
+    pub fn until_interrupted(&mut self) {
+        self.add(UntilMsr, 0x820 + VECTOR / 32, 1 << (VECTOR % 32));
     }
 
     pub fn elf(&self) -> Elf {

@@ -5,6 +5,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use brisk::events::Events;
 use brisk::virtio::block::{Block, DiskConfig, MAX_QUEUES};
+#[cfg(feature = "io-uring")]
+use {
+    crate::driver::{SIZE, areas},
+    brisk::virtio::Reply,
+    std::time::{Duration, Instant},
+};
 
 use crate::driver::{DATA, Driver};
 
@@ -258,6 +264,91 @@ fn a_read_only_disk_is_not_written() {
     assert_eq!(disk.segment(WRITE_ZEROES, 0, 1, 0), IOERR);
     assert_eq!(disk.request(IN, 0, &[512], true), OK);
     assert_eq!(file.metadata().unwrap().blocks(), 0);
+    // VIRTIO_BLK_F_RO (virtio 1.3, 5.2.3).
+    disk.set(0x14, 0);
+    assert!(disk.get(0x10) & 1 << 5 != 0);
+}
+
+/// What the driver is told of the disk (virtio 1.3, 5.2.4): 512-byte sectors in pages of the host's file
+/// system, and as many queues as there are CPUs, up to eight.
+#[test]
+fn a_disk_is_of_pages_and_has_a_queue_for_each_cpu() {
+    for (cpus, queues) in [(1, 1), (3, MAX_QUEUES.min(3)), (9, MAX_QUEUES)] {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(4096).unwrap();
+        let path = image.path().to_str().unwrap().to_owned();
+        let config = DiskConfig { path, ..DiskConfig::default() };
+        let (model, backends, _) = Block::open_image(&config, cpus, Events::device(0)).unwrap();
+        assert_eq!(backends.len(), queues);
+        let mut disk = Disk::started((model, backends));
+        let (mut exponent, mut count) = ([0], [0; 2]);
+        disk.function.read(0x118, &mut exponent);
+        disk.function.read(0x122, &mut count);
+        assert_eq!(exponent, [3], "2 to the 3rd sectors are a page");
+        assert_eq!(usize::from(u16::from_le_bytes(count)), queues);
+    }
+}
+
+/// A header that is not whole is no request, whatever its type.
+#[test]
+fn a_short_header_is_an_io_error() {
+    let (mut disk, _file, _dir) = disk(4096, false);
+    disk.put(HEADER, &GET_ID.to_le_bytes());
+    disk.put(HEADER + 4, &[0; 12]);
+    disk.put(STATUS, &[0xff]);
+    let buffers = [(HEADER, 15, false), (DATA, 20, true), (STATUS, 1, true)];
+    assert_eq!(disk.send(0, &buffers), 21);
+    assert_eq!(disk.take(STATUS, 1), [IOERR]);
+}
+
+/// A driver that wants no interrupt for a request gets none, and one that does gets one, when it is done
+/// later too.
+#[cfg(feature = "io-uring")]
+#[test]
+fn an_interrupt_comes_where_it_is_wanted() {
+    let direct = DiskConfig { io_uring: true, direct: true, ..DiskConfig::default() };
+    let (mut disk, _file, _dir) = open(64 << 10, direct);
+    disk.put(HEADER, &[0; 16]);
+    let event = areas(0)[1] + 4 + 2 * u64::from(SIZE);
+    for (place, wanted) in [(0u16, false), (1, true), (2, false)] {
+        // The index behind which one is wanted: this one, or one that is far away.
+        let index = if wanted { place } else { place + 5 };
+        disk.put(event, &index.to_le_bytes());
+        disk.queue(0, 0, &[(HEADER, 16, false), (DATA, 4096, true), (STATUS, 1, true)]);
+        let mut interrupt = disk.notify(0);
+        let patience = Instant::now() + Duration::from_secs(10);
+        while disk.used(0) == place && Instant::now() < patience {
+            interrupt |= disk.function.process(0) != Reply::Nothing;
+        }
+        assert_eq!((disk.used(0), interrupt), (place + 1, wanted));
+        assert_eq!(disk.function.process(0), Reply::Nothing, "nothing has come");
+    }
+}
+
+/// Buffers that are not aligned for O_DIRECT, and a file system that cannot zero by itself (tmpfs): slower.
+#[test]
+fn what_the_host_cannot_do_is_done_another_way() {
+    let direct = DiskConfig { direct: true, ..DiskConfig::default() };
+    let (mut disk, file, _dir) = open(64 << 10, direct);
+    file.write_all_at(&pattern(64 << 10, 4), 0).unwrap();
+    let buffers = [(HEADER, 16, false), (DATA + 1, 1024, true), (STATUS, 1, true)];
+    for _ in 0..2 {
+        disk.put(HEADER, &[0; 16]);
+        disk.put(HEADER + 8, &[2]);
+        assert_eq!(disk.send(0, &buffers), 1025);
+        assert_eq!(disk.take(STATUS, 1), [OK]);
+        assert!(disk.take(DATA + 1, 1024) == pattern(64 << 10, 4)[1024..2048]);
+    }
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (mut disk, file, _dir) = open_in(dir, 256 << 10, DiskConfig::default());
+    let old = pattern(256 << 10, 5);
+    file.write_all_at(&old, 0).unwrap();
+    // More than is written at once, and no multiple of it.
+    assert_eq!(disk.segment(WRITE_ZEROES, 3, 300, 0), OK);
+    let mut bytes = vec![0; 256 << 10];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes[..3 * 512] == old[..3 * 512] && bytes[303 * 512..] == old[303 * 512..]);
+    assert!(bytes[3 * 512..303 * 512].iter().all(|byte| *byte == 0));
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl<B: Backend, const Q: usize> Driver<B, Q> {
             self.memory.write_slice(&[0; 0x3000], GuestAddress(areas(queue)[0])).unwrap();
             self.hand_over(queue, areas(queue));
         }
-        self.set(STATUS, RUNNING);
+        assert!(!self.set(STATUS, RUNNING), "there is nothing to tell");
         assert_eq!(self.status(), RUNNING);
     }
 

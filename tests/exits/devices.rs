@@ -1,0 +1,299 @@
+//! What devices do for a driver that keeps to the rules, and how it is told.
+
+use std::fs;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::process::{Child, Command};
+
+use super::Lab;
+use super::common::kernel::Elf;
+use super::common::{Scratch, brisk, codes, key, run, terminal, wait_for};
+use super::script::Do::*;
+use super::script::{AREAS, BARS, DATA, ECAM, Memory, Script, WINDOWS, WRITE, offer, start};
+
+/// A request of virtio-blk: header, data and status (virtio 1.3, 5.2.6).
+const HEADER: u32 = DATA;
+const BYTES: u32 = DATA + 0x1000;
+const STATUS: u32 = DATA + 0x800;
+const SIZE: u32 = 16;
+
+fn lab(script: &Script, memory: Memory) -> Lab {
+    let mut elf: Elf = script.elf();
+    elf.segments.push(memory.segment());
+    Lab { scratch: Scratch::new(), elf }
+}
+
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect()
+}
+
+/// Requests of a disk, the `place`th each with a header, a status and 512 bytes of its own.
+fn request(memory: &mut Memory, place: u32, kind: u32, sector: u32) {
+    let (header, status, bytes) = (HEADER + 16 * place, STATUS + place, BYTES + 512 * place);
+    memory.put(header, [kind, 0, sector, 0].map(u32::to_le_bytes).as_flattened());
+    memory.put(status, &[0xff]);
+    let flags = if kind == 0 { WRITE } else { 0 };
+    memory.chain(0, &[(header, 16, 0), (bytes, 512, flags), (status, 1, WRITE)]);
+}
+
+/// A read and a write, of the page cache and past it, each told by an interrupt.
+#[test]
+fn a_disk_interrupts_when_a_request_is_done() {
+    for more in ["", ",engine=io_uring", ",engine=io_uring,direct=on"] {
+        let mut script = Script::default();
+        let mut memory = Memory::default();
+        script.unmask(2);
+        request(&mut memory, 0, 0, 3);
+        request(&mut memory, 1, 1, 5);
+        memory.put(BYTES + 512, &pattern(512, 9));
+        start(&mut script, 0, AREAS, SIZE);
+        offer(&mut script, 0, 0, 1);
+        script.until_interrupted();
+        script.until_used(0, 1);
+        // The reason, until it is acknowledged (virtio 1.3, 4.2.2).
+        script.add(Show, WINDOWS + 0x60, 4).add(Write32, WINDOWS + 0x64, 1);
+        script.add(Show, WINDOWS + 0x60, 4);
+        offer(&mut script, 0, 0, 2);
+        script.until_used(0, 2);
+        script.add(Show, STATUS, 2).add(Show, BYTES, 512).add(Show, AREAS[2] + 4, 16);
+        let lab = lab(&script, memory);
+        let mut image = pattern(64 << 10, 1);
+        let path = lab.scratch.file("disk", &image);
+        lab.run(&["--disk", &(key("path", &path) + more)]).silent().with_status(0);
+        let used = [0u32, 513, 3, 1].map(u32::to_le_bytes);
+        let expected =
+            [&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &image[3 * 512..][..512], used.as_flattened()];
+        assert!(fs::read(lab.scratch.path("serial")).unwrap() == expected.concat(), "{more}");
+        image[5 * 512..][..512].copy_from_slice(&pattern(512, 9));
+        assert!(fs::read(path).unwrap() == image, "{more}");
+    }
+}
+
+/// Configuration space by ports and as memory, and a BAR, each with the values of one disk.
+#[test]
+#[cfg(all(feature = "pci", feature = "snapshot"))]
+fn a_function_is_what_it_is_by_any_way() {
+    for transport in ["pci", "pci-ports"] {
+        let by_ports = transport == "pci-ports";
+        let mut script = Script::default();
+        let config = ECAM + 0x1000;
+        // Vendor and device, a byte of them, and the command, written and read.
+        script.add(Out32, 0xcf8, 0x8000_0100).add(InWords, 0xcfc, 1).add(Show, 0x40_0000, 4);
+        script.add(InBytes, 0xcfe, 1).add(Show, 0x40_0000, 1);
+        script.add(Out32, 0xcf8, 0x8000_0104).add(Out16, 0xcfc, 4);
+        script.add(InBytes, 0xcfc, 1).add(Show, 0x40_0000, 1);
+        // Not the bridge's, nor that of a function that is not there.
+        script.add(Out32, 0xcf8, 0x8000_0000).add(InWords, 0xcfc, 1).add(Show, 0x40_0000, 4);
+        script.add(Out32, 0xcf8, 0x8000_0200).add(InWords, 0xcfc, 1).add(Show, 0x40_0000, 4);
+        script.add(Show, config, 4).add(Show, config + 4, 1);
+        script.add(Write16, config + 4, 6).add(Show, config + 4, 1);
+        // Common configuration (virtio 1.3, 4.1.4.3): the features' upper half, queues, and the status.
+        script.add(Write32, BARS, 1);
+        script.add(Show, BARS, 4).add(Show, BARS + 4, 1).add(Show, BARS + 0x12, 2);
+        script.add(Write8, BARS + 0x14, 3).add(Show, BARS + 0x14, 1);
+        // MSI-X: vectors for the configuration and for each queue there is, from 0 on.
+        script.add(Show, config + 0x9a, 1).add(Out8, 0x80, 0x11);
+        // A write beside the reset control register is none, and PCI's address is not it either.
+        script.add(Out16, 0xcf9, 0xffff).add(Out32, 0xcf9, u32::MAX);
+        // It goes on as a clone; that PCI is there ACPI's tables say.
+        script.add(Show, config, 1).add(Show, config + 4, 1).add(Show, BARS + 0x14, 1);
+        let lab = lab(&script, Memory::default());
+        let disk = lab.scratch.file("disk", [0; 4096]);
+        let dir = lab.scratch.path("snapshot");
+        let snapshot = format!("path={},at=0x11", dir.display());
+        let disk = key("path", disk);
+        let more = ["--transport", transport, "--disk", &disk, "--snapshot", &snapshot];
+        lab.run(&more).silent().with_status(0);
+        let id = [0xf4, 0x1a, 0x42, 0x10];
+        let ports = match by_ports {
+            true => [&id[..], &id[2..3], &[4], &[0x36, 0x1b, 0x08, 0x00], &[0xff; 4]].concat(),
+            false => vec![0xff; 14],
+        };
+        let command = if by_ports { 4 } else { 0 };
+        let memory = [&id[..], &[command, 6], &[1, 0, 0, 0], &[1], &[1, 0], &[3], &[1]].concat();
+        let shown = fs::read(lab.scratch.path("serial")).unwrap();
+        assert_eq!(shown, [ports, memory].concat(), "{transport}");
+        let memory = fs::read(dir.join("memory")).unwrap();
+        assert!(memory.windows(4).any(|word| word == b"MCFG"), "{transport}");
+        run(brisk().arg("--restore").arg(&dir)).silent().with_status(0);
+        assert_eq!(fs::read(lab.scratch.path("serial")).unwrap(), [0xf4, 6, 3], "{transport}");
+    }
+}
+
+/// A brisk on a terminal of its own. Killed when dropped.
+struct OnTerminal(Child);
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A console on a terminal: what is typed comes in, what is sent is shown, its size is told when it changes,
+/// by an interrupt, and Ctrl-A x ends the VM.
+#[test]
+#[cfg(feature = "console")]
+fn a_console_is_a_terminal() {
+    let mut script = Script::default();
+    let mut memory = Memory::default();
+    // Twelve bytes of which three are typed, and those back; then a line of the guest's own.
+    let (typed, line) = (DATA, DATA + 0x100);
+    memory.chain(0, &[(typed, 2, WRITE), (typed + 2, 10, WRITE)]);
+    memory.chain(1, &[(typed, 2, 0), (typed + 2, 1, 0)]);
+    memory.chain(1, &[(line, 7, 0)]);
+    memory.put(line, b"resized");
+    script.unmask(2);
+    start(&mut script, 0, AREAS, SIZE);
+    // The size it has from the start: columns, rows (virtio 1.3, 5.3.4).
+    script.add(Until, WINDOWS + 0x100, 24 << 16 | 80);
+    offer(&mut script, 0, 0, 1);
+    script.until_used(0, 1);
+    script.until_interrupted();
+    offer(&mut script, 0, 1, 1);
+    script.until_used(1, 1);
+    script.add(Write32, WINDOWS + 0x64, 3);
+    script.add(Until, WINDOWS + 0x100, 40 << 16 | 132).add(Until, WINDOWS + 0x60, 2);
+    offer(&mut script, 0, 1, 2);
+    script.until_used(1, 2);
+    script.add(Show, typed, 4).add(Out8, 0x80, 0x42).add(Until, DATA + 0x1000, 1);
+    let lab = lab(&script, memory);
+    let (mut ours, mut theirs) = (0, 0);
+    let size = libc::winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: fills two descriptors, which are then owned here.
+    let (ours, theirs) = unsafe {
+        let (name, settings) = (std::ptr::null_mut(), std::ptr::null());
+        assert_eq!(libc::openpty(&mut ours, &mut theirs, name, settings, &size), 0, "a pty");
+        (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
+    };
+    let command = lab.command(&["--console", "tty"]);
+    let (child, screen) = terminal::start(command, &ours, &theirs);
+    let mut child = OnTerminal(child);
+    let mut terminal = File::from(ours);
+    let shows = |text: &str| {
+        let shown = || screen.lock().unwrap().contains(text);
+        wait_for(text, shown);
+    };
+    // When it is raw nobody but the guest echoes.
+    wait_for("a raw terminal", || {
+        // SAFETY: fills the one structure it is given.
+        unsafe {
+            let mut termios: libc::termios = std::mem::zeroed();
+            libc::tcgetattr(terminal.as_raw_fd(), &mut termios) == 0
+                && termios.c_lflag & libc::ICANON == 0
+        }
+    });
+    terminal.write_all(b"a\rc").unwrap();
+    shows("a\rc");
+    let size = libc::winsize { ws_row: 40, ws_col: 132, ..size };
+    // SAFETY: reads the one structure it is given.
+    assert_eq!(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }, 0);
+    shows("resized");
+    terminal.write_all(b"\x01x").unwrap();
+    wait_for("the end", || child.0.try_wait().unwrap().is_some());
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+    assert_eq!(lab.codes(), [0x42]);
+    assert_eq!(fs::read(lab.scratch.path("serial")).unwrap(), b"a\rc\0");
+}
+
+/// A snapshot has the devices: what was negotiated, where each queue is, the IOAPIC, the UART, and what the
+/// guest wrote to an image that is mapped privately. A disk that is another one is refused.
+#[test]
+#[cfg(all(feature = "snapshot", feature = "pmem", feature = "console"))]
+fn a_clone_has_the_devices() {
+    for more in ["", ",engine=io_uring", ",engine=io_uring,direct=on"] {
+        let mut script = Script::default();
+        let mut memory = Memory::default();
+        script.unmask(2);
+        request(&mut memory, 0, 0, 3);
+        request(&mut memory, 1, 0, 5);
+        request(&mut memory, 2, 0, 7);
+        start(&mut script, 0, AREAS, SIZE);
+        // Scratch register, and a masked entry.
+        script.add(Out8, 0x3ff, 0x5a).add(Write32, 0xfec0_0000, 0x10);
+        offer(&mut script, 0, 0, 1);
+        script.until_used(0, 1);
+        offer(&mut script, 0, 0, 2);
+        script.add(Out8, 0x80, 0x11);
+        script.until_used(0, 2);
+        script.add(InBytes, 0x3ff, 1).add(Show, 0x40_0000, 1).add(Show, 0xfec0_0010, 1);
+        script.add(Show, WINDOWS + 0x70, 1).add(Write32, WINDOWS + 0x64, 1);
+        offer(&mut script, 0, 0, 3);
+        script.until_used(0, 3);
+        script.add(Show, STATUS, 3).add(Show, BYTES, 3 * 512).add(Out8, 0x80, 0x22);
+        let lab = lab(&script, memory);
+        let image = pattern(64 << 10, 1);
+        let path = lab.scratch.file("disk", &image);
+        let dir = lab.scratch.path("snapshot");
+        let disk = key("path", &path) + more;
+        let snapshot = format!("path={},at=0x11", dir.display());
+        lab.run(&["--disk", &disk, "--snapshot", &snapshot]).silent().with_status(0);
+        let restore = |more: &str| {
+            let mut command: Command = brisk();
+            command.arg("--restore").arg(format!("source_url=file://{}{more}", dir.display()));
+            command.arg("--boot-log").arg(lab.scratch.path("again"));
+            run(&mut command)
+        };
+        let data: Vec<u8> =
+            [3, 5, 7].iter().flat_map(|sector| image[sector * 512..][..512].to_vec()).collect();
+        let expected = [&[0x5a, 0x31, 15, 0, 0, 0][..], &data].concat();
+        for _ in 0..2 {
+            restore("").silent().with_status(0);
+            assert_eq!(codes(lab.scratch.path("again")), [0x22]);
+            assert!(fs::read(lab.scratch.path("serial")).unwrap() == expected, "{more}");
+        }
+        // The same bytes, written anew.
+        fs::write(&path, &image).unwrap();
+        let ended = restore("").with_status(1);
+        assert!(ended.stderr.contains("is not what it was"), "{ended:?}");
+        restore(",images=any").silent().with_status(0);
+        assert!(fs::read(lab.scratch.path("serial")).unwrap() == expected, "{more}");
+    }
+}
+
+/// An image that somebody cuts while the guest uses it: the guest goes on with memory that is nobody's, and
+/// what it writes there makes the image no longer again.
+#[test]
+#[cfg(feature = "pmem")]
+fn an_image_that_shrinks_ends_no_guest() {
+    use super::common::Running;
+    let lab = Lab::linux64(super::guests::PMEM);
+    let image = lab.scratch.file("image", vec![0x5a; 2 << 20]);
+    let mut running = Running::start(&mut lab.command(&["--pmem", &key("file", &image)]));
+    wait_for("the guest", || !lab.serial().is_empty());
+    assert!(running.runs());
+    assert_eq!(fs::read(&image).unwrap()[1 << 20], 7, "the guest writes to the image");
+    File::options().write(true).open(&image).unwrap().set_len(5000).unwrap();
+    let ended = running.end().with_status(0);
+    assert!(ended.stderr.contains("the image shrank to 5000 bytes"), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    assert_eq!(lab.codes(), [0x5a, 0, 0x5a]);
+    assert!(fs::read(image).unwrap() == vec![0x5a; 5000]);
+}
+
+/// What waits in the devices is there when a client has the guest stand still.
+#[test]
+#[cfg(feature = "api")]
+fn a_guest_that_stands_still_has_nothing_waiting() {
+    use super::common::Running;
+    use super::common::client::Client;
+    let mut script = Script::default();
+    script.unmask(8);
+    // No line, so that it is kept.
+    script.add(Out8, 0x3f8, b'a'.into()).add(In8, 0x3fd, 0);
+    // Until the power button is pressed.
+    script.until_interrupted();
+    let lab = lab(&script, Memory::default());
+    let socket = lab.scratch.path("api");
+    let running = Running::start(lab.command(&[]).arg("--api-socket").arg(&socket));
+    let mut client = Client::to(&socket);
+    wait_for("the guest", || {
+        client.put("vm.pause");
+        let shown = lab.serial() == "a";
+        client.put("vm.resume");
+        shown
+    });
+    client.put("vm.power-button");
+    running.end().silent().with_status(0);
+}
