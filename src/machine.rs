@@ -408,7 +408,7 @@ fn start_others(machine: &'static Machine) -> Result<()> {
                 }
             }
         };
-        crate::threads::start_boxed(events::block_for_vcpu, format!("vcpu{id}"), Box::new(run))
+        crate::threads::start(events::block_for_vcpu, &format!("vcpu{id}"), run)
             .map_err(|error| Error::Failed(format!("--cpus: a thread for vCPU {id}: {error}")))?;
     }
     Ok(())

@@ -228,34 +228,11 @@ impl Ram {
 #[cfg(feature = "smp")]
 fn on_all_cpus(
     size: u64,
-    work: impl Fn(u64, u64) -> io::Result<()> + Copy + Send,
+    work: impl Fn(u64, u64) -> io::Result<()> + Copy + Send + 'static,
 ) -> io::Result<()> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
-    let chunk = (size / threads).next_multiple_of(HUGE as u64);
-    std::thread::scope(|scope| {
-        let mut workers = Vec::new();
-        // Without a thread to be had this one does its part, and all of those behind.
-        let mut own = 0..chunk;
-        for start in (chunk..size).step_by(chunk as usize) {
-            let part = move || work(start, chunk);
-            match std::thread::Builder::new().spawn_scoped(scope, part) {
-                Ok(worker) => workers.push(worker),
-                Err(error) => {
-                    log::info!("--memory prefault=on: with fewer threads: {error}");
-                    own = start..size;
-                    break;
-                }
-            }
-        }
-        let mut result = work(0, chunk);
-        if own.start > 0 {
-            result = result.and_then(|()| work(own.start, size));
-        }
-        for worker in workers {
-            result = result.and(worker.join().unwrap_or_else(|_| Err(io::Error::other("died"))));
-        }
-        result
-    })
+    let chunk = (size / crate::threads::cpus() as u64).next_multiple_of(HUGE as u64);
+    let parts = (chunk..size).step_by(chunk as usize).map(|start| move || work(start, chunk));
+    crate::threads::with_others("memory", parts, || work(0, chunk)).into_iter().collect()
 }
 
 /// On one: threads cost 20 KB, with glibc's in a static build 40; `smp` has them anyway.

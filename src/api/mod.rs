@@ -111,7 +111,7 @@ impl Api {
         let listener = socket.open()?;
         events::install_kick();
         let server = Server::new(listener, mailbox, Info::new(config));
-        let thread = threads::start_boxed(events::block, "api".into(), Box::new(|| server.run()));
+        let thread = threads::start(events::block, "api", || server.run());
         let failed = |error| Error::Failed(format!("{}: a thread: {error}", socket::FLAG));
         thread.map(|_| ()).map_err(failed)
     }

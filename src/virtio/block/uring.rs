@@ -9,9 +9,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::thread::Thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use brisk_devices::virtio::block::Status;
 use io_uring::squeue::Flags;
@@ -39,17 +38,14 @@ pub struct Engine {
     in_flight: usize,
     /// Flags of a read and of a write (preadv2(2)) that does not wait, where there is one.
     at_once: [Option<libc::c_int>; 2],
-    waiter: Waiter,
-}
-
-struct Waiter {
-    thread: Thread,
     shared: Arc<Shared>,
 }
 
 /// What the waiting thread and the vCPUs tell one another.
 struct Shared {
-    waiting: AtomicBool,
+    /// Whether the thread waits for the ring, or is to.
+    waits: Mutex<bool>,
+    asked: Condvar,
     done: AtomicBool,
     /// Who is to be told: the vCPU that submitted last.
     vcpu: AtomicU8,
@@ -99,8 +95,8 @@ impl Engine {
             false => Some(libc::RWF_NOWAIT),
         };
         let ring = restricted(size.into(), disk)?;
-        let waiter = Waiter::start(ring.as_raw_fd(), event)?;
-        Ok(Engine { ring, flights, in_flight: 0, at_once: [flags; 2], waiter })
+        let shared = Shared::start(ring.as_raw_fd(), event)?;
+        Ok(Engine { ring, flights, in_flight: 0, at_once: [flags; 2], shared })
     }
 
     /// Does as much of a read or write as needs no waiting, and drops it from `buffers`; how many
@@ -197,7 +193,7 @@ impl Engine {
 
     /// Whether requests were done since this was last asked.
     pub fn done(&self) -> bool {
-        self.waiter.shared.done.swap(false, Ordering::AcqRel)
+        self.shared.done.swap(false, Ordering::AcqRel)
     }
 
     fn reap(&mut self, disk: &Disk, each: &mut impl FnMut(u16, u32)) {
@@ -217,10 +213,9 @@ impl Engine {
 
     /// Has the other thread wait for the next completion.
     fn watch(&self) {
-        let Waiter { thread, shared } = &self.waiter;
-        shared.vcpu.store(events::this_vcpu(), Ordering::Relaxed);
-        if !shared.waiting.swap(true, Ordering::AcqRel) {
-            thread.unpark();
+        self.shared.vcpu.store(events::this_vcpu(), Ordering::Relaxed);
+        if !std::mem::replace(&mut *self.shared.waits(), true) {
+            self.shared.asked.notify_one();
         }
     }
 }
@@ -286,27 +281,37 @@ fn finish(disk: &Disk, mut flight: Flight, result: i32) -> bool {
     durable.inspect_err(|error| log::debug!("--disk: {error}")).is_ok()
 }
 
-impl Waiter {
-    fn start(ring: RawFd, event: Events) -> io::Result<Waiter> {
+impl Shared {
+    /// Starts the thread.
+    fn start(ring: RawFd, event: Events) -> io::Result<Arc<Shared>> {
         let shared = Arc::new(Shared {
-            waiting: AtomicBool::new(false),
+            waits: Mutex::new(false),
+            asked: Condvar::new(),
             done: AtomicBool::new(false),
             vcpu: AtomicU8::new(0),
         });
         let seen = Arc::clone(&shared);
-        let serve = move || {
+        crate::threads::start(events::block, "disk", move || {
             loop {
-                while !seen.waiting.load(Ordering::Acquire) {
-                    std::thread::park();
-                }
+                seen.until_asked();
                 wait(ring);
-                seen.waiting.store(false, Ordering::Release);
+                *seen.waits() = false;
                 seen.done.store(true, Ordering::Release);
                 events::raise(event, seen.vcpu.load(Ordering::Relaxed));
             }
-        };
-        let thread = crate::threads::start_boxed(events::block, "disk".into(), Box::new(serve))?;
-        Ok(Waiter { thread: thread.thread().clone(), shared })
+        })?;
+        Ok(shared)
+    }
+
+    fn waits(&self) -> MutexGuard<'_, bool> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn until_asked(&self) {
+        let mut waits = self.waits();
+        while !*waits {
+            waits = self.asked.wait(waits).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 }
 
