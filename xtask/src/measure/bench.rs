@@ -49,7 +49,7 @@ pub struct Args {
     #[argh(option, default = "String::from(\"serial\")")]
     scenario: String,
     /// instead of a scenario, brisk without and with one thing: pio-fast-path, mcfg-one-bus, msix-skip,
-    /// ioeventfd, coalesced-serial, async-loader or ioeventfd-two-cpus
+    /// seccomp, snapshot, api, ioeventfd, coalesced-serial, async-loader or ioeventfd-two-cpus
     #[argh(option)]
     ab: Option<String>,
     /// a kernel of your own instead of the scenario's

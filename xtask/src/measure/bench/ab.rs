@@ -24,7 +24,7 @@ struct Ab {
     scenario: Workload,
 }
 
-static ALL: [Ab; 7] = [
+static ALL: [Ab; 9] = [
     Ab {
         baseline: &["serial", "console", "pmem", "pci", "hugepages"],
         patch: None,
@@ -93,6 +93,32 @@ static ALL: [Ab; 7] = [
             about: SECCOMP,
             memory_mib: 128,
             features: &["console", "pmem", "hugepages", "seccomp"],
+            patch: None,
+            kernel: Kernel::Own(Config::Micro),
+            steps: &[MICRO],
+        },
+    },
+    Ab {
+        baseline: &["console", "pmem", "hugepages", "boot-timer"],
+        patch: None,
+        scenario: Workload {
+            name: "snapshot",
+            about: "snapshots compiled in, and not asked for",
+            memory_mib: 128,
+            features: &["console", "pmem", "hugepages", "boot-timer", "snapshot"],
+            patch: None,
+            kernel: Kernel::Own(Config::Micro),
+            steps: &[MICRO],
+        },
+    },
+    Ab {
+        baseline: &["console", "pmem", "hugepages"],
+        patch: None,
+        scenario: Workload {
+            name: "api",
+            about: "the API compiled in, and not asked for",
+            memory_mib: 128,
+            features: &["console", "pmem", "hugepages", "api"],
             patch: None,
             kernel: Kernel::Own(Config::Micro),
             steps: &[MICRO],
