@@ -51,6 +51,9 @@ fn goes_on(signal: libc::c_int) -> bool {
     let theirs = signal != libc::SIGALRM && FORWARD.load(Ordering::Relaxed);
     if theirs {
         FORWARDED.store(signal as u8, Ordering::Relaxed);
+        // From here, and not from when the guest takes it: it may never ask for it.
+        // SAFETY: a timer, whose signal is caught; a handler may set it.
+        unsafe { libc::alarm(GRACE) };
     }
     theirs
 }
@@ -73,16 +76,11 @@ pub fn forward(on: bool) {
     FORWARD.store(on, Ordering::Relaxed);
 }
 
-/// The signal that the workload is to get; it has `GRACE` from then on.
+/// The signal that the workload is to get; it has `GRACE` since it came.
 #[cfg(feature = "streams")]
 pub fn take_forwarded() -> Option<u8> {
     let signal = FORWARDED.swap(0, Ordering::Relaxed);
-    if signal == 0 {
-        return None;
-    }
-    // SAFETY: a timer, whose signal is caught.
-    unsafe { libc::alarm(GRACE) };
-    Some(signal)
+    (signal != 0).then_some(signal)
 }
 
 /// Catches the signal that ends the workload's time.

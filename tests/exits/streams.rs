@@ -7,7 +7,7 @@ use std::thread;
 
 use super::common::{Scratch, brisk, key, limit, wait_for};
 use super::script::Do::*;
-use super::script::{AREAS, COM1, DATA, Memory, Script, WRITE, offer, start};
+use super::script::{AREAS, COM1, DATA, Memory, Script, WINDOWS, WRITE, offer, start};
 
 /// Kinds of frames: `brisk_devices::streams::wire`.
 const READY: u8 = 0;
@@ -365,4 +365,20 @@ fn a_guest_is_told_that_nobody_reads_it() {
     assert_eq!(errors, b"on");
     let expected = [taken(OUTPUT, STREAM), frame(CLOSED, &[OUTPUT]), frame(SIGNAL, &[15])];
     assert_eq!(frames, expected);
+}
+
+/// A guest whose driver stopped takes no signal. It has its ten seconds, no more.
+#[test]
+fn a_signal_that_nobody_takes_ends_the_guest_after_a_while() {
+    let mut guest = Guest::new(&[&[64]]);
+    guest.send(&[&ready(0)]);
+    guest.script.add(Write32, WINDOWS + 0x70, 0);
+    guest.mark();
+    guest.wait(1);
+    let mut host = guest.run(1, &[]);
+    host.wait_for_marks(1);
+    host.terminate();
+    wait_for("the end", || host.child.try_wait().unwrap().is_some());
+    assert_eq!(host.child.wait().unwrap().code(), Some(0));
+    assert_eq!(host.shown(), b"\n");
 }
