@@ -18,6 +18,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use crate::error::{Error, Result};
 use crate::events;
 use crate::exit::{Exit, decode};
+use crate::exit_status;
 
 /// The local APIC's reset base, enabled, in x2APIC mode (Intel SDM 3A, 11.12.1).
 const APIC_BASE_X2APIC: u64 = 1 << 11 | 1 << 10;
@@ -88,6 +89,7 @@ impl System {
         // edge-triggered messages, so no EOI has to leave the kernel.
         let split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..Default::default() };
         fd.enable_cap(&split).map_err(Error::kvm("KVM_CAP_SPLIT_IRQCHIP"))?;
+        exit_status::leave_behind(&fd);
         Ok(Vm { fd })
     }
 

@@ -9,6 +9,7 @@ use std::thread;
 
 use super::artifact;
 use super::common::{Ended, Running, run, wait_for};
+use super::less::Setting;
 
 /// The example.
 fn hello(words: &[&str]) -> Command {
@@ -81,6 +82,45 @@ fn outputs_are_apart_and_have_their_ends() {
     assert!(child.try_wait().expect("wait").is_none(), "the workload goes on");
     child.stdin.take().expect("piped").write_all(b"go\n").expect("it reads");
     assert_eq!(child.wait().expect("wait").code(), Some(4));
+}
+
+/// KVM's directories of VMs that there are.
+fn vms() -> Vec<String> {
+    let entries = fs::read_dir("/sys/kernel/debug/kvm").expect("debugfs");
+    let names =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    // One is PID-FD.
+    names.filter(|name| name.starts_with(|c: char| c.is_ascii_digit())).collect()
+}
+
+/// Who waits for the status does not wait for KVM to take the VM apart: a ring of io_uring knows the VM, so
+/// that the kernel does it afterwards. And then it is gone.
+#[test]
+fn the_vm_is_taken_apart_behind_it() {
+    let mut child = shell("echo up; read line; exit 5")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a bundle");
+    let mut up = [0; 3];
+    child.stdout.as_mut().expect("piped").read_exact(&mut up).expect("it is up");
+    let fds = format!("/proc/{}/fd", child.id());
+    let ring = fs::read_dir(&fds).expect("descriptors").find_map(|entry| {
+        let entry = entry.expect("a descriptor");
+        let is_one =
+            fs::read_link(entry.path()).is_ok_and(|to| to.ends_with("anon_inode:[io_uring]"));
+        is_one.then(|| entry.file_name().into_string().expect("a number"))
+    });
+    let info = format!("/proc/{}/fdinfo/{}", child.id(), ring.expect("a ring"));
+    let info = fs::read_to_string(info).expect("what the ring knows");
+    assert!(info.contains("UserFiles:\t1\n"), "{info}");
+    child.stdin.take().expect("piped").write_all(b"go\n").expect("it reads");
+    assert_eq!(child.wait().expect("wait").code(), Some(5));
+    wait_for("the VM's end", || vms().is_empty());
+    // Without io_uring the status is the same.
+    let _off = Setting::new("/proc/sys/kernel/io_uring_disabled", "2");
+    says(&run(&mut hello(&["exit", "7"])).silent(), "", 7);
+    assert_eq!(vms(), [String::new(); 0], "the process did it");
 }
 
 #[test]

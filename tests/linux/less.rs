@@ -12,14 +12,14 @@ use super::disks::Shell;
 use super::loops::sh;
 
 /// A setting of the machine, until it is dropped.
-struct Setting {
+pub(super) struct Setting {
     path: PathBuf,
     before: String,
 }
 
 impl Setting {
     #[track_caller]
-    fn new(path: impl AsRef<Path>, value: &str) -> Setting {
+    pub(super) fn new(path: impl AsRef<Path>, value: &str) -> Setting {
         let path = path.as_ref().to_owned();
         let before = fs::read_to_string(&path).expect("a setting of L1's kernel");
         fs::write(&path, value).expect("root may");
