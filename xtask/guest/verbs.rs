@@ -87,8 +87,9 @@ fn beat(_: &[u8]) {
     }
 }
 
+/// Without waiting, so that `/dev/kmsg` ends with the last message that there is.
 fn cat(name: &[u8]) {
-    let file = open(Path::new(name).bytes(), 0);
+    let file = open(Path::new(name).bytes(), sys::O_NONBLOCK);
     let mut buffer = [0; 4096];
     loop {
         let length = read(file, &mut buffer);

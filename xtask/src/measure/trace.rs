@@ -1,6 +1,6 @@
 //! `cargo xtask trace`: draws what `brisk --trace` wrote, threads as lanes.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use argh::FromArgs;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -9,14 +9,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cache::Cache;
-use crate::guest::kernel;
+use crate::guest::{Kernel, kernel};
 use crate::lab::boot;
 use crate::{build, debian, lab};
+use initcalls::Initcalls;
 
+pub mod initcalls;
 mod kinds;
 mod svg;
 
-/// Draw where the time of a boot went as an SVG.
+/// Draw where the time of a boot went as an SVG, and list the guest kernel's slowest initcalls.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "trace")]
 pub struct Args {
@@ -29,6 +31,12 @@ pub struct Args {
     /// boot on the lab's stopwatch: one CPU, and 1 ns an instruction
     #[argh(switch)]
     stopwatch: bool,
+    /// on the stopwatch, with the guest kernel's initcalls in the picture, and the slowest listed
+    #[argh(switch)]
+    initcalls: bool,
+    /// guest (our own, all that the tests use; default), micro, micro-smp, or a file
+    #[argh(option)]
+    kernel: Option<Kernel>,
     /// arguments for brisk, after --
     #[argh(positional, greedy)]
     extra: Vec<String>,
@@ -91,35 +99,51 @@ pub struct Span {
 /// # Errors
 /// The file is no trace, the boot failed, or the picture cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let (text, about) = match &args.input {
+    let (about, lanes, initcalls) = match &args.input {
         Some(path) => {
-            ensure!(args.extra.is_empty() && !args.stopwatch, "--in: nothing is booted with it");
+            let booted = !args.extra.is_empty() || args.stopwatch || args.initcalls;
+            ensure!(!booted && args.kernel.is_none(), "--in: nothing is booted with it");
             let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            (text, path.display().to_string())
+            (path.display().to_string(), lanes(&text).context(WRITTEN)?, None)
         }
         None => boot(args)?,
     };
-    let lanes = lanes(&text).context("what brisk --trace wrote")?;
+    if let Some(initcalls) = initcalls {
+        print!("{}", initcalls.slowest());
+    }
     let picture = svg::draw(&lanes, &format!("brisk: {about}"));
     fs::write(&args.out, picture).with_context(|| args.out.display().to_string())?;
     println!("{}", args.out.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Boots in the lab. Returns the trace, and what it is of.
-fn boot(args: &Args) -> Result<(String, String)> {
+/// Boots in the lab. Returns what the trace is of, the trace, and the initcalls where they were asked for.
+fn boot(args: &Args) -> Result<(String, Vec<Lane>, Option<Initcalls>)> {
     debian::ensure(debian::ALL)?;
     let cache = Cache::open()?;
-    let kernel = kernel::ensure(&cache, kernel::Config::Guest)?;
-    let files = boot::Files::ours(&cache, kernel.vmlinux)?;
+    let mut files = match &args.kernel {
+        None => boot::Files::own(&cache, kernel::Config::Guest)?,
+        Some(Kernel::Own(config)) => boot::Files::own(&cache, *config)?,
+        Some(Kernel::File(path)) => boot::Files::ours(&cache, path.canonicalize()?)?,
+        Some(Kernel::Stock(_)) => bail!("--kernel: guest, micro, micro-smp or a file"),
+    };
+    " quiet".clone_into(&mut files.words);
     let mut extra = args.extra.clone();
-    if !extra.iter().any(|word| word == "--cmdline") {
-        extra.extend(["--cmdline", "quiet console=ttyS0"].map(str::to_owned));
+    let mut add = |words: &[&str]| extra.extend(words.iter().map(|&word| word.to_owned()));
+    let out = |name: &str| format!("{}/out/{name}", boot::IN_L1);
+    if args.initcalls {
+        let own = |word: &String| ["--cmdline", "--console"].contains(&word.as_str());
+        ensure!(
+            !args.extra.iter().any(own),
+            "--initcalls has a --cmdline and --console of its own"
+        );
+        let log = format!("file={}", out("kmsg"));
+        add(&["--cmdline", initcalls::CMDLINE, "--console", &log]);
     }
-    extra.extend(["--trace".to_owned(), format!("{}/out/trace.json", boot::IN_L1)]);
+    add(&["--trace", &out("trace.json")]);
     let brisk = build::program(None)?;
     let mut job = boot::job(&brisk, &files, &extra);
-    let clock = if args.stopwatch {
+    let clock = if args.stopwatch || args.initcalls {
         job.mode = lab::Mode::Stopwatch;
         "the lab's stopwatch, 1 ns an instruction"
     } else {
@@ -128,8 +152,23 @@ fn boot(args: &Args) -> Result<(String, String)> {
     let output = lab::run(&job)?;
     ensure!(output.status == 0, "brisk ended with {}", output.status);
     let text = fs::read_to_string(output.dir.join("trace.json")).context("brisk wrote no trace")?;
-    Ok((text, format!("to userspace and out, in {clock}")))
+    let mut lanes = lanes(&text).context(WRITTEN)?;
+    let initcalls = match args.initcalls {
+        true => {
+            let log = fs::read(output.dir.join("kmsg")).context("nothing was on the console")?;
+            let symbols = fs::read_to_string(files.kernel.with_file_name("System.map"));
+            let log = String::from_utf8_lossy(&log);
+            let found = Initcalls::parse(&log, &symbols.unwrap_or_default())?;
+            found.add_to(&mut lanes)?;
+            Some(found)
+        }
+        false => None,
+    };
+    Ok((format!("to userspace and out, in {clock}"), lanes, initcalls))
 }
+
+/// What a trace is that is none.
+const WRITTEN: &str = "what brisk --trace wrote";
 
 /// The lanes of a trace, in the order in which they begin, but vCPUs last.
 ///

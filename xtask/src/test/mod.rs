@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::build::{docs, matrix, size};
 use crate::cache::Cache;
 use crate::measure::metrics::{check, proof};
-use crate::measure::{bench, readme};
+use crate::measure::{bench, readme, trace};
 use crate::{build, paths, setup};
 use count::Count;
 
@@ -182,6 +182,7 @@ const SHIPPED: &[(&str, Work)] = &[
     ("exit and usage tests of the static binary", static_binary),
     ("usage tests with every scenario's program", matrix::usage),
     ("every scenario boots in the lab", matrix::boots),
+    ("the guest kernel's initcalls by name", trace::initcalls::check),
 ];
 
 /// What takes too long for each change, or wants a history that is up to date: in `--full` only.

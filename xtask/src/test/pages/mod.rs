@@ -104,11 +104,7 @@ const COMMANDS: &[(&str, How)] = &[
         How::Host(0, "3.0-of-the-test"),
     ),
     ("cargo xtask run --root root --print -- cat /etc/os-release", How::Host(0, "--kernel")),
-    (
-        "cargo xtask boot --stopwatch -- --console tty --cmdline 'console=hvc0 quiet initcall_debug \
-         log_buf_len=1M brisk.do=cat=/dev/kmsg'",
-        How::Not("does not end by itself"),
-    ),
+    ("cargo xtask trace --initcalls", How::Host(0, "the slowest:")),
 ];
 
 /// Runs what is to be run; how many that were.
