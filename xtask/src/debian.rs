@@ -17,8 +17,10 @@ mod sources;
 /// enters long mode.
 const QEMU: (&str, u32) = ("qemu-system-x86", 10);
 
-/// All packages that some task needs.
-pub const ALL: &[&str] = &[
+/// What a first boot needs, in the lab or not: L1, and what brisk and a guest's kernel are built with. [`ALL`]
+/// is some 110 MB more, podman and what it wants above all, for which nobody is to wait who wants to see it
+/// boot.
+pub const BOOT: &[&str] = &[
     // the lab
     QEMU.0,
     "busybox-static",
@@ -35,14 +37,34 @@ pub const ALL: &[&str] = &[
     "musl-tools",
     "lz4",
     "patch",
-    // disk images
-    "e2fsprogs",
-    "erofs-utils",
-    "fdisk",
+    // README's second command makes a root with it
     "mmdebstrap",
+];
+
+/// What images are made with.
+pub const IMAGES: &[&str] = &["e2fsprogs", "erofs-utils", "umoci"];
+
+/// All packages that some task needs.
+pub const ALL: &[&str] = &{
+    let mut all = [""; BOOT.len() + IMAGES.len() + REST.len()];
+    let (mut list, mut from, mut at) = (0, 0, 0);
+    while at < all.len() {
+        let names = [BOOT, IMAGES, REST][list];
+        if from == names.len() {
+            (list, from) = (list + 1, 0);
+        } else {
+            all[at] = names[from];
+            (from, at) = (from + 1, at + 1);
+        }
+    }
+    all
+};
+
+/// What tests and other images need.
+const REST: &[&str] = &[
+    // disk images
+    "fdisk",
     "xfsprogs",
-    // images of containers
-    "umoci",
     // tests: ACPI's compiler, and the initramfs' reader
     "acpica-tools",
     "cpio",
@@ -56,9 +78,6 @@ pub const ALL: &[&str] = &[
 
 /// Engines that bundles are run under by tests: 32 MB, of which nobody else needs anything.
 pub const ENGINES: &[&str] = &["containerd", "slurm-client", "slurmctld", "slurmd"];
-
-/// What images are made with.
-pub const IMAGES: &[&str] = &["erofs-utils", "umoci"];
 
 /// Installs those of `packages` that are missing, and says so in one line. `qemu-system-x86` comes
 /// from the backports suite where the release's own is too old.

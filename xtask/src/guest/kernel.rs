@@ -128,7 +128,7 @@ impl FromStr for Config {
 
 /// Runs the task.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(debian::BOOT)?;
     let kernel = ensure(&Cache::open()?, args.config)?;
     println!("{}\n{}", kernel.vmlinux.display(), kernel.bzimage.display());
     Ok(ExitCode::SUCCESS)

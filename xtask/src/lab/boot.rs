@@ -83,7 +83,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     command::check_inputs(&args.extra)?;
     ensure!(!args.stopwatch || args.on != Some(On::Host), "--stopwatch: only the lab has one");
     let on = if args.stopwatch { On::Lab } else { place(args.on)? };
-    debian::ensure(debian::ALL)?;
+    debian::ensure(debian::BOOT)?;
     let cache = Cache::open()?;
     let brisk = build::program(None)?;
     if let Kernel::Own(config) = args.kernel
@@ -254,6 +254,7 @@ impl Files {
 
     /// A kernel of Debian's, which goes on to the userspace of a Debian.
     fn stock(cache: &Cache, stock: &Stock) -> Result<Self> {
+        debian::ensure(debian::ALL)?;
         let files = stock.ensure(cache)?;
         let image = images::debian(cache)?.ext4_partition;
         Ok(Self {

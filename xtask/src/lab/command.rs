@@ -55,7 +55,7 @@ pub fn command(args: &Args) -> Result<ExitCode> {
     ensure!(args.memory >= 512, "--memory {}: L1 needs at least 512 MiB", args.memory);
     check(&args.command)?;
     let kept = args.keep.iter().map(|dir| keep(dir)).collect::<Result<_>>()?;
-    crate::debian::ensure(crate::debian::ALL)?;
+    crate::debian::ensure(crate::debian::BOOT)?;
     let mut job = Job {
         mode: if args.stopwatch { Mode::Stopwatch } else { Mode::Fast },
         script,

@@ -105,7 +105,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     // What can be said at once is said before anything is built.
     let source = format::source(&args.root)?;
-    debian::ensure(debian::ALL)?;
+    debian::ensure(debian::BOOT)?;
     debian::ensure(debian::IMAGES)?;
     let cache = Cache::open()?;
     let root = root(&cache, args, source)?;

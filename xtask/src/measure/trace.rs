@@ -119,7 +119,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Boots in the lab. Returns what the trace is of, the trace, and the initcalls where they were asked for.
 fn boot(args: &Args) -> Result<(String, Vec<Lane>, Option<Initcalls>)> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(debian::BOOT)?;
     let cache = Cache::open()?;
     let mut files = match &args.kernel {
         None => boot::Files::own(&cache, kernel::Config::Guest)?,

@@ -411,7 +411,7 @@ fn flags(memory: &str, workload: &Workload) -> String {
 fn kernel(cache: &Cache, name: &str) -> Result<Vec<u8>> {
     let path = match name.parse::<kernel::Config>() {
         Ok(config) => {
-            debian::ensure(debian::ALL)?;
+            debian::ensure(debian::BOOT)?;
             kernel::ensure(cache, config)?.vmlinux
         }
         Err(names) if !Path::new(name).exists() => bail!("--kernel {names}; and no such file"),
