@@ -184,11 +184,6 @@ impl Bus {
         end
     }
 
-    /// The guest has ended a level-triggered interrupt.
-    pub fn eoi(&mut self, vector: u8) {
-        self.interrupts.eoi(vector);
-    }
-
     /// Hands each of `events` to the device that it is for.
     pub fn poll(&mut self, events: Events) -> Polled {
         if events.intersects(Events::STOP) {

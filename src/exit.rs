@@ -4,7 +4,7 @@ use std::fmt;
 
 use kvm_bindings::{
     KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
-    KVM_EXIT_IOAPIC_EOI, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_run,
+    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT, kvm_run,
 };
 
 /// Why the guest stopped running. Data slices are KVM's own exit page.
@@ -18,8 +18,6 @@ pub enum Exit<'a> {
     MmioRead { address: u64, data: &'a mut [u8] },
     /// A write of 1, 2, 4 or 8 bytes where no memory is.
     MmioWrite { address: u64, data: &'a [u8] },
-    /// The guest ended an interrupt of this vector whose pin is level-triggered.
-    Eoi(u8),
     /// A signal arrived, or an immediate exit was asked for.
     Interrupted,
     /// The guest touched memory that the host cannot give: a mapped file is shorter than it was.
@@ -95,8 +93,6 @@ pub fn decode(run: &mut kvm_run) -> Exit<'_> {
                 Exit::MmioRead { address, data }
             }
         }
-        // SAFETY: KVM sets `eoi` for this exit reason.
-        KVM_EXIT_IOAPIC_EOI => Exit::Eoi(unsafe { run.__bindgen_anon_1.eoi.vector }),
         KVM_EXIT_INTR => Exit::Interrupted,
         _ => Exit::Crash(crash(run)),
     }

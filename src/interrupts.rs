@@ -76,12 +76,6 @@ impl Interrupts {
         self.ioapic.listens(gsi)
     }
 
-    /// The guest has ended a level-triggered interrupt.
-    pub fn eoi(&mut self, vector: u8) {
-        self.ioapic.eoi(vector);
-        self.deliver();
-    }
-
     /// Saves the IOAPIC.
     #[cfg(feature = "snapshot")]
     pub fn save(&self, to: &mut Writer) {

@@ -54,10 +54,6 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
                 lock().mmio_read(address, data);
                 None
             }
-            Exit::Eoi(vector) => {
-                lock().eoi(vector);
-                None
-            }
             Exit::Interrupted => {
                 let events = events::take();
                 lock().count_interrupted();

@@ -46,9 +46,6 @@ enum Exit {
         place: Place,
         width: u8,
     },
-    Eoi {
-        vector: u8,
-    },
     /// Signals: their bits as they come, or two of them from the kernel.
     Events {
         bits: u8,
@@ -195,10 +192,6 @@ impl Run<'_> {
             }
             Exit::Read { place, width } => {
                 self.bus.mmio_read(place.get(self.guest), &mut [0; 8][..1 << (width & 3)]);
-                None
-            }
-            Exit::Eoi { vector } => {
-                self.bus.eoi(vector);
                 None
             }
             Exit::Events { bits, device } => {

@@ -16,9 +16,13 @@ fn devices(image: &tempfile::NamedTempFile) -> Devices {
 }
 
 fn devices_for(image: &tempfile::NamedTempFile, cpus: u8) -> Devices {
+    devices_with(image, cpus, "")
+}
+
+fn devices_with(image: &tempfile::NamedTempFile, cpus: u8, more: &str) -> Devices {
     let vm: &'static Vm = Box::leak(Box::new(System::open().unwrap().create_vm().unwrap()));
     let path = image.path().display();
-    let words = format!("--kernel none --console null --disk path={path} --cpus boot={cpus}");
+    let words = format!("--kernel none --console null --disk path={path}{more} --cpus boot={cpus}");
     let words: Vec<String> = words.split(' ').map(String::from).collect();
     let Ok(Command::Run(config)) = cli::parse(words.iter().map(Into::into).collect()) else {
         panic!("the command line")
@@ -92,6 +96,35 @@ fn a_reason_for_an_interrupt_comes_and_goes() {
     compare(&mut devices);
     set(&mut devices, DISK + 0x64, 1, &mut signals);
     assert_eq!(reason(), 0);
+    compare(&mut devices);
+}
+
+/// What is on its way to the disk arrives while no vCPU runs, and the driver is told.
+#[cfg(feature = "io-uring")]
+#[test]
+fn what_is_on_its_way_arrives_before_a_guest_stands_still() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(64 << 10).unwrap();
+    let mut devices = devices_with(&image, 1, ",engine=io_uring,direct=on");
+    let mut signals = 0;
+    start(&mut devices, DISK, &mut signals);
+    // Five reads of a page each.
+    for request in 0..5u64 {
+        let (next, at) = (3 * request + 1, 0x1000 + 48 * request);
+        let chain =
+            [0x8000, 16 | 1 << 32 | next << 48, 0x1_0000, 4096 | 3 << 32 | (next + 1) << 48];
+        devices.memory.write_obj(chain, GuestAddress(at)).unwrap();
+        devices.memory.write_obj([0x9000, 1 | 2u64 << 32], GuestAddress(at + 32)).unwrap();
+        let head = GuestAddress(0x2004 + 2 * request);
+        devices.memory.write_obj(3 * request as u16, head).unwrap();
+    }
+    devices.memory.write_obj([0u16, 5], GuestAddress(0x2000)).unwrap();
+    set(&mut devices, DISK + 0x50, 0, &mut signals);
+    let used = |devices: &Devices| devices.memory.read_obj::<u16>(GuestAddress(0x3002)).unwrap();
+    let before = used(&devices);
+    devices.quiesce(&mut |_: Signal| signals += 1);
+    assert_eq!(used(&devices), 5, "{before} were done at once");
+    assert!(signals > 0);
     compare(&mut devices);
 }
 
