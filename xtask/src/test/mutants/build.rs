@@ -44,7 +44,7 @@ pub struct Copy {
 }
 
 /// What is built and run: devices and boot by their own tests, all of them by those of `src` and of guests.
-const PACKAGES: [&str; 10] = [
+const PACKAGES: [&str; 11] = [
     "--package=brisk-devices",
     "--package=brisk-boot",
     "--package=brisk",
@@ -52,6 +52,7 @@ const PACKAGES: [&str; 10] = [
     "--lib",
     "--test=virtio",
     "--test=exits",
+    "--test=usage",
     "--message-format=json",
     "--offline",
     "--quiet",

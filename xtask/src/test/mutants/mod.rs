@@ -10,6 +10,7 @@ mod switch;
 use anyhow::{Context, Result, ensure};
 use argh::FromArgs;
 use duct::cmd;
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::ExitCode;
 
@@ -30,6 +31,9 @@ pub struct Args {
     /// mutants whose names have this in them only, as `src/virtio/queue.rs`
     #[argh(option)]
     only: Option<String>,
+    /// those mutants only that survived a run before and are not known as harmless (target/mutants/survived)
+    #[argh(switch)]
+    again: bool,
 }
 
 /// A name, the package and the files of it (all where there are none).
@@ -74,6 +78,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(only) = &args.only {
         mutants.retain(|mutant| mutant.name.contains(only));
     }
+    // What survived is known by its place, as in the list of the harmless.
+    let file = paths::target()?.join("mutants/survived");
+    let mut survived: BTreeSet<String> =
+        fs::read_to_string(&file).unwrap_or_default().lines().map(String::from).collect();
+    if args.again {
+        survived.retain(|place| !is_one_of(&harmless, place));
+        mutants.retain(|mutant| survived.contains(&place(&mutant.name)));
+    }
     ensure!(!mutants.is_empty(), "there are no such mutants");
     let copy = build::switched(&mutants)?;
     let fates = run::all(&copy, &mutants)?;
@@ -88,6 +100,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             }
         }
     }
+    for mutant in &mutants {
+        survived.remove(&place(&mutant.name));
+    }
+    survived.extend(bad.iter().map(|(mutant, _)| place(&mutant.name)));
+    let lines: String = survived.iter().map(|place| format!("{place}\n")).collect();
+    fs::write(&file, lines).with_context(|| file.display().to_string())?;
     println!(
         "{} mutants: {} seen by a test, {} that ended too late, {} in constants or that do not compile, \
          {fine} harmless, {} survived",
@@ -115,7 +133,8 @@ fn listed(part: &Part, shard: Option<&str>) -> Result<Vec<Mutant>> {
     let list =
         cmd("cargo", words).dir(paths::workspace()).read().context("cargo mutants --list")?;
     let mut mutants: Vec<Mutant> = serde_json::from_str(&list).context("cargo mutants --list")?;
-    mutants.retain(|mutant| !mutant.file.ends_with("off.rs"));
+    let left_out = ["off.rs", "unclaimed.rs"];
+    mutants.retain(|mutant| !left_out.iter().any(|name| mutant.file.ends_with(name)));
     Ok(mutants)
 }
 
