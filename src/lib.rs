@@ -59,6 +59,8 @@ mod fast_path;
 #[cfg(not(feature = "pio-fast-path"))]
 #[path = "fast_path/off.rs"]
 mod fast_path;
+#[cfg(any(feature = "api", feature = "snapshot"))]
+mod fd;
 #[cfg(feature = "smp")]
 mod gate;
 #[cfg(not(feature = "smp"))]

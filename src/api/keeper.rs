@@ -8,8 +8,8 @@ use std::ffi::CStr;
 use std::io;
 use std::sync::OnceLock;
 
-use super::fd::{self, Fd, Moved};
 use crate::child;
+use crate::fd::{self, Fd, Moved};
 
 /// Milliseconds that an end waits at most.
 const PATIENCE: libc::c_int = 1000;

@@ -9,9 +9,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::fd::{self, Fd};
 use super::http::{Answer, Command};
 use crate::events;
+use crate::fd::{self, Fd};
 
 /// There is a command; what a vCPU looks at when a signal has brought it out of the guest.
 static ASKED: AtomicBool = AtomicBool::new(false);

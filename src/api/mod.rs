@@ -9,7 +9,6 @@
 //! a guest that spins as with one that is paused.
 
 mod button;
-mod fd;
 pub mod http;
 mod info;
 mod json;

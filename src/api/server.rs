@@ -3,11 +3,11 @@
 //! Who asks slowly, nothing or without end costs a place of few, which is the first to be taken away when
 //! another client comes; who reads slowly is not asked on. What it takes of memory is bounded by that.
 
-use super::fd::{self, Fd, Moved};
 use super::http::{Answer, Asked, Command, Inbox, MOST};
 use super::info::Info;
 use super::mailbox::Mailbox;
 use crate::events;
+use crate::fd::{self, Fd, Moved};
 
 /// The most connections at a time.
 const CONNECTIONS: usize = 8;

@@ -5,11 +5,11 @@ use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStringExt;
 
-use super::fd::Fd;
 use super::keeper;
 use crate::cli::words::os_string;
 use crate::config::usage;
 use crate::error::{Error, Result};
+use crate::fd::Fd;
 
 pub(super) const FLAG: &str = "--api-socket";
 /// Connections that wait to be accepted; more have to wait themselves.

@@ -19,6 +19,18 @@ fn done(status: libc::c_int) -> io::Result<()> {
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// What is in a directory by this name.
+#[inline(never)]
+pub fn below(directory: &str, name: &str) -> String {
+    [directory, "/", name].concat()
+}
+
+/// Under which name something is made, in this process.
+#[inline(never)]
+pub fn partial(path: &str) -> String {
+    format!("{path}.partial-{}", std::process::id())
+}
+
 /// Makes a directory.
 ///
 /// # Errors

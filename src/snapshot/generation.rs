@@ -71,6 +71,6 @@ fn random() -> Result<[u8; 16]> {
     let len = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };
     match usize::try_from(len) {
         Ok(len) if len == id.len() => Ok(id),
-        _ => Err(Error::Failed(format!("getrandom: {}", io::Error::last_os_error()))),
+        _ => Err(Error::file("getrandom", "16 bytes")(io::Error::last_os_error())),
     }
 }

@@ -5,19 +5,18 @@
 //! brisk ends without, however it ends, it removes what is half written.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
+use std::io;
 
 use super::files;
 use crate::child;
+use crate::fd::{Fd, Moved};
 
 /// What the keeper is told.
 const KEEP: u8 = 1;
 const DISCARD: u8 = 0;
 
 /// Its end of the line.
-pub struct Keeper(UnixStream);
+pub struct Keeper(Fd);
 
 impl Keeper {
     /// Makes the child, for a directory or file `partial` that is to become `path`.
@@ -25,13 +24,13 @@ impl Keeper {
     /// # Errors
     /// There is no room for a process.
     pub fn start(partial: &str, path: &str) -> io::Result<Keeper> {
-        let (ours, theirs) = UnixStream::pair()?;
+        let [ours, theirs] = Fd::pair(0)?;
         // SAFETY: the process has one thread yet, so its child may do what it likes.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
                 drop(ours);
-                wait(theirs, partial, path)
+                wait(&theirs, partial, path)
             }
             _ => Ok(Keeper(ours)),
         }
@@ -42,13 +41,11 @@ impl Keeper {
     /// # Errors
     /// Why that cannot be.
     pub fn keep(&self) -> io::Result<()> {
-        let mut line = &self.0;
-        line.write_all(&[KEEP])?;
-        let mut code = [0; 4];
-        line.read_exact(&mut code)?;
-        match i32::from_le_bytes(code) {
-            0 => Ok(()),
-            code => Err(io::Error::from_raw_os_error(code)),
+        self.0.write(&[KEEP]);
+        match read(&self.0) {
+            Some(0) => Ok(()),
+            Some(code) => Err(io::Error::from_raw_os_error(code.into())),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
@@ -58,26 +55,38 @@ impl Keeper {
         for file in files {
             let _ = file.set_len(0);
         }
-        let mut line = &self.0;
-        let _ = line.write_all(&[DISCARD]);
+        self.0.write(&[DISCARD]);
+    }
+}
+
+/// The other end's word, or that there is none any more.
+fn read(line: &Fd) -> Option<u8> {
+    let mut word = [0];
+    loop {
+        match line.read(&mut word) {
+            Moved::Bytes(1) => return Some(word[0]),
+            Moved::Later => {}
+            _ => return None,
+        }
     }
 }
 
 /// The child's life.
-fn wait(mut line: UnixStream, partial: &str, path: &str) -> ! {
-    child::stays(line.as_raw_fd() as libc::c_uint);
-    let mut word = [0];
-    let told = line.read_exact(&mut word).is_ok() && word == [KEEP];
-    let kept = match told {
-        true => files::rename(partial, path),
-        false => Err(io::ErrorKind::NotFound.into()),
+fn wait(line: &Fd, partial: &str, path: &str) -> ! {
+    child::stays(line.number() as libc::c_uint);
+    // Each error's number is one byte.
+    let code = match read(line) {
+        Some(KEEP) => match files::rename(partial, path) {
+            Ok(()) => 0,
+            Err(error) => error.raw_os_error().unwrap_or(libc::EIO) as u8,
+        },
+        _ => libc::ENOENT as u8,
     };
-    let code = kept.as_ref().err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
-    let _ = line.write_all(&code.to_le_bytes());
-    if kept.is_err() {
+    line.write(&[code]);
+    if code != 0 {
         // A file, or a directory with the files of a snapshot.
         for name in super::FILES {
-            files::remove(&format!("{partial}/{name}"));
+            files::remove(&files::below(partial, name));
         }
         files::remove(partial);
     }

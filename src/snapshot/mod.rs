@@ -117,8 +117,6 @@ pub(crate) const RULES: &[Rule] = &[
     Rule::call(libc::SYS_fsync),
     Rule::call(libc::SYS_fstat),
     // The keeper's answer.
-    Rule::call(libc::SYS_recvfrom),
-    Rule::call(libc::SYS_sendto),
     Rule::call(libc::SYS_read),
     Rule::ioctl(0x8030_ae7c), // KVM_GET_CLOCK
     Rule::ioctl(0x8004_ae98), // KVM_GET_MP_STATE
@@ -283,11 +281,11 @@ impl Prepared {
             )));
         }
         let pages = PageMap::open().map_err(failed("/proc/self/pagemap"))?;
-        let partial = format!("{path}.partial-{}", std::process::id());
+        let partial = files::partial(path);
         files::make_directory(&partial).map_err(failed(&partial))?;
         let keeper = Keeper::start(&partial, path).map_err(failed(path))?;
         let make = |name: &str| {
-            let path = format!("{partial}/{name}");
+            let path = files::below(&partial, name);
             files::make(&path).map_err(failed(&path))
         };
         let (state, memory) = (make(FILES[0])?, make(FILES[1])?);
@@ -364,24 +362,24 @@ impl Prepared {
         to: &mut Writer,
     ) -> io::Result<()> {
         for (index, base, len) in devices {
-            let mut pages: Vec<u64> = Vec::new();
+            // Where they are, then which they are.
+            let mut list = vec![U64::new(at)];
             self.pages.walk(base, len, |address, entry| {
                 if memory::private(entry) {
-                    pages.push((address - base) as u64);
+                    list.push(U64::new((address - base) as u64));
                 }
                 Ok(())
             })?;
             // A length that a hugetlbfs has too.
+            let pages = &list[1..];
             let end = at + (pages.len() * memory::PAGE).next_multiple_of(HUGE) as u64;
             self.memory.set_len(end)?;
             let mut sink = Sink::new(&self.memory);
-            for (place, offset) in (at..).step_by(memory::PAGE).zip(&pages) {
+            for (place, offset) in (at..).step_by(memory::PAGE).zip(pages) {
                 // SAFETY: a page of the device's mapping, and nothing runs that writes to it.
-                unsafe { sink.page(base + *offset as usize, place)? };
+                unsafe { sink.page(base + offset.get() as usize, place)? };
             }
             sink.flush()?;
-            let place = [U64::new(at)].into_iter();
-            let list: Vec<U64> = place.chain(pages.iter().copied().map(U64::new)).collect();
             to.add(Kind::PrivatePages, index, list.as_bytes());
             at = end;
         }
@@ -426,7 +424,7 @@ impl Restored {
     /// # Errors
     /// They are not there.
     pub fn open(path: &str, any_images: bool, record: Option<u8>) -> Result<Restored> {
-        let [state, memory] = FILES.map(|name| format!("{path}/{name}"));
+        let [state, memory] = FILES.map(|name| files::below(path, name));
         let memory = File::open(os_string(&memory)).map_err(Error::file("--restore", &memory))?;
         let state = files::read(&state).map_err(Error::file("--restore", &state))?;
         let (path, file) = (path.to_owned(), Vec::leak(state));

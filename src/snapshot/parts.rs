@@ -118,7 +118,9 @@ impl std::fmt::Display for Wrong {
             ),
             Wrong::Cut => f.write_str("the file is cut short; take the snapshot anew"),
             Wrong::Checksum => f.write_str("the file was changed or damaged: wrong checksum"),
-            Wrong::Part(kind, number) => write!(f, "part {kind:?} {number}: missing or wrong"),
+            Wrong::Part(kind, number) => {
+                write!(f, "part {}, number {number}: missing or wrong", *kind as u32)
+            }
         }
     }
 }

@@ -82,8 +82,8 @@ impl Recording {
     /// # Errors
     /// It cannot be made.
     pub fn prepare(dir: &str, code: u8) -> Result<Recording> {
-        let path = format!("{dir}/{NAME}");
-        let partial = format!("{path}.partial-{}", std::process::id());
+        let path = files::below(dir, NAME);
+        let partial = files::partial(&path);
         let failed = |error| Error::file("--restore record", &partial)(error);
         let pages = PageMap::open().map_err(failed)?;
         let file = files::make(&partial).map_err(failed)?;
@@ -154,7 +154,7 @@ impl WorkingSet {
     /// The one of the snapshot in `dir` with this `state`; `None` where there is none, or one of another
     /// snapshot or version: what is only faster is not required.
     pub fn open(dir: &str, state: &[u8]) -> Option<WorkingSet> {
-        let file = File::open(os_string(&format!("{dir}/{NAME}"))).ok()?;
+        let file = File::open(os_string(&files::below(dir, NAME))).ok()?;
         let set = WorkingSet::read(file, state);
         if set.is_none() {
             log::warn!("--restore: {dir}/{NAME} is not this snapshot's: record it anew");

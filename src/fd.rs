@@ -26,6 +26,7 @@ impl Fd {
     ///
     /// # Safety
     /// Nobody else closes it.
+    #[cfg(feature = "api")]
     pub unsafe fn new(fd: RawFd) -> io::Result<Fd> {
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(Fd(fd)) }
     }
@@ -60,6 +61,7 @@ impl Fd {
     }
 
     /// What to wait for with poll(2).
+    #[cfg(feature = "api")]
     pub const fn poll(&self, events: libc::c_short) -> libc::pollfd {
         libc::pollfd { fd: self.0, events, revents: 0 }
     }
@@ -84,6 +86,7 @@ fn moved(count: isize) -> Moved {
 }
 
 /// poll(2) of the first `count` of `polls`; false where it failed.
+#[cfg(feature = "api")]
 pub fn poll(polls: &mut [libc::pollfd], count: usize, milliseconds: libc::c_int) -> bool {
     let count = count.min(polls.len()) as libc::nfds_t;
     // SAFETY: no more entries than there are.
