@@ -22,6 +22,8 @@ mod durable;
 #[cfg(feature = "bundle")]
 #[path = "linux/engines.rs"]
 mod engines;
+#[path = "linux/interrupts.rs"]
+mod interrupts;
 #[path = "linux/less.rs"]
 mod less;
 #[path = "linux/loops.rs"]

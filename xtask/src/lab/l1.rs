@@ -9,6 +9,7 @@ use crate::cache::{Cache, Inputs};
 use crate::debian;
 use crate::guest::cpio::Archive;
 use crate::guest::stock;
+use crate::lab::vmrun;
 
 /// L1's init.
 const INIT: &str = include_str!("../../lab/init.sh");
@@ -43,6 +44,8 @@ pub struct L1 {
     pub initrd: PathBuf,
     /// A directory of modules that are loaded by nobody, in the order of their names.
     pub modules: PathBuf,
+    /// What QEMU is started with.
+    pub vmrun: PathBuf,
 }
 
 /// L1's files, made when they are not in the cache.
@@ -73,7 +76,7 @@ pub fn ensure(cache: &Cache) -> Result<L1> {
         for_tests(work, &version, &out.join("modules"))
     })?;
     let [kernel, initrd, modules] = ["vmlinux", "initrd", "modules"].map(|name| dir.join(name));
-    Ok(L1 { kernel, initrd, modules })
+    Ok(L1 { kernel, initrd, modules, vmrun: vmrun::ensure(cache)? })
 }
 
 /// Puts the modules of [`FOR_TESTS`], and what they need, into the new directory `to`.

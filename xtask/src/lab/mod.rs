@@ -20,6 +20,7 @@ pub mod io;
 mod l1;
 mod qemu;
 pub mod run;
+mod vmrun;
 
 /// The job's directory as L1 sees it, whatever the job's [`Io`].
 pub const OUT: &str = "/run/lab";

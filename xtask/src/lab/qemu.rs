@@ -85,7 +85,8 @@ pub fn run(job: &Job, l1: &L1, dir: &Path) -> Result<End> {
 fn command(job: &Job, l1: &L1, dir: &Path) -> Command {
     // setpriv: QEMU ends with this process, however that ends.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command.args(["--pdeathsig", "KILL", "env"]);
+    command.arg(format!("LD_PRELOAD={}", l1.vmrun.display())).arg("qemu-system-x86_64");
     command.args(match job.mode {
         Mode::Fast => ["-accel", "tcg,thread=multi", "-smp", "2"].as_slice(),
         Mode::Stopwatch => &["-accel", "tcg", "-smp", "1", "-icount", "shift=0,sleep=off"],
