@@ -75,6 +75,22 @@ fn messages_have_every_field() {
     assert_eq!(ioapic.msi(0), Some(Msi { address: 0xfeef_f000, data: 0x4020 }));
 }
 
+/// Remote IRR stays while a level-triggered interrupt is served, whatever else of the entry is written, until
+/// the pin is made edge-triggered: so Linux clears it (`eoi_ioapic_pin`).
+#[test]
+fn an_edge_triggered_pin_has_no_remote_irr() {
+    let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
+    set(&mut ioapic, 2, LEVEL | 0x31);
+    ioapic.set_line(2, true);
+    assert!(ioapic.deliver().is_some());
+    ioapic.set_line(2, false);
+    for (entry, irr) in [(LEVEL | MASKED, REMOTE_IRR), (LEVEL, REMOTE_IRR), (0, 0), (LEVEL, 0)] {
+        set(&mut ioapic, 2, entry | 0x31);
+        let read = read(&mut ioapic, IOREDTBL + 4);
+        assert_eq!(u64::from(read) & REMOTE_IRR, irr, "{entry:#x}");
+    }
+}
+
 #[test]
 fn read_only_bits_are_kept() {
     let mut ioapic = IoApic::<PINS>::new(0, PINS as u8);
