@@ -408,3 +408,106 @@ impl Backend for Pmem {
         Found { repaired, ..Found::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+    use super::*;
+
+    /// What `body` gives on a thread on which `call` fails with `error`.
+    fn with_failing<T: Send>(
+        call: libc::c_long,
+        error: libc::c_int,
+        body: impl FnOnce() -> T + Send,
+    ) -> T {
+        let rules = [(call, Vec::new())].into_iter().collect();
+        let fail = SeccompAction::Errno(error as u32);
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, fail, TargetArch::x86_64);
+        let program: BpfProgram = filter.unwrap().try_into().unwrap();
+        let on_it = || {
+            seccompiler::apply_filter(&program).unwrap();
+            body()
+        };
+        std::thread::scope(|scope| scope.spawn(on_it).join().unwrap())
+    }
+
+    /// An image of 2 MiB with holes but for these pages.
+    fn image(pages: &[u64]) -> (tempfile::NamedTempFile, PmemConfig) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(ALIGN).unwrap();
+        for page in pages {
+            file.as_file().write_all_at(&[7; PAGE as usize], page * PAGE).unwrap();
+        }
+        let path = file.path().to_str().unwrap().to_owned();
+        (file, PmemConfig { path, discard_writes: false, part: None })
+    }
+
+    fn is_lost(pmem: &Pmem) -> bool {
+        pmem.flush().to_bytes() == pmem::Response::Error.to_bytes()
+    }
+
+    /// Where the file system has no room the guest's pages are nobody's; what the image has stays its own.
+    #[test]
+    fn holes_without_room_become_memory() {
+        let (file, config) = image(&[0, 1, 256]);
+        let (mut model, mut pmem, _) = Pmem::map(&config, 4 << 30).unwrap();
+        let mut comes = |pmem: &mut Pmem, event| pmem.poll(event, &mut model).repaired;
+        // There is room, and it has been taken: the first page of the first hole is none any more.
+        assert!(!comes(&mut pmem, Events::MEMORY));
+        // A kernel that does not tell.
+        let untold = || comes(&mut pmem, Events::MEMORY);
+        assert!(!with_failing(libc::SYS_madvise, libc::EINVAL, untold));
+        let tick = || comes(&mut pmem, Events::TICK);
+        assert!(!with_failing(libc::SYS_madvise, libc::EFAULT, tick), "nobody wants a page");
+        assert!(!is_lost(&pmem));
+        let full = || comes(&mut pmem, Events::MEMORY);
+        assert!(with_failing(libc::SYS_madvise, libc::EFAULT, full));
+        assert!(is_lost(&pmem));
+        for page in [0, 1, 2, 3, 255, 256, 257, 511] {
+            let at = (pmem.host + page * PAGE) as *mut u8;
+            let has = [0, 1, 2, 256].contains(&page);
+            // SAFETY: within the mapping, and nobody else's.
+            unsafe {
+                assert_eq!(at.read_volatile(), if has && page != 2 { 7 } else { 0 });
+                at.write_volatile(8);
+            }
+            let mut byte = [0];
+            file.as_file().read_exact_at(&mut byte, page * PAGE).unwrap();
+            assert_eq!(byte, if has { [8] } else { [0] }, "page {page}");
+        }
+        // An image without holes, and one to which nothing is written.
+        let (_file, mut whole) = image(&(0..512).collect::<Vec<_>>());
+        for discard in [false, true] {
+            whole.discard_writes = discard;
+            let (_file, holes) = image(&[0]);
+            let config =
+                if discard { PmemConfig { discard_writes: true, ..holes } } else { whole.clone() };
+            let (mut model, mut pmem, _) = Pmem::map(&config, 4 << 30).unwrap();
+            let full = || pmem.poll(Events::MEMORY, &mut model).repaired;
+            assert!(!with_failing(libc::SYS_madvise, libc::EFAULT, full));
+            assert!(!is_lost(&pmem));
+        }
+    }
+
+    #[test]
+    fn who_has_no_inotify_does_without() {
+        let (file, config) = image(&[]);
+        let seen = || watch(&config.path, Events::device(0)).is_some();
+        assert!(seen());
+        for call in [libc::SYS_inotify_init1, libc::SYS_inotify_add_watch] {
+            assert!(!with_failing(call, libc::EMFILE, seen));
+        }
+        // What was changed is read off, or no further change would be told.
+        let (mut model, mut pmem, _) = Pmem::map(&config, 4 << 30).unwrap();
+        pmem.watch = watch(&config.path, Events::device(0));
+        for _ in 0..40 {
+            file.as_file().write_all_at(&[1], 0).unwrap();
+            file.as_file().set_len(ALIGN).unwrap();
+        }
+        assert!(!pmem.poll(Events::device(0), &mut model).repaired);
+        assert!(pmem.watch.as_mut().unwrap().read(&mut [0; 512]).is_err(), "something is left");
+    }
+}

@@ -164,3 +164,82 @@ impl Disk {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buffers(lengths: &[usize]) -> Vec<libc::iovec> {
+        let buffer = |len: &usize| libc::iovec { iov_base: std::ptr::null_mut(), iov_len: *len };
+        lengths.iter().map(buffer).collect()
+    }
+
+    /// Between two looks whether the VM is to end no more is moved than a bound, and all of it goes by one call
+    /// where it may.
+    #[test]
+    fn what_one_call_moves_is_bounded() {
+        assert_eq!(leading(&buffers(&[1, 512, 4096])), 3);
+        assert_eq!(leading(&buffers(&[MOST - 1, 1, 1])), 2);
+        assert_eq!(leading(&buffers(&[MOST - 1, 2, 1])), 1);
+        assert_eq!(leading(&buffers(&[MOST + 1, 1])), 0);
+        let many = libc::UIO_MAXIOV as usize;
+        assert_eq!(leading(&buffers(&vec![1; many + 1])), many);
+    }
+
+    /// A buffer longer than that is moved in parts, each where it belongs.
+    #[test]
+    fn a_long_buffer_goes_in_parts() {
+        let file = tempfile::tempfile().unwrap();
+        let disk = Disk { file: file.into(), direct: false, write_through: false };
+        let mut bytes = vec![7u8; 2 * MOST + 10];
+        (bytes[0], bytes[MOST], bytes[2 * MOST + 9]) = (1, 2, 3);
+        let mut list = vec![
+            libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: 0 },
+            libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() },
+        ];
+        disk.transfer(&mut list, 4096, libc::pwritev).unwrap();
+        assert!(list.is_empty());
+        assert_eq!(disk.file.metadata().unwrap().len(), 4096 + bytes.len() as u64);
+        let mut back = vec![0u8; bytes.len()];
+        let mut list =
+            vec![libc::iovec { iov_base: back.as_mut_ptr().cast(), iov_len: back.len() }];
+        disk.transfer(&mut list, 4096, libc::preadv).unwrap();
+        assert!(back == bytes);
+    }
+
+    /// Past the cache and not: buffers that O_DIRECT does not take are not tried for ever.
+    #[test]
+    fn who_is_not_past_the_cache_does_not_leave_it() {
+        let file = tempfile::tempfile().unwrap();
+        let disk = Disk { file: file.into(), direct: true, write_through: false };
+        assert_eq!(disk.through_cache().unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    }
+
+    /// A range longer than is cleared at once, from its first byte to its last.
+    #[test]
+    fn a_long_range_is_cleared_in_parts() {
+        use brisk_devices::virtio::block::Range;
+        use std::os::unix::fs::{FileExt, MetadataExt};
+        let file = tempfile::tempfile().unwrap();
+        let len = 2 * MOST as u64 + 8192;
+        file.set_len(len + 8192).unwrap();
+        let places = [0, 4096, 4096 + MOST as u64, len, len + 4096];
+        places.iter().for_each(|at| file.write_all_at(&[9; 4096], *at).unwrap());
+        let disk = Disk { file: file.into(), direct: false, write_through: false };
+        for discard in [true, false] {
+            let range = Range { offset: 4096, len };
+            disk.clear(&Segment { range, unmap: false }, discard).unwrap();
+            let first = |at| {
+                let mut byte = [0];
+                disk.file.read_exact_at(&mut byte, at).unwrap();
+                byte[0]
+            };
+            assert_eq!(places.map(first), [9, 0, 0, 0, 9]);
+            assert_eq!(disk.file.metadata().unwrap().len(), len + 8192);
+            let full = disk.file.metadata().unwrap().blocks() > 1000;
+            // What is zeroed and not given up keeps its place, where the file system has such.
+            assert!(!(discard && full));
+        }
+        disk.clear(&Segment { range: Range { offset: 0, len: 0 }, unmap: false }, false).unwrap();
+    }
+}

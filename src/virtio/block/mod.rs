@@ -307,3 +307,57 @@ fn execute(
         Status::IoErr
     })
 }
+
+#[cfg(all(test, feature = "io-uring"))]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+    use super::*;
+
+    /// A request that has to wait is the ring's, whichever way its bytes go, and the vCPU's no more.
+    #[test]
+    fn what_has_to_wait_goes_to_the_ring() {
+        for kind in [0u32, 1] {
+            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x2_0000)]).unwrap();
+            let (mut from, mut to) = std::io::pipe().unwrap();
+            // Nothing to read, or no room to write.
+            let file = if kind == 0 {
+                OwnedFd::from(from.try_clone().unwrap())
+            } else {
+                to.write_all(&[0; 65536]).unwrap();
+                OwnedFd::from(to.try_clone().unwrap())
+            };
+            let options = Options { capacity: 128, ..Options::default() };
+            let disk =
+                Disk { file: Handle::new(File::from(file)), direct: false, write_through: false };
+            let config = DiskConfig { io_uring: true, ..DiskConfig::default() };
+            let engine = Engine::open(&config, &options, &disk, Events::NONE);
+            let model = block::Block::new(&options);
+            let mut block = Block { model, disk, buffers: Buffers::default(), engine };
+            let mut queue = Queue::new(16, [0, 0x1000, 0x2000], false, &memory).unwrap();
+            let write = if kind == 0 { 2u64 << 32 } else { 0 };
+            let chain =
+                [0x8000u64, 16 | 1 << 32 | 1 << 48, 0x9000, 512 | write | 1 << 32 | 2 << 48];
+            memory.write_obj(chain, GuestAddress(0)).unwrap();
+            memory.write_obj([0xa000u64, 1 | 2 << 32], GuestAddress(32)).unwrap();
+            memory.write_obj([kind, 0, 0, 0], GuestAddress(0x8000)).unwrap();
+            memory.write_obj(0xffu8, GuestAddress(0xa000)).unwrap();
+            memory.write_obj([0u16, 1, 0], GuestAddress(0x1000)).unwrap();
+            assert!(!block.process(&mut queue).unwrap(), "done at once");
+            assert!(block.engine.as_ref().is_some_and(Engine::waits));
+            match kind {
+                0 => to.write_all(&[5; 512]).unwrap(),
+                _ => from.read_exact(&mut [0; 65536]).unwrap(),
+            }
+            assert!(block.quiesce(&mut queue).unwrap(), "no interrupt");
+            assert_eq!(memory.read_obj::<u8>(GuestAddress(0xa000)).unwrap(), Status::Ok as u8);
+            let byte = memory.read_obj::<u8>(GuestAddress(0x91ff)).unwrap();
+            assert_eq!(byte, if kind == 0 { 5 } else { 0 });
+            assert_eq!(queue.positions(), [1, 1]);
+        }
+    }
+}
