@@ -65,3 +65,20 @@ impl<const P: usize> IoApic<P> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only a level-triggered pin waits for the end of its interrupt.
+    #[test]
+    fn an_edge_triggered_pin_with_remote_irr_is_no_state() {
+        let states = [(LEVEL | REMOTE_IRR, true), (REMOTE_IRR, false), (LEVEL, true), (0, true)];
+        for (entry, good) in states {
+            let mut ioapic = IoApic::<8>::new(0, 8);
+            let mut saved = ioapic.save();
+            saved.entries[3] = U64::new(entry | 0x31);
+            assert_eq!(ioapic.restore(&saved).is_ok(), good, "{entry:#x}");
+        }
+    }
+}
