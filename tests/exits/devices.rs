@@ -228,7 +228,10 @@ fn a_clone_has_the_devices() {
         let dir = lab.scratch.path("snapshot");
         let disk = key("path", &path) + more;
         let snapshot = format!("path={},at=0x11", dir.display());
-        lab.run(&["--disk", &disk, "--snapshot", &snapshot]).silent().with_status(0);
+        let pmem = lab.scratch.file("pmem", vec![0; 2 << 20]);
+        let pmem = key("file", pmem) + ",discard_writes=on";
+        let all = ["--disk", &disk, "--pmem", &pmem, "--rng", "src=/dev/urandom"];
+        lab.run(&[&all[..], &["--snapshot", &snapshot]].concat()).silent().with_status(0);
         let restore = |more: &str| {
             let mut command: Command = brisk();
             command.arg("--restore").arg(format!("source_url=file://{}{more}", dir.display()));
@@ -257,10 +260,30 @@ fn a_clone_has_the_devices() {
 #[test]
 #[cfg(feature = "pmem")]
 fn an_image_that_shrinks_ends_no_guest() {
+    // Once with a signal that says so, and once where the guest's access is the first sign.
+    for inotify in [true, false] {
+        shrinks(inotify);
+    }
+}
+
+#[cfg(feature = "pmem")]
+fn shrinks(inotify: bool) {
     use super::common::Running;
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+    use std::os::unix::process::CommandExt;
     let lab = Lab::linux64(super::guests::PMEM);
     let image = lab.scratch.file("image", vec![0x5a; 2 << 20]);
-    let mut running = Running::start(&mut lab.command(&["--pmem", &key("file", &image)]));
+    let mut command = lab.command(&["--pmem", &key("file", &image)]);
+    if !inotify {
+        let rules = [(libc::SYS_inotify_init1, Vec::new())].into_iter().collect();
+        let fail = SeccompAction::Errno(libc::EMFILE as u32);
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, fail, TargetArch::x86_64);
+        let program: BpfProgram = filter.unwrap().try_into().unwrap();
+        let apply = move || seccompiler::apply_filter(&program).map_err(std::io::Error::other);
+        // SAFETY: system calls only.
+        unsafe { command.pre_exec(apply) };
+    }
+    let mut running = Running::start(&mut command);
     wait_for("the guest", || !lab.serial().is_empty());
     assert!(running.runs());
     assert_eq!(fs::read(&image).unwrap()[1 << 20], 7, "the guest writes to the image");

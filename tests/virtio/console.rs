@@ -57,7 +57,7 @@ fn a_slow_reader_does_not_hold_the_guest() {
         terminal.queue(TX, chunk.into(), &[(at, CHUNK as u32, false)]);
     }
     let since = Instant::now();
-    terminal.notify(TX);
+    assert!(terminal.notify(TX), "not told of what is back already");
     assert!(since.elapsed() < Duration::from_secs(5));
     let first = terminal.used(TX);
     assert!((1..8).contains(&first), "{first} of 8 chunks fit into a pipe of 4");
