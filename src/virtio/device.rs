@@ -360,6 +360,19 @@ mod stopped {
         assert_eq!(all(&mut device), none);
     }
 
+    /// A configuration that changes while the driver gets ready is told as soon as it is.
+    #[test]
+    fn who_was_not_ready_is_told_then() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
+        let stopped = Stopped(Arc::new(AtomicU32::new(0)));
+        let mut device = VirtioDevice::<_, 1>::new(Model, [stopped]);
+        for (at, value) in [(0x70, 3u32), (0x24, 1), (0x20, 1), (0x70, 11)] {
+            let _ = device.write(at, &value.to_le_bytes(), &memory);
+        }
+        assert!(!device.common.config_changed());
+        assert_eq!(device.write(0x70, &[15, 0, 0, 0], &memory), Reply::Config);
+    }
+
     /// Whatever takes a queue from the device, the backend lets go of its buffers first.
     #[test]
     fn who_takes_a_queue_back_stops_what_serves_it() {

@@ -341,3 +341,42 @@ fn a_guest_that_stands_still_has_nothing_waiting() {
     running.end().silent().with_status(0);
     assert!(lab.stats().of("interrupted") > 0, "nothing brought it out");
 }
+
+/// What a console's slow reader did not take goes on when it has made room, though the guest does nothing.
+#[test]
+#[cfg(feature = "console")]
+fn a_console_goes_on_when_its_reader_does() {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+    const CHUNK: usize = 32 << 10;
+    let mut script = Script::default();
+    let mut memory = Memory::default();
+    let bytes = pattern(4 * CHUNK, 3);
+    memory.put(DATA, &bytes);
+    start(&mut script, 0, AREAS, SIZE);
+    for at in 0..4 {
+        memory.chain(1, &[(DATA + at * CHUNK as u32, CHUNK as u32, 0)]);
+    }
+    offer(&mut script, 0, 1, 4);
+    script.add(Out8, 0x3f8, b'\n'.into()).add(In8, 0x3fd, 0);
+    script.until_used(1, 4);
+    let lab = lab(&script, memory);
+    let path = lab.scratch.path("fifo");
+    let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: a terminated path.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let open = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+    let mut reader = open.unwrap();
+    let running =
+        super::common::Running::start(&mut lab.command(&["--console", &key("file", &path)]));
+    wait_for("the guest", || !lab.serial().is_empty());
+    let (mut all, mut chunk) = (Vec::new(), vec![0; 4096]);
+    wait_for("all of it", || {
+        while let Ok(count @ 1..) = reader.read(&mut chunk) {
+            all.extend_from_slice(&chunk[..count]);
+        }
+        all.len() >= bytes.len()
+    });
+    running.end().silent().with_status(0);
+    assert!(all == bytes);
+}
