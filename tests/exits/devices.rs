@@ -380,3 +380,16 @@ fn a_console_goes_on_when_its_reader_does() {
     running.end().silent().with_status(0);
     assert!(all == bytes);
 }
+
+/// There is room for eight: the last one's window answers.
+#[test]
+fn there_is_room_for_eight() {
+    let mut script = Script::default();
+    script.add(Show, WINDOWS + 7 * 0x200, 4);
+    let lab = lab(&script, Memory::default());
+    let disks: Vec<String> =
+        (0..8).map(|at| key("path", lab.scratch.file(&format!("disk{at}"), [0; 512]))).collect();
+    let more: Vec<&str> = ["--disk"].into_iter().chain(disks.iter().map(String::as_str)).collect();
+    lab.run(&more).silent().with_status(0);
+    assert_eq!(lab.serial(), "virt");
+}
