@@ -10,7 +10,9 @@ use super::Lab;
 use super::common::kernel::Elf;
 use super::common::{Scratch, brisk, codes, key, run, terminal, wait_for};
 use super::script::Do::*;
-use super::script::{AREAS, BARS, DATA, ECAM, Memory, Script, WINDOWS, WRITE, offer, start};
+use super::script::{
+    AREAS, BARS, DATA, ECAM, Memory, Script, WINDOW, WINDOWS, WRITE, offer, start,
+};
 
 /// A request of virtio-blk: header, data and status (virtio 1.3, 5.2.6).
 const HEADER: u32 = DATA;
@@ -385,7 +387,7 @@ fn a_console_goes_on_when_its_reader_does() {
 #[test]
 fn there_is_room_for_eight() {
     let mut script = Script::default();
-    script.add(Show, WINDOWS + 7 * 0x200, 4);
+    script.add(Show, WINDOWS + 7 * WINDOW, 4);
     let lab = lab(&script, Memory::default());
     let disks: Vec<String> =
         (0..8).map(|at| key("path", lab.scratch.file(&format!("disk{at}"), [0; 512]))).collect();

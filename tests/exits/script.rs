@@ -112,7 +112,8 @@ pub const RAM_END: u32 = 16 << 20;
 pub const COM1: u32 = 0x3f8;
 pub const IOAPIC: u32 = 0xfec0_0000;
 pub const WINDOWS: u32 = 0xd000_0000;
-pub const WINDOW: u32 = 0x1000;
+/// `layout::VIRTIO_MMIO_SIZE`.
+pub const WINDOW: u32 = brisk_boot::layout::VIRTIO_MMIO_SIZE;
 pub const ECAM: u32 = 0xe000_0000;
 pub const BARS: u32 = 0xf000_0000;
 pub const BAR: u32 = 0x2000;
