@@ -235,7 +235,7 @@ fn on_all_cpus(
     crate::threads::with_others("memory", parts, || work(0, chunk)).into_iter().collect()
 }
 
-/// On one: threads cost 20 KB, with glibc's in a static build 40; `smp` has them anyway.
+/// On one: a thread costs some 4 KB of musl; `smp` has them anyway.
 #[cfg(not(feature = "smp"))]
 fn on_all_cpus(size: u64, work: impl Fn(u64, u64) -> io::Result<()>) -> io::Result<()> {
     work(0, size)
