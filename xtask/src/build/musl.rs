@@ -23,17 +23,21 @@ pub fn link_args(source: &Path, dir: &Path) -> Result<Vec<String>> {
     debian::ensure(&["musl-tools", "gcc"]).context(HINT)?;
     fs::create_dir_all(dir)?;
     let sources = source.join("xtask/src/build/musl");
+    // Another xtask may be here at the same time: it runs no program that this one writes, and links no
+    // object that is half there.
+    let work = tempfile::tempdir_in(dir)?;
     let [glibc, musl] =
         [("gcc", "layout-glibc"), (COMPILER, "layout-musl")].map(|(compiler, name)| {
-            let program = dir.join(name);
+            let program = work.path().join(name);
             cmd!(compiler, "-static", "-o", &program, sources.join("layout.c")).run()?;
             cmd!(program).read()
         });
     compare(&glibc.context("glibc's layout")?, &musl.context("musl's layout")?)?;
-    let shim = dir.join("shim.o");
-    cmd!(COMPILER, "-Os", "-ffunction-sections", "-c", "-o", &shim, sources.join("shim.c"))
+    let (made, shim) = (work.path().join("shim.o"), dir.join("shim.o"));
+    cmd!(COMPILER, "-Os", "-ffunction-sections", "-c", "-o", &made, sources.join("shim.c"))
         .run()
         .context("shim.c")?;
+    fs::rename(&made, &shim).context("shim.o")?;
     let read = |program: &str, words: &[&str]| cmd(program, words).dir(source).read();
     let libgcc = read("gcc", &["-print-libgcc-file-name"]).context("gcc")?;
     let libgcc = Path::new(&libgcc).parent().context("libgcc.a")?;
@@ -96,5 +100,19 @@ mod tests {
         assert!(error.contains("B 1, B 2"), "{error}");
         assert!(compare("", "").is_err());
         assert!(compare("A 1\nB 1", "A 1").is_err());
+    }
+
+    #[test]
+    fn several_at_once_are_not_in_each_others_way() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let one = || link_args(crate::paths::workspace(), dir.path());
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+            for args in all {
+                args.join().unwrap().unwrap();
+            }
+        });
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
     }
 }
