@@ -207,6 +207,63 @@ mod tests {
         assert_eq!(served, 1, "what came in between was not seen");
     }
 
+    /// What is taken, put and shortened goes over borders, and what is left begins right behind.
+    #[test]
+    #[cfg(all(feature = "block", feature = "rng"))]
+    fn buffers_are_one_after_the_other() {
+        let mut bytes: Vec<u8> = (0..10).collect();
+        let start = bytes.as_mut_ptr();
+        let lengths = |list: &[libc::iovec]| list.iter().map(|it| it.iov_len).collect::<Vec<_>>();
+        // Of 3, 5 and 2 bytes.
+        let list = || {
+            [(0, 3), (3, 5), (8, 2)]
+                .map(|(at, iov_len)| libc::iovec {
+                    iov_base: start.wrapping_add(at).cast(),
+                    iov_len,
+                })
+                .to_vec()
+        };
+        let (mut buffers, mut taken) = (list(), [0; 6]);
+        assert_eq!(len(&buffers), 10);
+        assert_eq!((take_front(&mut buffers, &mut taken), taken), (6, [0, 1, 2, 3, 4, 5]));
+        assert_eq!(lengths(&buffers), [2, 2]);
+        let mut more = [0; 6];
+        assert_eq!((take_front(&mut buffers, &mut more), more), (4, [6, 7, 8, 9, 0, 0]));
+        assert!(buffers.is_empty());
+        for (most, left) in
+            [(0, &[][..]), (3, &[3]), (4, &[3, 1]), (9, &[3, 5, 1]), (99, &[3, 5, 2])]
+        {
+            let mut buffers = list();
+            shorten(&mut buffers, most);
+            assert_eq!(lengths(&buffers), left);
+        }
+        let mut buffers = list();
+        assert_eq!(put_front(&mut buffers, &[20; 9]), 9);
+        assert_eq!(lengths(&buffers), [1]);
+        assert_eq!(put_front(&mut buffers, &[21; 9]), 1);
+        assert_eq!(bytes, [20, 20, 20, 20, 20, 20, 20, 20, 20, 21]);
+    }
+
+    /// A descriptor behind the end of an indirect table is none, though it could be read.
+    #[test]
+    fn an_indirect_table_has_its_end() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap();
+        for (next, good) in [(1u64, true), (2, false), (15, false)] {
+            let mut queue = Queue::new(16, [0, 0x1000, 0x2000], false, &memory).unwrap();
+            memory.write_obj([0x4000u64, 32 | 4 << 32], GuestAddress(0)).unwrap();
+            let first = [0x8000u64, 1 | 1 << 32 | next << 48];
+            memory.write_obj(first, GuestAddress(0x4000)).unwrap();
+            memory.write_obj([0x8000u64, 1], GuestAddress(0x4000 + 16 * next)).unwrap();
+            memory.write_obj([0u16, 1, 0], GuestAddress(0x1000)).unwrap();
+            let mut buffers = Buffers::default();
+            let result = drain(&mut queue, |chain| {
+                buffers.collect(chain)?;
+                Ok(Taken::Used(0))
+            });
+            assert_eq!(result.is_ok(), good, "{next}");
+        }
+    }
+
     /// As many buffers as the queue has descriptors, and one more, by an indirect table.
     #[test]
     fn a_chain_longer_than_the_queue_is_broken() {

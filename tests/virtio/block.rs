@@ -306,8 +306,14 @@ fn a_short_header_is_an_io_error() {
 #[cfg(feature = "io-uring")]
 #[test]
 fn an_interrupt_comes_where_it_is_wanted() {
-    let direct = DiskConfig { io_uring: true, direct: true, ..DiskConfig::default() };
-    let (mut disk, _file, _dir) = open(64 << 10, direct);
+    for io_uring in [false, true] {
+        let direct = DiskConfig { io_uring, direct: true, ..DiskConfig::default() };
+        interrupts_where_wanted(open(64 << 10, direct));
+    }
+}
+
+#[cfg(feature = "io-uring")]
+fn interrupts_where_wanted((mut disk, _file, _dir): (Disk, File, tempfile::TempDir)) {
     disk.put(HEADER, &[0; 16]);
     let event = areas(0)[1] + 4 + 2 * u64::from(SIZE);
     for (place, wanted) in [(0u16, false), (1, true), (2, false)] {

@@ -51,7 +51,8 @@ const JOBS: usize = 2;
 pub fn all(copy: &Copy, mutants: &[Mutant]) -> Result<Vec<Fate>> {
     let tests = looked_at(copy, mutants.len())?;
     let mut step = Step::counted("each mutant", mutants.len() as u64);
-    let fates: Vec<Mutex<Fate>> = mutants.iter().map(|_| Mutex::new(Fate::NotBuilt)).collect();
+    let fates: Vec<Mutex<Result<Fate>>> =
+        mutants.iter().map(|_| Mutex::new(Ok(Fate::NotBuilt))).collect();
     let next = AtomicUsize::new(0);
     let ticks = Mutex::new(&mut step);
     thread::scope(|scope| {
@@ -65,7 +66,7 @@ pub fn all(copy: &Copy, mutants: &[Mutant]) -> Result<Vec<Fate>> {
                     let number = index as u32 + 1;
                     if copy.built.contains(&number) {
                         let found = of_one(&tests, number);
-                        if matches!(found, Fate::Survived | Fate::Unreached) {
+                        if matches!(found, Ok(Fate::Survived | Fate::Unreached)) {
                             eprintln!("  survived: {}", mutant.name);
                         }
                         *fate.lock().unwrap_or_else(PoisonError::into_inner) = found;
@@ -76,13 +77,10 @@ pub fn all(copy: &Copy, mutants: &[Mutant]) -> Result<Vec<Fate>> {
         }
     });
     step.done();
-    Ok(fates
-        .into_iter()
-        .map(|it| it.into_inner().unwrap_or_else(PoisonError::into_inner))
-        .collect())
+    fates.into_iter().map(|it| it.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
 }
 
-fn of_one(tests: &[Test], number: u32) -> Fate {
+fn of_one(tests: &[Test], number: u32) -> Result<Fate> {
     let reaches = |test: &Test| {
         test.reaches.as_ref().is_none_or(|map| map.get(number as usize).is_some_and(|it| *it != 0))
     };
@@ -90,13 +88,13 @@ fn of_one(tests: &[Test], number: u32) -> Fate {
     for test in tests.iter().filter(|test| reaches(test)) {
         reached |= test.reaches.is_some();
         let limit = test.took * 8 + Duration::from_secs(10);
-        match test.run(&[("BRISK_MUTANT", number.to_string())], limit) {
+        match test.run(&[("BRISK_MUTANT", number.to_string())], limit)? {
             Some(true) => {}
-            Some(false) => return Fate::Seen,
-            None => return Fate::TooLate,
+            Some(false) => return Ok(Fate::Seen),
+            None => return Ok(Fate::TooLate),
         }
     }
-    if reached { Fate::Survived } else { Fate::Unreached }
+    Ok(if reached { Fate::Survived } else { Fate::Unreached })
 }
 
 /// Runs each test as it is: how long it takes, and which mutants it reaches. The fastest come first.
@@ -122,12 +120,12 @@ fn looked_at(copy: &Copy, mutants: usize) -> Result<Vec<Test>> {
     for mut test in tests {
         fs::write(&path, vec![0; mutants + 1])?;
         let since = Instant::now();
-        let passed = test.run(&[("BRISK_MUTANT_MAP", path.clone())], limit) == Some(true);
+        let passed = test.run(&[("BRISK_MUTANT_MAP", path.clone())], limit)? == Some(true);
         test.took = since.elapsed();
         if passed {
             test.reaches = Some(fs::read(&path)?);
             sound.push(test);
-        } else if test.run(&[], limit) == Some(true) {
+        } else if test.run(&[], limit)? == Some(true) {
             sound.push(test);
         } else {
             eprintln!("  fails without a mutant, so it is left out: {}", test.name);
@@ -141,7 +139,10 @@ fn looked_at(copy: &Copy, mutants: usize) -> Result<Vec<Test>> {
 
 impl Test {
     /// Whether it passes; `None` if it takes longer than `limit`.
-    fn run(&self, env: &[(&str, String)], limit: Duration) -> Option<bool> {
+    ///
+    /// # Errors
+    /// It cannot be started, which says nothing of a mutant.
+    fn run(&self, env: &[(&str, String)], limit: Duration) -> Result<Option<bool>> {
         let child = Command::new(&self.program)
             .args(["--exact", &self.name])
             .current_dir(&self.dir)
@@ -154,7 +155,7 @@ impl Test {
             // What a test leaves behind is ended with it.
             .process_group(0)
             .spawn();
-        let mut child = child.ok()?;
+        let mut child = child.with_context(|| self.program.display().to_string())?;
         let since = Instant::now();
         let passed = loop {
             match child.try_wait() {
@@ -164,7 +165,7 @@ impl Test {
             }
         };
         end(&mut child);
-        passed
+        Ok(passed)
     }
 }
 
