@@ -377,3 +377,17 @@ impl Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The guest's init waits for arguments where there are some, and only there.
+    #[test]
+    fn the_guest_is_told_that_arguments_come() {
+        let parameter = |arguments| Side::parameter(&StreamsConfig { arguments });
+        assert_eq!(parameter(Some(b"one\0")), Some("brisk.args"));
+        assert_eq!(parameter(Some(b"")), Some("brisk.args"));
+        assert_eq!(parameter(None), None);
+    }
+}

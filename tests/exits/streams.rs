@@ -255,6 +255,7 @@ fn all_that_streams_do() {
     guest.send(&[&ten[..1], &ten[1..4], &ten[4..]]);
     guest.wait(2);
     guest.send(&[&ready(70_000)]);
+    guest.mark();
     guest.wait(6);
     let all_at_once = [frame(OUTPUT, b"Hello"), frame(ERRORS, b"oh\n"), frame(OUTPUT, b" you")];
     let all_at_once = all_at_once.concat();
@@ -265,14 +266,16 @@ fn all_that_streams_do() {
     guest.send(&[&frame(ERRORS, &long[3..ENOUGH - 1])]);
     guest.send(&[&frame(ERRORS, &long[ENOUGH - 1..])]);
     guest.wait(8);
-    guest.mark();
     guest.send(&[&frame(OUTPUT, b"")]);
     guest.wait(9);
     guest.send(&[&frame(ERRORS, b""), b"[    1.0] panic\n"]);
     let mut host = guest.run(9, &["--", "one", "and two"]);
     let input = text(5000);
     let mut stdin = host.child.stdin.take().unwrap();
-    stdin.write_all(&input).unwrap();
+    stdin.write_all(&input[..10]).unwrap();
+    // There is room, and nothing to fill it with yet.
+    host.wait_for_marks(1);
+    stdin.write_all(&input[10..]).unwrap();
     drop(stdin);
     // Its end comes while the guest runs.
     assert!(host.output() == [&b"Hello you"[..], &long[9..]].concat());
