@@ -387,3 +387,27 @@ fn a_write_that_the_host_has_no_room_for_is_an_io_error() {
     file.read_exact_at(&mut bytes, LIMIT - 4096).unwrap();
     assert!(bytes == [1; 4096]);
 }
+
+/// A driver that takes its queue back has its buffers back: nothing is written there any more.
+#[cfg(feature = "io-uring")]
+#[test]
+fn a_reset_waits_for_what_is_on_its_way() {
+    let direct = DiskConfig { io_uring: true, direct: true, ..DiskConfig::default() };
+    let (mut disk, file, _dir) = open(256 << 10, direct);
+    file.write_all_at(&[7; 256 << 10], 0).unwrap();
+    file.sync_all().unwrap();
+    for _ in 0..10 {
+        disk.start(u64::MAX);
+        disk.put(HEADER, &[0; 16]);
+        for request in 0..5u16 {
+            let buffers = [(HEADER, 16, false), (DATA, 256 << 10, true), (STATUS, 1, true)];
+            disk.queue(0, 3 * request, &buffers);
+        }
+        disk.notify(0);
+        disk.set(0x70, 0);
+        disk.put(DATA, &[9; 256 << 10]);
+        disk.put(STATUS, &[9]);
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(disk.take(DATA, 256 << 10) == [9; 256 << 10] && disk.take(STATUS, 1) == [9]);
+    }
+}
