@@ -131,7 +131,6 @@ impl Machine {
         }
         timer.mark(Point::KernelLoaded);
         stats.watch(vm, &vcpus);
-        source.warm(&vcpus[0], &memory);
 
         let mut bus = Bus {
             vm,
