@@ -105,7 +105,8 @@ impl Machine {
         };
         let Line { text, panic_is_warm } = cmdline::make(config, &facts)?;
         log::debug!("command line: {}", String::from_utf8_lossy(&text));
-        let next_gsi = windows.last().map_or(layout::VIRTIO_MMIO_GSI, |window| window.gsi + 1);
+        let next_gsi =
+            windows.iter().map(|window| window.gsi + 1).max().unwrap_or(layout::VIRTIO_MMIO_GSI);
         let generation = snapshot.generation(&source, acpi, next_gsi);
         let free_gsi = next_gsi + u32::from(generation.gsi().is_some());
         let power_button = api.button(source.button(), acpi, free_gsi);

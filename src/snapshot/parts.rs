@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// First bytes of a state file.
 const MAGIC: [u8; 8] = *b"brisksnp";
 /// Changes with the meaning of any part, and with the machine that a guest was told of.
-const VERSION: u64 = 4;
+const VERSION: u64 = 5;
 /// The most parts that anybody looks at: bounds the work that a file can cause.
 const MAX_PARTS: usize = 4096;
 

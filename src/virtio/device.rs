@@ -49,6 +49,11 @@ pub struct VirtioDevice<B: Backend, const Q: usize> {
 }
 
 impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
+    /// See [`Backend::OFTEN`].
+    pub(super) fn interrupts_often(&self) -> bool {
+        B::OFTEN
+    }
+
     /// A device after reset, with what stands behind each of its queues.
     pub fn new(model: B::Model, backends: impl IntoIterator<Item = B>) -> Self {
         let lanes = backends.into_iter().map(Lane::new).collect();

@@ -23,8 +23,8 @@ pub struct Devices {
     pub(super) slots: Vec<Device>,
     pub(super) memory: &'static GuestMemoryMmap,
     pub(super) pci: Option<Pci>,
-    /// Over MMIO all interrupts are one.
-    pub(super) one_gsi: bool,
+    /// The interrupt of each over MMIO.
+    pub(super) gsis: [u8; MAX_VIRTIO],
     /// Where the guest reads the windows as memory.
     pub(super) shown: Option<Shown>,
 }
@@ -60,18 +60,11 @@ impl Devices {
         warn_of_pages(config.memory.size, host.guest - ram_end);
         Ok(Devices {
             pci: Pci::open(config, &slots),
+            gsis: gsis(&slots, config.cpus),
             slots,
             memory: Box::leak(Box::new(host.memory)),
-            one_gsi: config.cpus == 1,
             shown: None,
         })
-    }
-
-    /// The interrupt of device `index` over MMIO. Linux programs each pin of the IOAPIC by fourteen exits,
-    /// so that all devices have the first where there is but one CPU to be interrupted: it is an edge, no
-    /// level, so that none is lost, and who looks whether it was his looks at memory.
-    pub(super) fn gsi(&self, index: usize) -> u32 {
-        layout::virtio_mmio_gsi(if self.one_gsi { 0 } else { index as u32 })
     }
 
     /// Lets the guest read as memory what it can, and write what it may, instead of leaving for each
@@ -158,7 +151,7 @@ impl Devices {
         if reply != Reply::Nothing {
             let is_queue = matches!(reply, Reply::Queue(_));
             self.show(index, if is_queue { Change::Interrupt } else { Change::Registers });
-            sink.signal(Signal::Gsi(self.gsi(index) as u8));
+            sink.signal(Signal::Gsi(self.gsis[index]));
         }
     }
 
@@ -190,6 +183,23 @@ impl Polled {
     pub fn end(end: End) -> Polled {
         Polled { end: Some(end), ..Polled::default() }
     }
+}
+
+/// The interrupt of each device over MMIO. Linux programs each pin of the IOAPIC by fourteen exits, so that
+/// devices have one together where there is but one CPU to be interrupted: it is an edge, no level, so that
+/// none is lost, and who looks whether it was his looks at memory. But each whose driver is asked is then
+/// acknowledged, which is an exit, be there something to acknowledge or not. So who interrupts often has
+/// one of its own: a request to a disk took a quarter longer when a second disk and a console had the same.
+fn gsis(slots: &[Device], cpus: u8) -> [u8; MAX_VIRTIO] {
+    let own = |slot: &Device| cpus > 1 || each!(slot, device => device.interrupts_often());
+    let mut next = u32::from(!slots.iter().all(own));
+    let mut gsis = [0; MAX_VIRTIO];
+    for (gsi, slot) in gsis.iter_mut().zip(slots) {
+        let own = u32::from(own(slot));
+        *gsi = layout::virtio_mmio_gsi(own * next) as u8;
+        next += own;
+    }
+    gsis
 }
 
 /// Says so where the guest needs much of its `ram` bytes for what it has to know of the pages of `more`

@@ -88,6 +88,9 @@ pub trait Backend {
     /// What wakes it, apart from [`Events::device`].
     const EVENTS: Events = Events::NONE;
 
+    /// Whether its driver is interrupted again and again, and not now and then.
+    const OFTEN: bool = false;
+
     /// Does what the driver has put into the queue; true where the driver wants an interrupt.
     ///
     /// # Errors

@@ -159,6 +159,8 @@ impl Block {
 impl Backend for Block {
     type Model = block::Block;
 
+    const OFTEN: bool = true;
+
     #[cfg(feature = "snapshot")]
     fn waits(&self) -> bool {
         self.engine.as_ref().is_some_and(Engine::waits)

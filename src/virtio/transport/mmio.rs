@@ -40,7 +40,7 @@ impl Devices {
             .map(|index| VirtioMmio {
                 base: layout::VIRTIO_MMIO_BASE + u64::from(index * layout::VIRTIO_MMIO_SIZE),
                 size: layout::VIRTIO_MMIO_SIZE,
-                gsi: self.gsi(index as usize),
+                gsi: self.gsis[index as usize].into(),
             })
             .collect()
     }
