@@ -79,7 +79,7 @@ pub struct Args {
     #[argh(switch)]
     fio: bool,
     /// instead of boots, requests of several vCPUs at once, by this brisk beside the program given,
-    /// with features serial, block, io-uring and smp; --runs pairs
+    /// with features console, block, io-uring and smp; --runs pairs
     #[argh(option)]
     fio_smp: Option<PathBuf>,
     /// with --scenario restore: so many clones of a snapshot at once, instead of one after the other
