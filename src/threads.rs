@@ -18,7 +18,8 @@ pub(crate) const RULES: &[crate::seccomp::rule::Rule] =
 /// Bytes of a thread's stack, as the standard library has them; musl's own are less.
 const STACK: usize = 2 << 20;
 
-/// A thread that gives a `T`.
+/// A thread that gives a `T`. Nobody waits for the disk's or the API's.
+#[cfg_attr(not(any(feature = "smp", feature = "async-loader")), allow(dead_code))]
 pub struct Thread<T> {
     id: libc::pthread_t,
     gives: PhantomData<T>,
@@ -26,6 +27,7 @@ pub struct Thread<T> {
 
 impl<T> Thread<T> {
     /// Waits for its end.
+    #[cfg_attr(not(any(feature = "smp", feature = "async-loader")), allow(dead_code))]
     pub fn join(self) -> T {
         let mut result = ptr::null_mut::<c_void>();
         // SAFETY: not waited for before, since this is the only handle; and what comes is what
@@ -114,6 +116,7 @@ pub fn with_others<T: Send + 'static>(
 }
 
 /// CPUs that this process may use. The standard library's answer reads files of the cgroup's too.
+#[cfg(any(feature = "smp", feature = "async-loader"))]
 pub fn cpus() -> usize {
     // SAFETY: fills and counts a set of our own; where that fails it stays empty.
     unsafe {
