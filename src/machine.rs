@@ -132,6 +132,7 @@ impl Machine {
         }
         timer.mark(Point::KernelLoaded);
         stats.watch(vm, &vcpus);
+        source.warm(&vcpus[0], &memory);
 
         let mut bus = Bus {
             vm,

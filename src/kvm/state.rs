@@ -209,6 +209,15 @@ impl Vm {
 }
 
 impl Vcpu {
+    /// Maps memory for the guest as its reading would (api.rst 4.143, Linux 6.10); false where KVM cannot.
+    pub fn pre_fault(&self, address: u64, len: u64) -> bool {
+        /// `_IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)`: address, size, flags, padding.
+        const KVM_PRE_FAULT_MEMORY: libc::c_ulong = 0xc040_aed5;
+        let mut range = [address, len, 0, 0, 0, 0, 0, 0];
+        // SAFETY: reads and writes the 64 bytes that it is given.
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_PRE_FAULT_MEMORY, range.as_mut_ptr()) == 0 }
+    }
+
     /// Saves all of vCPU `number`, which is out of the guest with nothing left to be done for its last
     /// exit.
     ///

@@ -518,6 +518,13 @@ impl Source {
         vcpu.restore(id.into(), vm.xsave_len(), supported, parts)
     }
 
+    /// Has what the guest will touch first mapped for it.
+    pub fn warm(&self, vcpu: &Vcpu, memory: &GuestMemoryMmap) {
+        if let Some(set) = self.0.as_ref().and_then(|saved| saved.working_set.as_ref()) {
+            set.give(vcpu, memory);
+        }
+    }
+
     /// Makes the other devices what they were, lets the clock go on, and says that this is another.
     ///
     /// # Errors

@@ -128,6 +128,9 @@ impl Source {
     }
 
     #[inline(always)]
+    pub fn warm(&self, _: &Vcpu, _: &GuestMemoryMmap) {}
+
+    #[inline(always)]
     pub fn restore_rest(&self, _: &mut Bus, _: &GuestMemoryMmap) -> Result<()> {
         Ok(())
     }

@@ -2,9 +2,9 @@
 //! until when records them; later ones have them before the guest's first instruction.
 //!
 //! A fault of the guest's costs an exit, a look-up in two page tables and a copy. Here the pages that it
-//! will write to are copied in a few calls, from a file in which they lie together. Those that it only
-//! reads stay in the page cache, shared with all clones. Nothing is mapped for KVM: a call for each run of
-//! pages (KVM_PRE_FAULT_MEMORY, Linux 6.10) costs what their faults do.
+//! will write to are copied in a few calls, from a file in which they lie together, and given to KVM.
+//! Those that it only reads stay in the page cache, shared with all clones: a call for each run of them
+//! would cost what their faults do.
 
 use std::fs::File;
 use std::io;
@@ -22,6 +22,7 @@ use super::memory::{self, PAGE, PageMap};
 use super::parts::{Kind, Parts, Writer};
 use crate::cli::words::os_string;
 use crate::error::{Error, Result};
+use crate::kvm::Vcpu;
 
 /// The file's name in the snapshot's directory.
 const NAME: &str = "working-set";
@@ -235,6 +236,23 @@ impl WorkingSet {
         // SAFETY: the mapping that was made above.
         unsafe { libc::munmap(source, size) };
         all
+    }
+
+    /// Gives KVM the pages that will be written to, by `vcpu`, which then finds them in its page tables.
+    pub fn give(&self, vcpu: &Vcpu, guest: &GuestMemoryMmap) {
+        let mut offset = 0;
+        for region in guest.iter() {
+            let (start, len) = (region.start_addr().0, region.len() as usize);
+            for run in &self.written {
+                let range = run.range();
+                let (from, to) = (range.start.max(offset), range.end.min(offset + len));
+                if from < to && !vcpu.pre_fault(start + (from - offset) as u64, (to - from) as u64)
+                {
+                    return;
+                }
+            }
+            offset += len;
+        }
     }
 }
 
