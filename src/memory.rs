@@ -232,7 +232,8 @@ fn on_all_cpus(
 ) -> io::Result<()> {
     let chunk = (size / crate::threads::cpus() as u64).next_multiple_of(HUGE as u64);
     let parts = (chunk..size).step_by(chunk as usize).map(|start| move || work(start, chunk));
-    crate::threads::with_others("memory", parts, || work(0, chunk)).into_iter().collect()
+    let names = ("memory", "--memory prefault=on");
+    crate::threads::with_others(names, parts, || work(0, chunk)).into_iter().collect()
 }
 
 /// On one: a thread costs some 4 KB of musl; `smp` has them anyway.

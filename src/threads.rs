@@ -95,10 +95,10 @@ extern "C" fn begin(start: *mut c_void) -> *mut c_void {
 }
 
 /// Does `own` here, and each of `others` on a thread; what all gave. Those for which there is no thread to
-/// be had are done here too.
+/// be had are done here too, which is said of `flag`, once.
 #[cfg(feature = "smp")]
 pub fn with_others<T: Send + 'static>(
-    name: &str,
+    (name, flag): (&str, &str),
     others: impl Iterator<Item = impl FnOnce() -> T + Copy + Send + 'static>,
     own: impl FnOnce() -> T,
 ) -> Vec<T> {
@@ -106,7 +106,12 @@ pub fn with_others<T: Send + 'static>(
     for work in others {
         match start(|| {}, name, work) {
             Ok(thread) => threads.push(thread),
-            Err(_) => left.push(work),
+            Err(error) => {
+                if left.is_empty() {
+                    log::info!("{flag}: with fewer threads: {error}");
+                }
+                left.push(work);
+            }
         }
     }
     let mut gave = vec![own()];
@@ -225,7 +230,7 @@ mod tests {
     #[test]
     fn all_parts_are_done_on_threads_of_their_own() {
         let id = || std::thread::current().id();
-        let ids = with_others("part", std::iter::repeat_n(id, 3), id);
+        let ids = with_others(("part", "--part"), std::iter::repeat_n(id, 3), id);
         assert_eq!(ids.len(), 4);
         assert_eq!(ids[0], std::thread::current().id());
         assert!((1..4).all(|at| !ids[..at].contains(&ids[at])), "{ids:?}");

@@ -5,7 +5,7 @@ use duct::cmd;
 use std::cmp::Ordering;
 use std::fs;
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{LazyLock, Once};
 
 use crate::cache::Cache;
 use crate::debian::sources::{Format, backports};
@@ -45,20 +45,7 @@ pub const BOOT: &[&str] = &[
 pub const IMAGES: &[&str] = &["e2fsprogs", "erofs-utils", "umoci"];
 
 /// All packages that some task needs.
-pub const ALL: &[&str] = &{
-    let mut all = [""; BOOT.len() + IMAGES.len() + REST.len()];
-    let (mut list, mut from, mut at) = (0, 0, 0);
-    while at < all.len() {
-        let names = [BOOT, IMAGES, REST][list];
-        if from == names.len() {
-            (list, from) = (list + 1, 0);
-        } else {
-            all[at] = names[from];
-            (from, at) = (from + 1, at + 1);
-        }
-    }
-    all
-};
+pub static ALL: LazyLock<Vec<&str>> = LazyLock::new(|| [BOOT, IMAGES, REST].concat());
 
 /// What tests and other images need.
 const REST: &[&str] = &[

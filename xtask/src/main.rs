@@ -7,6 +7,7 @@ mod debian;
 mod guest;
 mod lab;
 mod measure;
+mod parallel;
 mod paths;
 mod setup;
 mod test;

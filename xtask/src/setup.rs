@@ -24,7 +24,7 @@ pub fn run(_args: &Args) -> Result<ExitCode> {
 /// # Errors
 /// A package cannot be installed or an artifact cannot be built.
 pub fn everything(cache: &Cache) -> Result<()> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(&debian::ALL)?;
     debian::ensure(debian::ENGINES)?;
     lab::ensure(cache)?;
     init::ensure(cache)?;

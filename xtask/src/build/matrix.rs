@@ -7,16 +7,14 @@ use duct::cmd;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
 use crate::build::features::{self, Features};
 use crate::build::guards::{self, Guard};
 use crate::build::scenario;
-use crate::paths;
 use crate::ui::Step;
+use crate::{parallel, paths};
 
 mod boot;
 mod usage;
@@ -90,7 +88,9 @@ pub fn check(quick: bool) -> Result<(u32, u32)> {
         let mut met = BTreeSet::new();
         let mut step = Step::counted(&format!("{package}: features"), wanted.len() as u64);
         let fires = |closure| guards.iter().position(|guard: &Guard| guard.fires(closure));
-        in_parallel(
+        // As many at once as there are CPUs, as a crate is checked by one thread.
+        parallel::each(
+            thread::available_parallelism().map_or(1, usize::from),
             &wanted.iter().collect::<Vec<_>>(),
             |worker, (closure, features)| {
                 one(worker, package, features, fires(closure).map(|at| &guards[at]))
@@ -115,29 +115,6 @@ pub fn check(quick: bool) -> Result<(u32, u32)> {
     }
     ensure!(failures.is_empty(), "{}", failures.join("\n"));
     Ok((built, refused))
-}
-
-/// Does `work` for each item, as many at once as there are CPUs, as a crate is checked by one thread; tells
-/// `done` of each. `work` also gets the number of the worker that it is done by.
-fn in_parallel<T: Copy + Send + Sync>(
-    items: &[T],
-    work: impl Fn(usize, T) -> Result<()> + Sync,
-    mut done: impl FnMut(T, Result<()>),
-) {
-    let next = AtomicUsize::new(0);
-    let (sender, fates) = mpsc::channel();
-    thread::scope(|scope| {
-        for worker in 0..thread::available_parallelism().map_or(1, usize::from) {
-            let (sender, next, work) = (sender.clone(), &next, &work);
-            scope.spawn(move || {
-                while let Some(&item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let _ = sender.send((item, work(worker, item)));
-                }
-            });
-        }
-        drop(sender);
-        fates.iter().for_each(|(item, fate)| done(item, fate));
-    });
 }
 
 /// What to build: by what it comes to, so that nothing is built twice.

@@ -105,7 +105,7 @@ const EXCLUDED: &[&str] = &["/usr/share/doc/*", "/usr/share/locale/*", "/usr/sha
 /// # Errors
 /// An image cannot be built.
 pub fn run(_args: &Args) -> Result<ExitCode> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(&debian::ALL)?;
     for (name, path) in ensure(&Cache::open()?)? {
         println!("{name}={}", path.display());
     }

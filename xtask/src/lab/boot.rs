@@ -254,7 +254,7 @@ impl Files {
 
     /// A kernel of Debian's, which goes on to the userspace of a Debian.
     fn stock(cache: &Cache, stock: &Stock) -> Result<Self> {
-        debian::ensure(debian::ALL)?;
+        debian::ensure(&debian::ALL)?;
         let files = stock.ensure(cache)?;
         let image = images::debian(cache)?.ext4_partition;
         Ok(Self {

@@ -406,7 +406,7 @@ fn guest_files(
     step: &Step,
     guest: Guest<'_>,
 ) -> Result<Vec<(PathBuf, &'static str)>> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(&debian::ALL)?;
     let cache = Cache::open()?;
     let ours = |path: &Path| -> Result<_> {
         let path = path.canonicalize().with_context(|| format!("--kernel {}", path.display()))?;

@@ -159,7 +159,7 @@ fn with_block(text: &str, name: &str, content: &str) -> Result<String> {
 
 /// What `brisk --timeline` says of a boot in the lab's fast mode.
 fn timeline() -> Result<String> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(&debian::ALL)?;
     let cache = Cache::open()?;
     let files = boot::Files::own(&cache, kernel::Config::Micro)?;
     let mut job = boot::job(&build::program(None)?, &files, &[]);

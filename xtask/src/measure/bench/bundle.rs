@@ -46,7 +46,7 @@ pub struct Measured {
 /// # Errors
 /// It could not be built, or did not end with status 0.
 pub fn measure(runs: u32) -> Result<Measured> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(&debian::ALL)?;
     let dir = paths::target()?.join("bundles/bench");
     fs::create_dir_all(&dir)?;
     let file = dir.join("hello");

@@ -125,7 +125,7 @@ pub fn measure_brisk() -> Result<Report> {
 }
 
 fn of(subjects: &[Subject]) -> Result<Report> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(&debian::ALL)?;
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux;
     let root = image::ensure(&cache)?;

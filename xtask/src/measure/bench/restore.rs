@@ -153,7 +153,7 @@ fn qemu(index: usize, restores: bool) -> (Slot, PathBuf, String) {
 
 /// The files of all rows.
 fn shared(brisk: PathBuf, with_qemu: bool) -> Result<Vec<(PathBuf, String)>> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(&debian::ALL)?;
     let cache = Cache::open()?;
     let mut files = vec![
         (brisk, "brisk"),

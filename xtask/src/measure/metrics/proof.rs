@@ -173,7 +173,7 @@ pub fn brisk() -> Result<u32> {
 /// # Errors
 /// It does not.
 pub fn kernel() -> Result<u32> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(&debian::ALL)?;
     let cache = Cache::open()?;
     let dir = cache.root().join("metrics/proof-kernel");
     let (culprit, range) = planted_kernel(&cache, &dir)?;

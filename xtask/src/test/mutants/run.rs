@@ -6,13 +6,12 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::build::Copy;
 use super::switch::Mutant;
+use crate::parallel;
 use crate::ui::Step;
 
 /// What became of a mutant.
@@ -51,33 +50,27 @@ const JOBS: usize = 2;
 pub fn all(copy: &Copy, mutants: &[Mutant]) -> Result<Vec<Fate>> {
     let tests = looked_at(copy, mutants.len())?;
     let mut step = Step::counted("each mutant", mutants.len() as u64);
-    let fates: Vec<Mutex<Result<Fate>>> =
-        mutants.iter().map(|_| Mutex::new(Ok(Fate::NotBuilt))).collect();
-    let next = AtomicUsize::new(0);
-    let ticks = Mutex::new(&mut step);
-    thread::scope(|scope| {
-        for _ in 0..JOBS {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let (Some(mutant), Some(fate)) = (mutants.get(index), fates.get(index)) else {
-                        return;
-                    };
-                    let number = index as u32 + 1;
-                    if copy.built.contains(&number) {
-                        let found = of_one(&tests, number);
-                        if matches!(found, Ok(Fate::Survived | Fate::Unreached)) {
-                            eprintln!("  survived: {}", mutant.name);
-                        }
-                        *fate.lock().unwrap_or_else(PoisonError::into_inner) = found;
-                    }
-                    ticks.lock().unwrap_or_else(PoisonError::into_inner).tick();
-                }
-            });
-        }
-    });
+    let mut fates: Vec<Result<Fate>> = mutants.iter().map(|_| Ok(Fate::NotBuilt)).collect();
+    let indices: Vec<usize> = (0..mutants.len()).collect();
+    parallel::each(
+        JOBS,
+        &indices,
+        |_, index| {
+            let number = index as u32 + 1;
+            copy.built.contains(&number).then(|| of_one(&tests, number))
+        },
+        |index, found| {
+            if matches!(found, Some(Ok(Fate::Survived | Fate::Unreached))) {
+                eprintln!("  survived: {}", mutants[index].name);
+            }
+            if let Some(found) = found {
+                fates[index] = found;
+            }
+            step.tick();
+        },
+    );
     step.done();
-    fates.into_iter().map(|it| it.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+    fates.into_iter().collect()
 }
 
 fn of_one(tests: &[Test], number: u32) -> Result<Fate> {

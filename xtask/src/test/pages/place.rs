@@ -41,7 +41,7 @@ impl Place {
     /// # Errors
     /// Something cannot be made.
     pub fn make() -> Result<Self> {
-        debian::ensure(debian::ALL)?;
+        debian::ensure(&debian::ALL)?;
         let cache = Cache::open()?;
         let dir = paths::target()?.join("pages");
         if dir.exists() {

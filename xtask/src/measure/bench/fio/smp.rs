@@ -39,7 +39,7 @@ struct Row {
 /// # Errors
 /// Something could not be built, or a job did not run.
 pub fn measure(before: &Path, runs: u32) -> Result<String> {
-    debian::ensure(debian::ALL)?;
+    debian::ensure(&debian::ALL)?;
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::MicroSmp)?.vmlinux;
     let root = image::ensure(&cache)?;
