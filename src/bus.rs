@@ -12,9 +12,10 @@ use crate::measure::exit_kind::ExitKind;
 use crate::measure::exit_stats::ExitStats;
 use crate::measure::trace::Trace;
 use crate::notify::Notify;
+use crate::snapshot::at::At;
+use crate::snapshot::generation::Generation;
 #[cfg(feature = "snapshot")]
 use crate::snapshot::parts::{Parts, Writer};
-use crate::snapshot::{At, Generation};
 use crate::uart::{self, Uart};
 use crate::virtio::{Devices, MAX_VIRTIO, PCI_BUSES, Polled, Served};
 

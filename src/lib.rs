@@ -98,6 +98,7 @@ pub mod output;
 )))]
 #[path = "output/off.rs"]
 mod output;
+pub mod paused;
 #[cfg(feature = "seccomp")]
 mod seccomp;
 #[cfg(not(feature = "seccomp"))]

@@ -27,8 +27,9 @@ use crate::measure::trace::Trace;
 use crate::memory::Ram;
 use crate::notify::Notify;
 use crate::output;
+use crate::paused::Paused;
 use crate::seccomp;
-use crate::shared::{Guard, Shared};
+use crate::shared::Shared;
 use crate::snapshot::{Snapshot, Source};
 use crate::terminal;
 use crate::uart::Uart;
@@ -221,7 +222,14 @@ impl Machine {
         self.gate.close(self.vcpus.len());
         let vcpus = self.vcpus.iter().map(Shared::lock).collect();
         self.bus.lock().quiesce();
-        Paused { machine: self, vcpus }
+        Paused {
+            memory: &self.memory,
+            bus: &self.bus,
+            gate: &self.gate,
+            vcpus,
+            #[cfg(feature = "snapshot")]
+            button: self.api.gsi(),
+        }
     }
 
     /// Has the first vCPU's thread write what another one's code is for, which goes no further before.
@@ -240,6 +248,15 @@ impl Machine {
         let heard = bus.interrupts.listens(gsi);
         bus.interrupts.signal(Signal::Gsi(gsi));
         heard
+    }
+
+    /// Writes it, standing still, to the one directory that it may be written to, if that is this one.
+    ///
+    /// # Errors
+    /// It is not, was written already, or cannot be; then nothing stays.
+    #[cfg(feature = "api")]
+    pub fn save_to(&self, directory: &str, paused: &mut Paused<'_>) -> Result<()> {
+        self.snapshot.write_to(directory, paused)
     }
 
     /// What `--stats` would write by now; nothing where there is no such thing.
@@ -281,51 +298,6 @@ impl Machine {
     fn reset_flag(&self) -> u16 {
         let at = GuestAddress(layout::RESET_FLAG.start);
         self.memory.read_obj(at).unwrap_or(layout::RESET_FLAG_UNTOUCHED)
-    }
-}
-
-/// A machine of which nothing moves: no vCPU runs, and the devices are done with what they had begun. It
-/// goes on when this is dropped.
-pub struct Paused<'a> {
-    machine: &'a Machine,
-    /// All, the first one's first.
-    pub vcpus: Vec<Guard<'a, Vcpu>>,
-}
-
-impl Paused<'_> {
-    /// The guest's memory.
-    pub fn memory(&self) -> &GuestMemoryMmap {
-        &self.machine.memory
-    }
-
-    /// The devices.
-    pub fn bus(&self) -> Guard<'_, Bus> {
-        self.machine.bus.lock()
-    }
-
-    /// Writes it to the one directory that it may be written to, if that is this one.
-    ///
-    /// # Errors
-    /// It is not, was written already, or cannot be; then nothing stays.
-    #[cfg(feature = "api")]
-    pub fn save_to(&mut self, directory: &str) -> Result<()> {
-        self.machine.snapshot.write_to(directory, self)
-    }
-
-    /// The interrupt of the machine's power button.
-    #[cfg(feature = "snapshot")]
-    pub fn button(&self) -> Option<u32> {
-        self.machine.api.gsi()
-    }
-
-    /// Lets all go on; those but the first at once, the first by [`Machine::enter`].
-    pub fn resume(self) {}
-}
-
-impl Drop for Paused<'_> {
-    fn drop(&mut self) {
-        self.vcpus.clear();
-        self.machine.gate.open();
     }
 }
 

@@ -27,7 +27,8 @@ pub use socket::{Socket, named};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events;
-use crate::machine::{Machine, Paused};
+use crate::machine::Machine;
+use crate::paused::Paused;
 #[cfg(feature = "seccomp")]
 use crate::seccomp::rule::Rule;
 use crate::threads;
@@ -153,8 +154,8 @@ impl Api {
             }
             Command::Snapshot(directory) => {
                 let mut now = paused.is_none().then(|| machine.pause());
-                let saved =
-                    now.as_mut().or(paused.as_mut()).map(|paused| paused.save_to(&directory));
+                let still = now.as_mut().or(paused.as_mut());
+                let saved = still.map(|paused| machine.save_to(&directory, paused));
                 if let Some(Err(why)) = saved {
                     return Answer::failed(&why.to_string());
                 }

@@ -5,6 +5,7 @@
 //! what none of them writes to.
 
 pub mod arguments;
+pub mod at;
 mod files;
 pub mod generation;
 mod keeper;
@@ -28,12 +29,13 @@ use crate::descriptors;
 use crate::error::{Error, Result};
 use crate::kvm::state::Host;
 use crate::kvm::{System, Vcpu, Vm};
-use crate::machine::Paused;
 use crate::memory::{HUGE, Ram};
+use crate::paused::Paused;
 #[cfg(feature = "seccomp")]
 use crate::seccomp::rule::Rule;
 use crate::virtio::Devices;
-pub use generation::Generation;
+use at::{At, Came};
+use generation::Generation;
 use keeper::Keeper;
 use memory::{PageMap, Sink};
 pub use parts::Wrong;
@@ -63,42 +65,6 @@ struct Shape {
     ram_size: U64,
     cpus: U32,
     zero: U32,
-}
-
-/// The codes at which something is written, once: what is written has its name, and a guest that writes
-/// the code again runs on.
-#[derive(Default)]
-pub struct At {
-    saves: Option<u8>,
-    records: Option<u8>,
-    /// Which have come: until the VM is paused, other vCPUs go on, and write codes too.
-    came: Came,
-    /// Once more is not to be had.
-    written: bool,
-}
-
-#[derive(Default, Clone, Copy)]
-struct Came {
-    saves: bool,
-    records: bool,
-}
-
-impl At {
-    /// Whether the VM is to be paused for `code`.
-    pub fn comes(&mut self, code: u8) -> bool {
-        let is_code = |at: &mut u8| *at == code;
-        let saves = self.saves.take_if(is_code).is_some();
-        let records = self.records.take_if(is_code).is_some();
-        self.came.saves |= saves;
-        self.came.records |= records;
-        saves || records
-    }
-
-    /// Whether one has come, and nothing was written yet.
-    #[cfg(feature = "smp")]
-    pub fn has_come(&self) -> bool {
-        self.came.saves || self.came.records
-    }
 }
 
 /// What is going to be written when its code comes: a snapshot, a working set.
@@ -218,7 +184,7 @@ impl Snapshot {
     pub fn take(&self, mut paused: Paused<'_>) -> Result<bool> {
         let came = std::mem::take(&mut paused.bus().snapshot_at.came);
         if let (true, Some((recording, restored))) = (came.records, &self.records) {
-            let written = recording.write(paused.memory(), restored.file, &restored.memory);
+            let written = recording.write(paused.memory, restored.file, &restored.memory);
             written.unwrap_or_else(|error| say(&error));
         }
         let (true, Some(prepared)) = (came.saves, &self.saves) else { return Ok(false) };
@@ -299,7 +265,7 @@ impl Prepared {
     fn write(&self, paused: &mut Paused<'_>) -> Result<()> {
         let mut to = Writer::default();
         to.add(Kind::Arguments, 0, &self.config.arguments);
-        let memory = paused.memory().clone();
+        let memory = paused.memory.clone();
         let ram_size = memory.iter().map(GuestMemoryRegion::len).sum::<u64>();
         let shape = Shape {
             ram_size: U64::new(ram_size),
@@ -315,7 +281,7 @@ impl Prepared {
         self.write_private(bus.virtio.private(), ram_size, &mut to).map_err(&failed)?;
         bus.generation.save(&mut to);
         drop(bus);
-        if let Some(gsi) = paused.button() {
+        if let Some(gsi) = paused.button {
             to.add(Kind::PowerButton, 0, U32::new(gsi).as_bytes());
         }
         if let Some((vm, host)) = &self.host {

@@ -8,13 +8,11 @@ use crate::bus::Bus;
 use crate::config::{Config, MemoryConfig};
 use crate::error::Result;
 use crate::kvm::{System, Vcpu, Vm};
-use crate::machine::Paused;
 use crate::memory::Ram;
+use crate::paused::Paused;
 use crate::virtio::Devices;
-
-/// No code saves the VM.
-#[derive(Default)]
-pub struct At;
+use at::At;
+use generation::Generation;
 
 /// The command line asks for none.
 #[derive(Debug)]
@@ -24,42 +22,11 @@ pub struct SnapshotConfig(Infallible);
 #[derive(Debug)]
 pub struct Restored(Infallible);
 
-/// No guest is the clone of another.
-#[derive(Default)]
-pub struct Generation;
-
 /// None is taken.
 pub struct Snapshot;
 
 /// The kernel's file.
 pub struct Source;
-
-#[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
-impl Generation {
-    #[inline(always)]
-    pub fn gsi(&self) -> Option<u32> {
-        None
-    }
-
-    #[inline(always)]
-    pub fn first(&self) -> Result<Option<brisk_boot::GenerationId>> {
-        Ok(None)
-    }
-}
-
-#[allow(missing_docs, reason = "as in the module that has one")]
-impl At {
-    #[inline(always)]
-    pub fn comes(&mut self, _: u8) -> bool {
-        false
-    }
-
-    #[cfg(feature = "smp")]
-    #[inline(always)]
-    pub fn has_come(&self) -> bool {
-        false
-    }
-}
 
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
 impl Snapshot {
@@ -160,4 +127,47 @@ pub mod arguments {
 
     #[inline(always)]
     pub fn set(_: &mut Config, _: Option<Restored>, _: &[String]) {}
+}
+
+/// No code saves the VM.
+pub mod at {
+    /// None.
+    #[derive(Default)]
+    pub struct At;
+
+    #[allow(missing_docs, reason = "as in the module that has one")]
+    impl At {
+        #[inline(always)]
+        pub fn comes(&mut self, _: u8) -> bool {
+            false
+        }
+
+        #[cfg(feature = "smp")]
+        #[inline(always)]
+        pub fn has_come(&self) -> bool {
+            false
+        }
+    }
+}
+
+/// No guest is the clone of another.
+pub mod generation {
+    use crate::error::Result;
+
+    /// None.
+    #[derive(Default)]
+    pub struct Generation;
+
+    #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
+    impl Generation {
+        #[inline(always)]
+        pub fn gsi(&self) -> Option<u32> {
+            None
+        }
+
+        #[inline(always)]
+        pub fn first(&self) -> Result<Option<brisk_boot::GenerationId>> {
+            Ok(None)
+        }
+    }
 }

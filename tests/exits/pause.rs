@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use brisk::bus::End;
 use brisk::cli::{self, Command};
-use brisk::machine::{Machine, Paused};
+use brisk::machine::Machine;
+use brisk::paused::Paused;
 use brisk::vcpu::Outcome;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -32,7 +33,7 @@ fn build(scratch: &Scratch, guest: Code, cpus: u8) -> &'static Machine {
 /// What all vCPUs but the first have counted to.
 fn counts(paused: &Paused<'_>) -> Vec<u32> {
     (1..paused.vcpus.len() as u64)
-        .map(|id| paused.memory().read_obj(GuestAddress(COUNTERS + 4 * (id - 1))).expect("RAM"))
+        .map(|id| paused.memory.read_obj(GuestAddress(COUNTERS + 4 * (id - 1))).expect("RAM"))
         .collect()
 }
 

@@ -157,7 +157,7 @@ fn with_block(text: &str, name: &str, content: &str) -> Result<String> {
     Ok(format!("{before}{}\n{after}", content.trim_end()))
 }
 
-/// What `brisk --timeline` says of a boot in the lab's fast mode.
+/// What `brisk --timeline` says of a boot on the lab's stopwatch.
 fn timeline() -> Result<String> {
     debian::ensure(&debian::ALL)?;
     let cache = Cache::open()?;
@@ -165,6 +165,7 @@ fn timeline() -> Result<String> {
     let mut job = boot::job(&build::program(None)?, &files, &[]);
     job.script.insert_str(0, "exec 2> /tmp/out/timeline\n");
     job.relay = false;
+    job.mode = lab::Mode::Stopwatch;
     let output = lab::run(&job)?;
     let text = fs::read_to_string(output.dir.join("timeline"))?;
     ensure!(output.status == 0, "brisk ended with {}: {text}", output.status);

@@ -6,9 +6,10 @@ use anyhow::{Context, Result};
 use std::fs;
 use tabled::builder::Builder;
 
+use super::script::Besides;
 use super::vmm::Peer;
 use super::workload::Workload;
-use super::{Bench, Besides, Guest, script, table, trace};
+use super::{Bench, Guest, script, table, trace};
 use crate::lab::{self, On};
 
 /// One pair: microseconds from exec on, without and with.
