@@ -1,4 +1,4 @@
-//! What is said where brisk itself has a fault, or no memory is left.
+//! What is said where brisk itself has a fault, or no memory is left, or its process is no longer its own.
 //!
 //! The standard library's own handlers print a backtrace: a reader of DWARF, an inflater and a
 //! demangler, 150 to 200 KB in a binary that has neither symbols nor DWARF. `cargo xtask build` has the
@@ -21,7 +21,8 @@ fn brisk_has_no_memory(size: usize, _align: usize) -> ! {
     end(format_args!("no memory for {size} bytes; stop something else, or raise the limit"))
 }
 
-fn end(text: fmt::Arguments<'_>) -> ! {
+/// Says `text` and ends the process, with the terminal as it was; nothing is allocated.
+pub fn end(text: fmt::Arguments<'_>) -> ! {
     terminal::restore();
     let _ = writeln!(StandardError, "brisk: {text}");
     // SAFETY: ends the process.

@@ -1,6 +1,6 @@
 //! What a forbidden call comes to where there may be a terminal.
 
-use std::io::Write;
+use crate::last_words;
 
 /// `_sigsys` of `siginfo_t` (asm-generic/siginfo.h): address, then the call's number.
 const SI_SYSCALL: usize = 24;
@@ -23,23 +23,12 @@ extern "C" fn handle(
     info: *const libc::siginfo_t,
     context: *const libc::ucontext_t,
 ) {
-    crate::terminal::restore();
     // SAFETY: the kernel hands both over, with this field for this signal.
     let (number, registers) =
         unsafe { (info.byte_add(SI_SYSCALL).cast::<i32>().read(), (*context).uc_mcontext.gregs) };
     let [first, second] = [libc::REG_RDI, libc::REG_RSI].map(|at| registers[at as usize]);
-    const SIZE: usize = 200;
-    let mut line = [0; SIZE];
-    let mut rest = &mut line[..];
-    let _ = writeln!(
-        rest,
-        "brisk: system call {number} ({first:#x}, {second:#x}) is forbidden while the guest runs; if \
-         it is brisk's own, please report it, and run with --seccomp false"
-    );
-    let len = SIZE - rest.len();
-    // SAFETY: writes so many bytes of a line of our own, and ends the process.
-    unsafe {
-        libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), len);
-        libc::_exit(1);
-    }
+    last_words::end(format_args!(
+        "system call {number} ({first:#x}, {second:#x}) is forbidden while the guest runs; if it is \
+         brisk's own, please report it, and run with --seccomp false"
+    ))
 }

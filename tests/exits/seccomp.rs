@@ -369,6 +369,18 @@ fn a_forbidden_call_ends_the_vm() {
     assert_eq!(ended.stderr.lines().count(), 1);
 }
 
+/// It is no status of the guest's.
+#[cfg(feature = "exit-status")]
+#[test]
+fn a_forbidden_call_is_a_failure_of_the_vms() {
+    if std::env::var_os("BRISK_SCENARIO").is_some() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let tracee = Tracee::start(&mut spinning(&scratch, &["--exit-status"]), false);
+    tracee.leave_with(FOREIGN).end().with_status(125);
+}
+
 /// Where `BRISK_BIN` is a scenario's program, it may have no serial port.
 #[test]
 fn the_terminal_is_restored_before_that() {
