@@ -19,7 +19,7 @@ use crate::{parallel, paths};
 mod boot;
 mod usage;
 
-/// Check combinations of features: none, each alone, all pairs, all, and every scenario.
+/// Check combinations of features: none, each alone, all pairs, all but each, all, and every scenario.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "matrix")]
 pub struct Args {
@@ -72,7 +72,15 @@ pub fn usage() -> Result<u32> {
     usage::all()
 }
 
-/// Checks all combinations. Returns how many build, and how many are refused by a guard.
+/// Checks all combinations, the pairs too. Returns how many there are.
+///
+/// # Errors
+/// As [`check`].
+pub fn pairs() -> Result<u32> {
+    check(false).map(|(built, refused)| built + refused)
+}
+
+/// Checks all combinations, where `quick` but the pairs. Returns how many build, and how many are refused by a guard.
 ///
 /// # Errors
 /// A combination does not build as it should, or a guard is never met.
@@ -126,6 +134,10 @@ fn combinations(
     let single = known.single();
     let mut lists = vec![Vec::new(), known.names()];
     lists.extend(single.iter().map(|one| vec![one.clone()]));
+    lists.extend((0..single.len()).map(|at| {
+        let rest = single.iter().enumerate().filter(|(other, _)| *other != at);
+        rest.map(|(_, name)| name.clone()).collect()
+    }));
     if !quick {
         for (at, one) in single.iter().enumerate() {
             lists.extend(single[at + 1..].iter().map(|two| vec![one.clone(), two.clone()]));
@@ -178,6 +190,8 @@ mod tests {
         {
             assert!(quick.contains_key(&known.closure(features)), "{features:?}");
         }
+        let without = known.single().into_iter().filter(|name| name != "smp").collect::<Vec<_>>();
+        assert!(quick.contains_key(&known.closure(&without)), "{without:?}");
         let pair = known.closure(&["serial", "thp"]);
         assert!(full.contains_key(&pair) && !quick.contains_key(&pair));
         let n = known.single().len();

@@ -104,14 +104,7 @@ fn calls(programs: &[PathBuf], words: &str) -> String {
 fn run_in(mode: Mode, audit: bool, script: String, count: &mut Count) -> Result<()> {
     let timeout = Duration::from_secs(25 * 60);
     let job = Job { mode, script, timeout, audit, relay: true, ..Job::default() };
-    let output = lab::run(&job).or_else(|end| {
-        // Seen once, with two CPUs: L1's kernel came upon an instruction that its other CPU was just
-        // patching. No test did that, so they get another L1, once.
-        let theirs = end.to_string().contains("Kernel panic - not syncing");
-        ensure!(theirs, end);
-        println!("{end:#}\nL1's own kernel panicked; its tests are run again in another");
-        lab::run(&job)
-    })?;
+    let output = lab::run_again(&job)?;
     let ran = Count::of(&output.console);
     *count += ran;
     ensure!(ran != Count::default(), "no test was run in the lab");
