@@ -22,9 +22,6 @@ pub struct Args {
     /// measure one of them in this process, by this machine's clock
     #[argh(option)]
     here: Option<String>,
-    /// first have another process with a filter of two instructions, as any service of systemd's is
-    #[argh(switch)]
-    beside: bool,
 }
 
 /// Offsets in `struct seccomp_data`.
@@ -104,8 +101,6 @@ const CALLS: u32 = 20_000;
 /// The lab failed, or the kernel has no filters.
 pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(name) = &args.here {
-        // The kernel keeps the code of all such filters in a page of 2 MiB, which it fills when it makes one.
-        let _other = args.beside.then(beside).transpose()?;
         let Some((.., kind)) = FILTERS.iter().find(|(known, ..)| known == name) else {
             bail!("--here {name}: there are none, all, number, argument, brisk and landlock");
         };
@@ -117,26 +112,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let own = quote(&lab::path_in_l1(&own).to_string_lossy());
     let names = FILTERS.map(|(name, ..)| name).join(" ");
     let script = format!(
-        "cp {own} /tmp/xtask; for name in {names}; do for first in '' --beside; do\n\
-         /tmp/xtask filters --here $name $first || exit 1\n\
-         done; done\n"
+        "cp {own} /tmp/xtask; for name in {names}; do /tmp/xtask filters --here $name || exit 1; done\n"
     );
     let timeout = Duration::from_secs(600);
     let output = lab::run(&Job { mode: Mode::Stopwatch, script, timeout, ..Job::default() })?;
     ensure!(output.status == 0, "{}", output.console);
-    let mut table =
-        Builder::from_iter([["filter", "installation", "beside another", "a call", "more"]]);
+    let mut table = Builder::from_iter([["filter", "installation", "a call", "more"]]);
     let mut none = None;
     for (name, about, _) in FILTERS {
-        let mut lines = output
-            .console
-            .lines()
-            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.split_once(' '));
-        let (install, call) = lines.next().context(name)?;
-        let (beside, _) = lines.next().context(name)?;
+        let line =
+            output.console.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let (install, call) = line.and_then(|line| line.split_once(' ')).context(name)?;
         let call: f64 = call.trim().parse().context(name)?;
         let more = call - *none.get_or_insert(call);
-        table.push_record([about, install, beside, &format!("{call:.0}"), &format!("{more:.0}")]);
+        table.push_record([about, install, &format!("{call:.0}"), &format!("{more:.0}")]);
     }
     let mut table = table.build();
     table.with(Style::markdown()).modify(Columns::new(1..), Alignment::right());
@@ -166,42 +155,6 @@ fn measure(kind: Kind) -> Result<(u128, f64)> {
         call();
     }
     Ok((install, since.elapsed().as_nanos() as f64 / f64::from(CALLS)))
-}
-
-/// A process that has a filter, until this is dropped.
-fn beside() -> Result<Other> {
-    // SAFETY: the child makes system calls only, and never returns.
-    unsafe {
-        match libc::fork() {
-            -1 => bail!("fork: {}", Error::last_os_error()),
-            0 => {
-                if install(&[load(FIRST), ALLOW]).is_ok() {
-                    libc::raise(libc::SIGSTOP);
-                }
-                libc::_exit(1);
-            }
-            child => {
-                let other = Other(child);
-                let mut status = 0;
-                libc::waitpid(child, &raw mut status, libc::WUNTRACED);
-                ensure!(libc::WIFSTOPPED(status), "seccomp(2) in another process failed");
-                Ok(other)
-            }
-        }
-    }
-}
-
-/// A child, which ends with this.
-struct Other(libc::pid_t);
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        // SAFETY: a child of ours that nobody waited for to its end.
-        unsafe {
-            libc::kill(self.0, libc::SIGKILL);
-            libc::waitpid(self.0, std::ptr::null_mut(), 0);
-        }
-    }
 }
 
 fn install(filter: &[sock_filter]) -> Result<()> {
