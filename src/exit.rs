@@ -47,7 +47,10 @@ impl fmt::Display for Crash {
             Crash::Shutdown => f.write_str("triple fault"),
             Crash::SystemEvent(kind) => write!(f, "KVM_EXIT_SYSTEM_EVENT {kind}"),
             Crash::InternalError(kind) => {
-                write!(f, "KVM internal error {kind}: the guest executed what this KVM cannot run")
+                write!(
+                    f,
+                    "KVM internal error {kind}: this machine's KVM cannot run what the guest executed"
+                )
             }
             Crash::FailEntry(reason) => {
                 write!(f, "the CPU refused to enter the guest: {reason:#x}")

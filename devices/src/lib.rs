@@ -22,6 +22,9 @@
 //! | `virtio::pmem` | `pmem` | virtio-pmem |
 //! | `virtio::rng` | `rng` | virtio-rng |
 //!
+//! No feature is on by default: `brisk-devices = { version = "0.1", features = ["serial", "block", "mmio"] }` has
+//! what the example needs.
+//!
 //! # Driven by a loop of accesses
 //!
 //! A hypervisor's exits are accesses to ports and to addresses where no memory is. Each goes to its device,
@@ -66,9 +69,11 @@
 //!             printed.extend(uart.write(0, value));
 //!             // `uart.irq()` is the level of its interrupt now.
 //!         }
-//!         Exit::Write { address, value } if address - WINDOW < mmio::SIZE => {
+//!         Exit::Write { address, value } if (WINDOW..WINDOW + mmio::SIZE).contains(&address) => {
 //!             match mmio::write(&mut common, &mut disk, address - WINDOW, &value.to_le_bytes()) {
-//!                 // The rings are where the driver says: read chains from there.
+//!                 // The rings are where the driver says. To walk them is the hypervisor's (the crate
+//!                 // virtio-queue does): behind a used buffer `common.interrupt(Reason::Queue)`, then its
+//!                 // interrupt.
 //!                 Effect::Activate => assert!(common.queue(0).is_some_and(|queue| queue.ready())),
 //!                 Effect::Notify(queue) => notified.push(queue),
 //!                 Effect::Reset | Effect::QueueStop(_) | Effect::None => {}
@@ -78,6 +83,11 @@
 //!     }
 //! }
 //! assert_eq!((printed, notified), (vec![b'!'], vec![0]));
+//!
+//! // A read of a register: the first word of the configuration space, its capacity in sectors.
+//! let mut capacity = [0; 4];
+//! mmio::read(&common, &disk, mmio::CONFIG, &mut capacity);
+//! assert_eq!(u32::from_le_bytes(capacity), 8);
 //!
 //! // The first descriptor of a chain has a request's header: here to read sector 1, into 512 bytes.
 //! let mut header = [0; 16];

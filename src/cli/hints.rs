@@ -7,7 +7,7 @@ const HINTS: &str = "\
 --fs --vsock --balloon --tpm --watchdog --pvpanic --ivshmem --generic-vhost-user\tthere is no such device
 --device --user-device -device\tthere are --disk, --pmem, --console and --serial, and no devices of the host's
 --firmware -bios -pflash\tno firmware is needed or run: give --kernel a vmlinux or a bzImage
---api-sock\t--api-socket PATH, for Cloud Hypervisor's API
+--api-sock\tuse --api-socket PATH, for Cloud Hypervisor's API
 --no-api --event-monitor --gdb -gdb -s -S -monitor -qmp\ta VM is run from its start to its end; what to run is all on the command line
 --landlock --landlock-rules --no-seccomp -sandbox\t--seccomp true is what there is
 --debug-console\tport 0x80 is the boot timer's: --boot-log, --timeline
@@ -16,13 +16,13 @@ const HINTS: &str = "\
 --pci-segment --platform -M -machine\tthere is one machine; --transport mmio|pci says how devices are reached
 --rate-limit-group\tdisks run as fast as they can
 --config-file --id\twhat to run is all on the command line
--m --mem -memory\t--memory size=512M
--smp\t--cpus boot=2
+-m --mem --ram -memory\tuse --memory size=512M
+-smp --smp\tuse --cpus boot=2
 -cpu -enable-kvm -accel\tthe guest has the host's CPU, by KVM
--kernel -initrd --initrd -append\t--kernel, --initramfs, --cmdline
--drive -hda -blockdev --block-device\t--disk path=FILE
--object -mem-path -mem-prealloc\t--memory hugepages=on, shared=on, prefault=on
--serial -chardev -nographic -display -vga\t--serial tty, --console tty; there is no screen
+-kernel -initrd --initrd -append --append\tuse --kernel, --initramfs, --cmdline
+-drive -hda -blockdev --block-device\tuse --disk path=FILE
+-object -mem-path -mem-prealloc\tuse --memory hugepages=on, shared=on, prefault=on
+-serial -chardev -nographic -display -vga\tuse --serial tty, --console tty; there is no screen
 -no-reboot\ta reboot ends the VM
 ";
 

@@ -113,6 +113,8 @@ impl Streams {
     fn new(arguments: Option<&'static [u8]>) -> Streams {
         events::install_for_workload();
         terminal::hold_output();
+        // What a workload does not say is no console that is missing.
+        terminal::shown();
         let sink = |output, fd| Sink {
             output,
             file: terminal::standard(fd),

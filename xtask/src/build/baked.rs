@@ -82,6 +82,8 @@ fn refused(program: &Path, args: &[String]) -> Result<Option<String>> {
     let output = run.context("the built brisk does not run here")?;
     let text = String::from_utf8_lossy(&output.stderr);
     let text = text.trim().trim_start_matches("brisk: ").to_owned();
+    // There is no such program yet.
+    let text = text.replace("(see brisk --help)", "(README.md has them all, below Running it)");
     Ok((output.status.code() == Some(USAGE)).then_some(text))
 }
 

@@ -75,7 +75,7 @@ pub fn command(args: &Args) -> Result<ExitCode> {
 pub fn own() -> Job {
     let terminal = io::on_terminal();
     if terminal {
-        eprintln!("lab: starting L1 (Ctrl-] ends it)");
+        eprintln!("lab: starting its machine, some 20 s (Ctrl-] ends it)");
     }
     let timeout = if terminal { Duration::MAX } else { TIMEOUT };
     Job { io: Io::Own { terminal }, timeout, ..Job::default() }

@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use argh::FromArgs;
 use std::fs;
+use std::io::{self, IsTerminal};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -109,7 +110,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     debian::ensure(debian::IMAGES)?;
     let cache = Cache::open()?;
     let root = root(&cache, args, source)?;
-    let (way, config) = config(args, &root)?;
+    let terminal = io::stdin().is_terminal();
+    ensure!(
+        !args.shell || terminal || args.print,
+        "--shell: standard input is no terminal; for a pipe or a file: -- /bin/sh"
+    );
+    let (way, config) = config(args, &root, terminal || args.print)?;
     let on = if args.print { On::Host } else { place(args.on)? };
     let initramfs = initramfs(&cache, &config)?;
     let kernel = match &args.kernel {
@@ -171,7 +177,7 @@ pub fn for_tests(cache: &Cache) -> Result<Vec<(&'static str, PathBuf)>> {
         let args =
             Args::from_args(&["run"], &given).map_err(|exit| anyhow::anyhow!(exit.output))?;
         let root = root(cache, &args, format::source(&args.root)?)?;
-        let (way, config) = config(&args, &root)?;
+        let (way, config) = config(&args, &root, true)?;
         let words = words(&args, &kernel, &initramfs(cache, &config)?, &root, &way);
         let path = dir.join(name);
         fs::write(&path, words.join("\n") + "\n")?;
@@ -245,20 +251,22 @@ fn own_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// What our init is to do, and who has the console.
-fn config(args: &Args, root: &Root) -> Result<(Way, Vec<u8>)> {
+/// What our init is to do, and who has the console; a shell that nobody asked for is at the terminal, if
+/// there is one.
+fn config(args: &Args, root: &Root, terminal: bool) -> Result<(Way, Vec<u8>)> {
     let mut recipe = root.recipe.clone();
     let named = !recipe.entrypoint.is_empty() || !recipe.cmd.is_empty();
     let way = match (args.shell, args.command.is_empty()) {
         (true, _) => Way::Terminal,
         (false, false) => Way::Streams,
         (false, true) if named => Way::Streams,
-        (false, true) if root.has_init == Some(false) => Way::Terminal,
+        (false, true) if root.has_init == Some(false) && terminal => Way::Terminal,
+        (false, true) if root.has_init == Some(false) => Way::Streams,
         (false, true) => Way::Init,
     };
     if !args.command.is_empty() {
         (recipe.entrypoint, recipe.cmd) = (args.command.clone(), Vec::new());
-    } else if matches!(way, Way::Terminal) {
+    } else if !named && !matches!(way, Way::Init) || args.shell {
         (recipe.entrypoint, recipe.cmd) = (vec!["/bin/sh".to_owned()], Vec::new());
     }
     let writable = if args.writable { "no" } else { "tmpfs" };

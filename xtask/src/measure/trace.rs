@@ -34,7 +34,8 @@ pub struct Args {
     /// on the stopwatch, with the guest kernel's initcalls in the picture, and the slowest listed
     #[argh(switch)]
     initcalls: bool,
-    /// guest (our own, all that the tests use; default), micro, micro-smp, or a file
+    /// guest (what the tests and peers boot; default), micro (what `boot` and `run` boot), micro-smp, or a
+    /// file
     #[argh(option)]
     kernel: Option<Kernel>,
     /// arguments for brisk, after --
@@ -109,11 +110,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         None => boot(args)?,
     };
     if let Some(initcalls) = initcalls {
-        print!("{}", initcalls.slowest());
+        let kernel = match &args.kernel {
+            None => kernel::Config::Guest.name().to_owned(),
+            Some(Kernel::Own(config)) => config.name().to_owned(),
+            Some(Kernel::Stock(stock)) => stock.name.to_owned(),
+            Some(Kernel::File(path)) => path.display().to_string(),
+        };
+        print!("kernel {kernel}: {}", initcalls.slowest());
     }
     let picture = svg::draw(&lanes, &format!("brisk: {about}"));
     fs::write(&args.out, picture).with_context(|| args.out.display().to_string())?;
-    println!("{}", args.out.display());
+    println!("picture: {}", args.out.display());
     Ok(ExitCode::SUCCESS)
 }
 

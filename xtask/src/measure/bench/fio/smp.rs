@@ -46,25 +46,34 @@ pub fn measure(before: &Path, runs: u32) -> Result<String> {
     let kernel = kernel::ensure(&cache, kernel::Config::MicroSmp)?.vmlinux;
     let root = image::ensure(&cache)?;
     let after = build::program(Some(FEATURES))?;
-    let guests = (CPUS.len() * ENGINES.len() * PLACES.len() * WHO.len()) as u32;
     let mut log = String::new();
-    // Each of its own, as L1's kernel may panic in so long a time.
-    for run in 0..runs {
-        let step = crate::ui::Step::start(&format!("fio in the lab, pair {}", run + 1));
-        let output = lab::run_again(&lab::Job {
+    let groups = CPUS.iter().flat_map(|cpus| ENGINES.map(|engine| (*cpus, engine)));
+    let mut step =
+        crate::ui::Step::counted("fio in the lab", u64::from(runs) * groups.clone().count() as u64);
+    for (run, (cpus, engine)) in (0..runs).flat_map(|run| groups.clone().map(move |of| (run, of))) {
+        // Each of its own, as L1's kernel panics in this now and then.
+        let job = lab::Job {
             mode: lab::Mode::Fast,
-            script: script([before, &after, &kernel, &root], run),
-            timeout: Duration::from_secs(u64::from(120 + guests * LIMIT)),
+            script: script([before, &after, &kernel, &root], run, cpus, engine),
+            timeout: Duration::from_secs(u64::from(
+                120 + LIMIT * (PLACES.len() * WHO.len()) as u32,
+            )),
             ..lab::Job::default()
-        })?;
-        step.done();
-        ensure!(output.status == 0, "the script failed in the lab:\n{}", output.console);
-        log += &fs::read_to_string(output.dir.join("log")).context("no log")?;
+        };
+        match lab::run_again(&job) {
+            Ok(output) => {
+                ensure!(output.status == 0, "the script failed in the lab:\n{}", output.console);
+                log += &fs::read_to_string(output.dir.join("log")).context("no log")?;
+            }
+            Err(end) => eprintln!("xtask: bench: {cpus} vCPUs, {engine}: {end:#}"),
+        }
+        step.tick();
     }
+    step.done();
     render(&parse(&log)?)
 }
 
-fn script(files: [&Path; 4], run: u32) -> String {
+fn script(files: [&Path; 4], run: u32, cpus: u32, engine: &str) -> String {
     let mut text = String::from("set -u; dir=/tmp/fio; mkdir $dir || exit 1\n");
     for (from, to) in files.iter().zip(["before", "after", "vmlinux", "root.raw"]) {
         let from = quote(&path_in_l1(from).to_string_lossy());
@@ -74,23 +83,18 @@ fn script(files: [&Path; 4], run: u32) -> String {
         let _ = writeln!(text, "dd if=/dev/zero of={place}/data.raw bs=1M count=8 2> /dev/null");
     }
     let line = "root=/dev/vda rootfstype=erofs init=/sbin/init console=hvc0 quiet fio_disk=vdb";
-    for cpus in CPUS {
-        for engine in ENGINES {
-            for (name, place) in PLACES {
-                for who in WHO {
-                    let _ = writeln!(
-                        text,
-                        "timeout {LIMIT} $dir/{who} --kernel $dir/vmlinux --cpus boot={cpus} \
-                             --disk path=$dir/root.raw,readonly=on \
-                             --disk path={place}/data.raw,engine={engine} --memory size=256M \
-                             --cmdline '{line} fio_smp={jobs}' --console file=$dir/console \
-                             < /dev/null > $dir/said 2>&1\n\
-                             {{ echo '#{who} {run} {cpus},{engine},{name}'; cat $dir/said $dir/console; \
-                             }} >> /tmp/out/log",
-                        jobs = cpus * 2
-                    );
-                }
-            }
+    for (name, place) in PLACES {
+        for who in WHO {
+            let _ = writeln!(
+                text,
+                "timeout {LIMIT} $dir/{who} --kernel $dir/vmlinux --cpus boot={cpus} \
+                 --disk path=$dir/root.raw,readonly=on --disk path={place}/data.raw,engine={engine} \
+                 --memory size=256M --cmdline '{line} fio_smp={jobs}' --console file=$dir/console \
+                 < /dev/null > $dir/said 2>&1\n\
+                 {{ echo '#{who} {run} {cpus},{engine},{name}'; cat $dir/said $dir/console; }} \
+                 >> /tmp/out/log",
+                jobs = cpus * 2
+            );
         }
     }
     text
@@ -202,8 +206,8 @@ mod tests {
 
     #[test]
     fn shells_understand_it() {
-        let text = script([Path::new("/tmp/it's"); 4], 2);
-        assert_eq!(text.matches(" --cpus ").count(), 2 * 2 * 2 * 2);
+        let text = script([Path::new("/tmp/it's"); 4], 2, 4, "sync");
+        assert_eq!(text.matches(" --cpus boot=4 ").count(), 2 * 2);
         let check = std::process::Command::new("sh").args(["-n", "-c", &text]).status();
         assert!(check.unwrap().success(), "{text}");
     }
