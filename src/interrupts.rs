@@ -113,3 +113,21 @@ impl Sink for Interrupts {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "api")]
+mod tests {
+    use super::*;
+    use crate::kvm::System;
+
+    #[test]
+    fn a_guest_listens_to_what_it_unmasked() {
+        let vm: &'static Vm = Box::leak(Box::new(System::open().unwrap().create_vm().unwrap()));
+        let mut interrupts = Interrupts::new(vm, 5, 2);
+        assert!(!interrupts.listens(6));
+        // IOREGSEL, IOWIN: the low half of the second pin's entry is its vector, and no mask.
+        interrupts.write(0, &0x12u32.to_le_bytes());
+        interrupts.write(0x10, &0x30u32.to_le_bytes());
+        assert_eq!([4, 5, 6, 7].map(|gsi| interrupts.listens(gsi)), [false, false, true, false]);
+    }
+}

@@ -356,6 +356,8 @@ mod stopped {
         };
         let none = [Reply::Nothing, Reply::Nothing, Reply::End(End::Quit)];
         assert_eq!(all(&mut device), none);
+        #[cfg(feature = "pci")]
+        assert_eq!(none.map(Reply::end), [None, None, Some(End::Quit)]);
         // A device that runs without it.
         for (at, value) in [(0x70, 3u32), (0x24, 1), (0x20, 1), (0x70, 11)] {
             let _ = device.write(at, &value.to_le_bytes(), &memory);

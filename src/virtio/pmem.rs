@@ -410,7 +410,7 @@ impl Backend for Pmem {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::FileExt;
 
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
@@ -418,7 +418,7 @@ mod tests {
     use super::*;
 
     /// What `body` gives on a thread on which `call` fails with `error`.
-    fn with_failing<T: Send>(
+    pub fn with_failing<T: Send>(
         call: libc::c_long,
         error: libc::c_int,
         body: impl FnOnce() -> T + Send,

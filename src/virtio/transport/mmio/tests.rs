@@ -5,6 +5,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::cli::{self, Command};
+#[cfg(feature = "pmem")]
+use crate::events::Events;
 use crate::interrupts::Signal;
 use crate::kvm::System;
 
@@ -180,6 +182,22 @@ fn a_change_of_the_configuration_is_seen() {
         compare(&mut devices);
         start(&mut devices, 0, &mut signals);
     }
+}
+
+/// Among devices of which only one can.
+#[test]
+#[cfg(feature = "pmem")]
+fn memory_that_a_device_repaired_is_touched_again() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(2 << 20).unwrap();
+    let sparse = tempfile::NamedTempFile::new().unwrap();
+    sparse.as_file().set_len(2 << 20).unwrap();
+    let more = format!(" --pmem file={}", sparse.path().display());
+    let mut devices = devices_with(&image, 1, &more);
+    let mut poll = |events| devices.poll(events, &mut |_: Signal| ()).repaired;
+    assert!(!poll(Events::CONSOLE) && !poll(Events::MEMORY), "there is room");
+    let full = || poll(Events::MEMORY);
+    assert!(crate::virtio::pmem::tests::with_failing(libc::SYS_madvise, libc::EFAULT, full));
 }
 
 proptest! {
