@@ -410,29 +410,11 @@ impl Backend for Pmem {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::os::unix::fs::FileExt;
 
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
-
     use super::*;
-
-    /// What `body` gives on a thread on which `call` fails with `error`.
-    pub fn with_failing<T: Send>(
-        call: libc::c_long,
-        error: libc::c_int,
-        body: impl FnOnce() -> T + Send,
-    ) -> T {
-        let rules = [(call, Vec::new())].into_iter().collect();
-        let fail = SeccompAction::Errno(error as u32);
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, fail, TargetArch::x86_64);
-        let program: BpfProgram = filter.unwrap().try_into().unwrap();
-        let on_it = || {
-            seccompiler::apply_filter(&program).unwrap();
-            body()
-        };
-        std::thread::scope(|scope| scope.spawn(on_it).join().unwrap())
-    }
+    use crate::virtio::failing;
 
     /// An image of 2 MiB with holes but for these pages.
     fn image(pages: &[u64]) -> (tempfile::NamedTempFile, PmemConfig) {
@@ -459,12 +441,12 @@ pub(super) mod tests {
         assert!(!comes(&mut pmem, Events::MEMORY));
         // A kernel that does not tell.
         let untold = || comes(&mut pmem, Events::MEMORY);
-        assert!(!with_failing(libc::SYS_madvise, libc::EINVAL, untold));
+        assert!(!failing(libc::SYS_madvise, libc::EINVAL, untold));
         let tick = || comes(&mut pmem, Events::TICK);
-        assert!(!with_failing(libc::SYS_madvise, libc::EFAULT, tick), "nobody wants a page");
+        assert!(!failing(libc::SYS_madvise, libc::EFAULT, tick), "nobody wants a page");
         assert!(!is_lost(&pmem));
         let full = || comes(&mut pmem, Events::MEMORY);
-        assert!(with_failing(libc::SYS_madvise, libc::EFAULT, full));
+        assert!(failing(libc::SYS_madvise, libc::EFAULT, full));
         assert!(is_lost(&pmem));
         for page in [0, 1, 2, 3, 255, 256, 257, 511] {
             let at = (pmem.host + page * PAGE) as *mut u8;
@@ -487,7 +469,7 @@ pub(super) mod tests {
                 if discard { PmemConfig { discard_writes: true, ..holes } } else { whole.clone() };
             let (mut model, mut pmem, _) = Pmem::map(&config, 4 << 30).unwrap();
             let full = || pmem.poll(Events::MEMORY, &mut model).repaired;
-            assert!(!with_failing(libc::SYS_madvise, libc::EFAULT, full));
+            assert!(!failing(libc::SYS_madvise, libc::EFAULT, full));
             assert!(!is_lost(&pmem));
         }
     }
@@ -498,7 +480,7 @@ pub(super) mod tests {
         let seen = || watch(&config.path, Events::device(0)).is_some();
         assert!(seen());
         for call in [libc::SYS_inotify_init1, libc::SYS_inotify_add_watch] {
-            assert!(!with_failing(call, libc::EMFILE, seen));
+            assert!(!failing(call, libc::EMFILE, seen));
         }
         // What was changed is read off, or no further change would be told.
         let (mut model, mut pmem, _) = Pmem::map(&config, 4 << 30).unwrap();

@@ -242,4 +242,22 @@ mod tests {
         }
         disk.clear(&Segment { range: Range { offset: 0, len: 0 }, unmap: false }, false).unwrap();
     }
+    /// Only a file system that has no such call is helped; a disk that fails has failed.
+    #[test]
+    fn a_range_that_cannot_be_cleared() {
+        use brisk_devices::virtio::block::Range;
+        for (error, works) in [(libc::EOPNOTSUPP, true), (libc::EIO, false), (libc::ENOSPC, false)]
+        {
+            for discard in [true, false] {
+                let cleared = crate::virtio::failing(libc::SYS_fallocate, error, || {
+                    let file = tempfile::tempfile().unwrap();
+                    file.set_len(8192).unwrap();
+                    let disk = Disk { file: file.into(), direct: false, write_through: false };
+                    let range = Range { offset: 0, len: 4096 };
+                    disk.clear(&Segment { range, unmap: false }, discard).is_ok()
+                });
+                assert_eq!(cleared, works, "{error}, {discard}");
+            }
+        }
+    }
 }

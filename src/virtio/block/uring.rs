@@ -411,6 +411,76 @@ mod tests {
         assert_eq!(write(&never_durable(true)), Status::IoErr as u8);
     }
 
+    fn holding(bytes: &[u8], write_through: bool) -> Disk {
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        Disk { file: file.into(), direct: false, write_through }
+    }
+
+    fn buffer(bytes: &mut [u8]) -> libc::iovec {
+        libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
+    }
+
+    /// A write that has no flush behind it is the ring's, which makes it durable.
+    #[test]
+    fn what_need_not_wait_is_done_at_once() {
+        let mut bytes = *b"seven..";
+        for (write_through, written) in [(true, 0), (false, 7)] {
+            let disk = holding(b"image", write_through);
+            let mut engine = Engine::new(4, &disk, Events::NONE).unwrap();
+            let mut list = vec![buffer(&mut bytes)];
+            assert_eq!(engine.at_once(&disk, Operation::Write, &mut list, 5), written);
+            assert_eq!(list.is_empty(), !write_through);
+            let mut list = vec![buffer(&mut bytes[..5])];
+            assert_eq!(engine.at_once(&disk, Operation::Read, &mut list, 0), 5);
+            assert!(list.is_empty() && bytes.starts_with(b"image"));
+            assert_eq!(engine.at_once(&disk, Operation::Flush, &mut list, 0), 0);
+        }
+    }
+
+    /// A file system that always waits is not asked again; one that has to wait this once is.
+    #[test]
+    fn who_always_waits_is_asked_once() {
+        for (error, asks) in [(libc::EOPNOTSUPP, false), (libc::EAGAIN, true)] {
+            for (call, operation, at) in
+                [(libc::SYS_preadv2, Operation::Read, 0), (libc::SYS_pwritev2, Operation::Write, 1)]
+            {
+                crate::virtio::failing(call, error, || {
+                    let (disk, mut bytes) = (holding(b"image", false), [0; 5]);
+                    let mut engine = Engine::new(4, &disk, Events::NONE).unwrap();
+                    let mut list = vec![buffer(&mut bytes)];
+                    assert_eq!(engine.at_once(&disk, operation, &mut list, 0), 0);
+                    assert_eq!(list.len(), 1);
+                    assert_eq!(engine.at_once[at].is_some(), asks);
+                    assert!(engine.at_once[1 - at].is_some());
+                });
+            }
+        }
+    }
+
+    /// What the kernel leaves undone is done; what the disk refuses is an error, and not tried again.
+    #[test]
+    fn what_becomes_of_a_result() {
+        let disk = holding(b"image", false);
+        for (result, ok) in [
+            (5, true),
+            (2, true),
+            (0, true),
+            (-libc::EINTR, true),
+            (-libc::EAGAIN, true),
+            (-libc::EINVAL, true),
+            (-libc::EIO, false),
+            (-libc::ENOSPC, false),
+        ] {
+            let (mut bytes, mut status) = (*b"im...", 0);
+            let (operation, status) = (Operation::Read, &raw mut status);
+            let buffers = vec![buffer(&mut bytes)];
+            let flight = Flight { head: 0, operation, buffers, offset: 0, room: 6, status };
+            assert_eq!(finish(&disk, flight, result), ok, "{result}");
+            assert_eq!(&bytes == b"image", ok && result != 5, "{result}");
+        }
+    }
+
     /// What is on its way arrives before the driver has its buffers back.
     #[test]
     fn quiescing_waits_for_what_is_on_its_way() {
@@ -428,8 +498,21 @@ mod tests {
         let flight = Flight { head: 0, operation, buffers, offset: 0, room: 513, status };
         assert!(engine.push(flight).is_ok());
         engine.run(&disk, |_, _| panic!("the pipe is empty"));
+        // SAFETY: no pointers; an all-zero sigaction is valid, and without SA_RESTART.
+        let waits = unsafe {
+            extern "C" fn nothing(_: libc::c_int) {}
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            assert_eq!(libc::sigaction(libc::SIGUSR2, &action, std::ptr::null_mut()), 0);
+            libc::pthread_self()
+        };
         let writer = std::thread::spawn(move || {
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            // A signal that ends no VM comes meanwhile.
+            for _ in 0..10 {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                // SAFETY: the thread waits for this one.
+                assert_eq!(unsafe { libc::pthread_kill(waits, libc::SIGUSR2) }, 0);
+            }
             to.write_all(&[7; 512]).unwrap();
         });
         engine.quiesce(&disk, |_, _| ());

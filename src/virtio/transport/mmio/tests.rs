@@ -197,7 +197,26 @@ fn memory_that_a_device_repaired_is_touched_again() {
     let mut poll = |events| devices.poll(events, &mut |_: Signal| ()).repaired;
     assert!(!poll(Events::CONSOLE) && !poll(Events::MEMORY), "there is room");
     let full = || poll(Events::MEMORY);
-    assert!(crate::virtio::pmem::tests::with_failing(libc::SYS_madvise, libc::EFAULT, full));
+    assert!(crate::virtio::failing(libc::SYS_madvise, libc::EFAULT, full));
+}
+
+/// A snapshot saves what is nowhere but in this process.
+#[test]
+#[cfg(all(feature = "pmem", feature = "snapshot"))]
+fn what_is_written_and_not_kept_is_private() {
+    for (more, wanted) in [("", 0), (",discard_writes=on", 1)] {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(2 << 20).unwrap();
+        let pmem = tempfile::NamedTempFile::new().unwrap();
+        pmem.as_file().set_len(4 << 20).unwrap();
+        let more = format!(" --pmem file={}{more}", pmem.path().display());
+        let private = devices_with(&image, 1, &more).private();
+        assert_eq!(private.len(), wanted);
+        for (index, start, len) in private {
+            assert_eq!((index, len), (2, 4 << 20));
+            assert!(start > 0 && start.is_multiple_of(4096), "{start:#x}");
+        }
+    }
 }
 
 proptest! {
