@@ -200,6 +200,15 @@ fn memory_that_a_device_repaired_is_touched_again() {
     assert!(crate::virtio::failing(libc::SYS_madvise, libc::EFAULT, full));
 }
 
+#[test]
+fn each_device_has_a_window() {
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(64 << 10).unwrap();
+    let windows = devices(&image).windows();
+    let bases: Vec<u64> = windows.iter().map(|window| window.base).collect();
+    assert_eq!(bases, [layout::VIRTIO_MMIO_BASE, layout::VIRTIO_MMIO_BASE + DISK]);
+}
+
 /// A snapshot saves what is nowhere but in this process.
 #[test]
 #[cfg(all(feature = "pmem", feature = "snapshot"))]

@@ -292,12 +292,54 @@ fn the_table_is_memory_until_a_masked_vector_is_raised() {
     assert!(table(&guest).is_none());
     assert_eq!(guest.get(BAR + TABLE + 16), 0xfee0_0000u32.to_le_bytes());
     assert_eq!(guest.get(BAR + PENDING), [2]);
+    guest.config(CONSOLE + 0x9a, &0x8000u16.to_le_bytes());
+    assert!(table(&guest).is_none(), "something is pending");
     guest.set(BAR + TABLE + 28, [0; 4]);
     assert_eq!((guest.messages.get(), guest.get(BAR + PENDING)), (2, [0]));
     // Set up again it is memory again, with what the guest wrote meanwhile.
     guest.config(CONSOLE + 0x9a, &0x8000u16.to_le_bytes());
     guest.send();
     assert_eq!((table(&guest).is_some(), guest.messages.get()), (true, 3));
+}
+
+/// An access that was an exit before the table became memory.
+#[test]
+fn who_comes_late_is_not_lost() {
+    let mut guest = Guest::new();
+    guest.config(CONSOLE + 0x9a, &0x8000u16.to_le_bytes());
+    poke(&guest, 2, 0x31);
+    guest.set(BAR + TABLE + 16, 0xfee0_1000u32.to_le_bytes());
+    assert!(table(&guest).is_none());
+    assert_eq!(guest.get(BAR + TABLE + 16), 0xfee0_1000u32.to_le_bytes());
+    assert_eq!(guest.get(BAR + TABLE + 24), 0x31u32.to_le_bytes());
+}
+
+/// Of a guest that was saved, too.
+#[test]
+fn the_table_is_memory_at_its_place() {
+    use crate::virtio::transport::pages::{Page, Window};
+    let (mut slots, vm) = slots_with("", "pci", true);
+    write(&mut slots, CONSOLE + 4, 6);
+    write(&mut slots, CONSOLE + 0x98, 1 << 31);
+    let is_free = |vm: &'static Vm, slot: u32, at: u64| {
+        let mut window = Window::new(vm, slot);
+        window.open(at, Page::zeroed(1), false).map(|()| window.close()).is_ok()
+    };
+    assert!(
+        !is_free(vm, 30, BAR + TABLE) && is_free(vm, 30, BAR) && is_free(vm, 30, BAR + BAR_SIZE)
+    );
+    #[cfg(feature = "snapshot")]
+    {
+        use crate::snapshot::parts::{Parts, Writer};
+        let mut to = Writer::default();
+        slots.pci.as_mut().unwrap().save(&mut to);
+        let file = to.finish();
+        let (mut clone, vm) = slots_with("", "pci", false);
+        clone.pci.as_mut().unwrap().restore(&Parts::parse(&file).unwrap()).unwrap();
+        assert!(is_free(vm, 30, BAR + TABLE));
+        clone.make_readable(vm, 5).unwrap();
+        assert!(!is_free(vm, 30, BAR + TABLE));
+    }
 }
 
 #[test]
