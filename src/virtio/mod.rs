@@ -18,6 +18,9 @@ pub mod block;
 pub mod console;
 mod device;
 mod devices;
+#[cfg(test)]
+#[cfg(any(feature = "block", feature = "pmem"))]
+mod failing;
 #[cfg(feature = "smp")]
 mod jobs;
 #[cfg(not(feature = "smp"))]
@@ -167,23 +170,4 @@ pub struct Found {
     pub repaired: bool,
     /// The VM ends.
     pub end: Option<End>,
-}
-
-/// What `body` gives on a thread on which `call` fails with `error`.
-#[cfg(test)]
-pub fn failing<T: Send>(
-    call: libc::c_long,
-    error: libc::c_int,
-    body: impl FnOnce() -> T + Send,
-) -> T {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
-    let rules = [(call, Vec::new())].into_iter().collect();
-    let fail = SeccompAction::Errno(error as u32);
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, fail, TargetArch::x86_64);
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
-    let on_it = || {
-        seccompiler::apply_filter(&program).unwrap();
-        body()
-    };
-    std::thread::scope(|scope| scope.spawn(on_it).join().unwrap())
 }

@@ -414,7 +414,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::virtio::failing;
+    use crate::virtio::failing::failing;
 
     /// An image of 2 MiB with holes but for these pages.
     fn image(pages: &[u64]) -> (tempfile::NamedTempFile, PmemConfig) {

@@ -249,7 +249,7 @@ mod tests {
         for (error, works) in [(libc::EOPNOTSUPP, true), (libc::EIO, false), (libc::ENOSPC, false)]
         {
             for discard in [true, false] {
-                let cleared = crate::virtio::failing(libc::SYS_fallocate, error, || {
+                let cleared = crate::virtio::failing::failing(libc::SYS_fallocate, error, || {
                     let file = tempfile::tempfile().unwrap();
                     file.set_len(8192).unwrap();
                     let disk = Disk { file: file.into(), direct: false, write_through: false };
@@ -259,5 +259,29 @@ mod tests {
                 assert_eq!(cleared, works, "{error}, {discard}");
             }
         }
+    }
+    /// A request of many parts is left in the middle by a VM that ends. In a process of its own, which has
+    /// nothing but this to end.
+    #[test]
+    fn a_vm_that_ends_moves_one_part_more_at_most() {
+        let file = tempfile::tempfile().unwrap();
+        let disk = Disk { file: file.into(), direct: false, write_through: false };
+        let mut bytes = vec![7u8; 3 * MOST];
+        let mut list =
+            vec![libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }];
+        let mut status = 0;
+        // SAFETY: the child writes a file and ends, and locks nothing that another thread may have.
+        unsafe {
+            match libc::fork() {
+                0 => {
+                    events::install();
+                    libc::raise(libc::SIGTERM);
+                    let moved = disk.transfer(&mut list, 0, libc::pwritev);
+                    libc::_exit(moved.is_ok().into());
+                }
+                child => assert_eq!(libc::waitpid(child, &mut status, 0), child),
+            }
+        }
+        assert_eq!((status, disk.file.metadata().unwrap().len()), (0, MOST as u64));
     }
 }

@@ -445,7 +445,7 @@ mod tests {
             for (call, operation, at) in
                 [(libc::SYS_preadv2, Operation::Read, 0), (libc::SYS_pwritev2, Operation::Write, 1)]
             {
-                crate::virtio::failing(call, error, || {
+                crate::virtio::failing::failing(call, error, || {
                     let (disk, mut bytes) = (holding(b"image", false), [0; 5]);
                     let mut engine = Engine::new(4, &disk, Events::NONE).unwrap();
                     let mut list = vec![buffer(&mut bytes)];

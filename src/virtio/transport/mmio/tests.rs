@@ -197,7 +197,7 @@ fn memory_that_a_device_repaired_is_touched_again() {
     let mut poll = |events| devices.poll(events, &mut |_: Signal| ()).repaired;
     assert!(!poll(Events::CONSOLE) && !poll(Events::MEMORY), "there is room");
     let full = || poll(Events::MEMORY);
-    assert!(crate::virtio::failing(libc::SYS_madvise, libc::EFAULT, full));
+    assert!(crate::virtio::failing::failing(libc::SYS_madvise, libc::EFAULT, full));
 }
 
 #[test]
