@@ -297,6 +297,21 @@ fn all_that_streams_do() {
     assert_eq!(frames, expected);
 }
 
+/// No more of the input than the guest has room for.
+#[test]
+fn input_waits_for_room() {
+    let mut guest = Guest::new(&[&[64], &[64], &[64]]);
+    guest.send(&[&ready(3)]);
+    guest.wait(1);
+    guest.send(&[&ready(4)]);
+    guest.wait(2);
+    let mut host = guest.run(2, &[]);
+    let mut stdin = host.child.stdin.take().unwrap();
+    stdin.write_all(b"0123456789").unwrap();
+    let (frames, _) = host.end(0);
+    assert_eq!(frames, [frame(INPUT, b"012"), frame(INPUT, b"3456")]);
+}
+
 /// A guest that fills the pipe, which nobody reads yet, and the window behind it, and then sends more.
 fn one_that_fills(guest: &mut Guest, bytes: &[u8]) {
     let head = [ready(0), frame(OUTPUT, bytes)[..4].to_vec()].concat();

@@ -284,4 +284,87 @@ mod tests {
         }
         assert_eq!((status, disk.file.metadata().unwrap().len()), (0, MOST as u64));
     }
+    /// An image that was cut meanwhile, whatever the last failed call has left in errno.
+    #[test]
+    fn a_read_behind_the_end_is_an_error() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(512).unwrap();
+        let disk = Disk { file: file.into(), direct: false, write_through: false };
+        let mut bytes = [0u8; 1024];
+        let mut list = vec![libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: 1024 }];
+        // SAFETY: this thread's own.
+        unsafe { *libc::__errno_location() = libc::EINTR };
+        let error = disk.transfer(&mut list, 0, libc::preadv).unwrap_err();
+        assert_eq!(error.to_string(), "the image is shorter than it was");
+        assert_eq!(list[0].iov_len, 512);
+    }
+
+    /// A call that signals interrupt is made again until the VM is to end. In a process of its own.
+    #[test]
+    fn an_interrupted_call_is_made_again() {
+        let mut status = 0;
+        // SAFETY: the child makes system calls and ends, and locks nothing that another thread may have.
+        unsafe {
+            match libc::fork() {
+                0 => {
+                    events::install();
+                    let failed =
+                        crate::virtio::failing::failing(libc::SYS_preadv, libc::EINTR, || {
+                            let file = tempfile::tempfile().unwrap();
+                            let disk =
+                                Disk { file: file.into(), direct: false, write_through: false };
+                            let mut byte = 0u8;
+                            let iov_base = (&raw mut byte).cast();
+                            let mut list = vec![libc::iovec { iov_base, iov_len: 1 }];
+                            let second = libc::itimerval {
+                                it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+                                it_value: libc::timeval { tv_sec: 0, tv_usec: 50_000 },
+                            };
+                            extern "C" fn end(_: libc::c_int) {
+                                // SAFETY: as a user would.
+                                unsafe { libc::raise(libc::SIGTERM) };
+                            }
+                            libc::signal(libc::SIGALRM, end as *const () as usize);
+                            libc::setitimer(
+                                libc::ITIMER_REAL,
+                                &raw const second,
+                                std::ptr::null_mut(),
+                            );
+                            disk.transfer(&mut list, 0, libc::preadv).is_err()
+                        });
+                    libc::_exit((!failed || !events::stopping()).into());
+                }
+                child => assert_eq!(libc::waitpid(child, &mut status, 0), child),
+            }
+        }
+        assert_eq!(status, 0);
+    }
+
+    /// Buffers that are not aligned go through the cache, where the user wanted to go past it, and nowhere
+    /// else.
+    #[test]
+    fn buffers_that_are_not_aligned() {
+        use std::os::unix::fs::{FileExt, OpenOptionsExt};
+        for direct in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut options = std::fs::OpenOptions::new();
+            options.read(true).write(true).create(true).custom_flags(libc::O_DIRECT);
+            let file = options.open(dir.path().join("image")).unwrap();
+            if file.write_at(b"odd", 1).is_ok() {
+                eprintln!("the file system of {} takes such buffers", dir.path().display());
+                return;
+            }
+            let disk = Disk { file: file.into(), direct, write_through: false };
+            let mut bytes = *b".odd.";
+            let mut list =
+                vec![libc::iovec { iov_base: bytes[1..].as_mut_ptr().cast(), iov_len: 3 }];
+            let moved = disk.transfer(&mut list, 1, libc::pwritev);
+            assert_eq!(moved.is_ok(), direct);
+            let len = if direct { 4 } else { 0 };
+            assert_eq!(disk.file.metadata().unwrap().len(), len);
+            // SAFETY: asks for flags.
+            let flags = unsafe { libc::fcntl(disk.file.as_raw_fd(), libc::F_GETFL) };
+            assert_eq!(flags & libc::O_DIRECT == 0, direct);
+        }
+    }
 }

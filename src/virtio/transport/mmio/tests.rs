@@ -209,6 +209,36 @@ fn each_device_has_a_window() {
     assert_eq!(bases, [layout::VIRTIO_MMIO_BASE, layout::VIRTIO_MMIO_BASE + DISK]);
 }
 
+/// What these are, the kernel finds without being told.
+#[test]
+fn a_console_and_a_disk_add_no_parameter() {
+    let words = ["--kernel", "none", "--console", "null", "--disk", "path=none"];
+    let Ok(Command::Run(config)) = cli::parse(words.iter().map(Into::into).collect()) else {
+        panic!("the command line")
+    };
+    let mut words = Vec::new();
+    config.devices.add_parameters(&mut words);
+    assert!(words.is_empty(), "{words:?}");
+}
+
+/// An image that changed since is known by what was saved of it.
+#[test]
+#[cfg(all(feature = "pmem", feature = "snapshot"))]
+fn each_image_is_saved_with_its_device() {
+    use crate::snapshot::parts::{Kind, Parts, Writer};
+    let image = tempfile::NamedTempFile::new().unwrap();
+    image.as_file().set_len(2 << 20).unwrap();
+    let pmem = tempfile::NamedTempFile::new().unwrap();
+    pmem.as_file().set_len(2 << 20).unwrap();
+    let mut devices = devices_with(&image, 1, &format!(" --pmem file={}", pmem.path().display()));
+    let mut to = Writer::default();
+    devices.save(&mut to, &mut |_: Signal| ());
+    let file = to.finish();
+    let parts = Parts::parse(&file).unwrap();
+    let saved = |index| parts.get(Kind::Image, index).is_ok();
+    assert_eq!([0, 1, 2].map(saved), [false, true, true]);
+}
+
 /// A snapshot saves what is nowhere but in this process.
 #[test]
 #[cfg(all(feature = "pmem", feature = "snapshot"))]
