@@ -26,19 +26,9 @@ static LINE: OnceLock<Fd> = OnceLock::new();
 /// # Errors
 /// There is no room for a process.
 pub fn start(path: &CStr) -> io::Result<()> {
-    let [ours, theirs] = Fd::pair(0)?;
-    // SAFETY: the process has one thread yet, so its child may do what it likes.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => {
-            drop(ours);
-            wait(&theirs, path)
-        }
-        _ => {
-            let _ = LINE.set(ours);
-            Ok(())
-        }
-    }
+    let line = child::start(|line| life(line, path))?;
+    let _ = LINE.set(line);
+    Ok(())
 }
 
 /// The socket is there from now on.
@@ -58,8 +48,7 @@ pub fn end() {
 }
 
 /// The child's life.
-fn wait(line: &Fd, path: &CStr) -> ! {
-    child::stays(line.number() as libc::c_uint);
+fn life(line: &Fd, path: &CStr) {
     let mut word = [0];
     if matches!(line.read(&mut word), Moved::Bytes(_)) && word == [MADE] {
         let made = id(path);
@@ -71,8 +60,6 @@ fn wait(line: &Fd, path: &CStr) -> ! {
             unsafe { libc::unlink(path.as_ptr()) };
         }
     }
-    // SAFETY: ends the child.
-    unsafe { libc::_exit(0) }
 }
 
 /// Which file is at `path`.

@@ -24,16 +24,7 @@ impl Keeper {
     /// # Errors
     /// There is no room for a process.
     pub fn start(partial: &str, path: &str) -> io::Result<Keeper> {
-        let [ours, theirs] = Fd::pair(0)?;
-        // SAFETY: the process has one thread yet, so its child may do what it likes.
-        match unsafe { libc::fork() } {
-            -1 => Err(io::Error::last_os_error()),
-            0 => {
-                drop(ours);
-                wait(&theirs, partial, path)
-            }
-            _ => Ok(Keeper(ours)),
-        }
+        child::start(|line| life(line, partial, path)).map(Keeper)
     }
 
     /// Has the directory renamed.
@@ -72,8 +63,7 @@ fn read(line: &Fd) -> Option<u8> {
 }
 
 /// The child's life.
-fn wait(line: &Fd, partial: &str, path: &str) -> ! {
-    child::stays(line.number() as libc::c_uint);
+fn life(line: &Fd, partial: &str, path: &str) {
     // Each error's number is one byte.
     let code = match read(line) {
         Some(KEEP) => match files::rename(partial, path) {
@@ -90,6 +80,4 @@ fn wait(line: &Fd, partial: &str, path: &str) -> ! {
         }
         files::remove(partial);
     }
-    // SAFETY: ends the child.
-    unsafe { libc::_exit(0) }
 }
