@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::common::{Running, brisk, key, run, wait_for};
-use super::terminals::{OnTerminal, terminal};
+use super::terminals::{OnTerminal, resize, settings, terminal};
 use super::{Guest, artifact};
 
 /// The code at which the guests are saved, when the console has printed what they said: on another CPU,
@@ -199,6 +199,43 @@ fn devices_over_pci() {
     );
 }
 
+/// A shell on a terminal of 81 columns and 23 rows, saved while it runs a command; its directory.
+#[cfg(any(feature = "console", feature = "serial"))]
+fn shell_on_a_terminal(guest: &Guest, size: &str) -> String {
+    let dir = guest.scratch.path("snapshot");
+    let mut command = guest.command();
+    command.arg("--snapshot").arg(format!("path={},at=0xa0", dir.display()));
+    let (ours, theirs) = terminal(81, 23);
+    let before = settings(&theirs);
+    let mut on = OnTerminal::start(command, ours, &theirs);
+    on.shows("# ");
+    on.types("stty size; printf '\\240' | dd of=/dev/port bs=1 seek=128; stty size\n");
+    on.shows(size);
+    assert_eq!(on.end(), Some(0));
+    assert_eq!(settings(&theirs), before, "not restored behind the snapshot");
+    dir.to_str().expect("a path in UTF-8").to_owned()
+}
+
+/// It goes on upon another terminal, which is raw, may change its size, and is put back; `sizes`: what the
+/// shell is to know of it first and then.
+#[cfg(any(feature = "console", feature = "serial"))]
+fn goes_on_upon_another_terminal(dir: &str, [first, then]: [&str; 2]) {
+    let (ours, theirs) = terminal(97, 31);
+    let before = settings(&theirs);
+    let mut command = brisk();
+    command.args(["--restore", dir]);
+    let mut on = OnTerminal::start(command, ours.try_clone().expect("dup"), &theirs);
+    on.shows("records out");
+    assert_ne!(settings(&theirs), before, "not raw");
+    on.hears_of_its_size(first);
+    resize(&ours, 103, 37);
+    on.hears_of_its_size(then);
+    on.interrupts_a_program();
+    on.types("\x01x");
+    assert_eq!(on.end(), Some(0));
+    assert_eq!(settings(&theirs), before, "not restored");
+}
+
 /// A clone's terminal has a size of its own, and none where it has no terminal.
 #[cfg(feature = "console")]
 #[test]
@@ -208,31 +245,25 @@ fn a_terminal_of_another_size_or_none() {
     guest.cmdline = guest.cmdline.replace("ttyS0", "hvc0");
     guest.serial = "off".to_owned();
     let guest = guest.with(&["--console", "tty"]);
-    let dir = guest.scratch.path("snapshot");
-    let mut command = guest.command();
-    command.arg("--snapshot").arg(format!("path={},at=0xa0", dir.display()));
-    let mut on = OnTerminal::new(command);
-    on.shows("# ");
-    on.types("stty size; printf '\\240' | dd of=/dev/port bs=1 seek=128; stty size\n");
-    on.shows("23 81");
-    assert_eq!(on.end(), Some(0));
-    let (ours, theirs) = terminal(97, 31);
-    let mut command = brisk();
-    command.arg("--restore").arg(&dir);
-    let mut on = OnTerminal::start(command, ours, &theirs);
-    wait_for("the new size", || {
-        on.types("stty size\n");
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        on.screen().contains("31 97")
-    });
-    on.types("\x01x");
-    assert_eq!(on.end(), Some(0));
+    let dir = shell_on_a_terminal(&guest, "23 81");
+    goes_on_upon_another_terminal(&dir, ["31 97", "37 103"]);
     let mut command = brisk();
     let output = key("file", guest.scratch.path("again"));
-    command.arg("--restore").arg(&dir).args(["--console", &output]);
+    command.args(["--restore", &dir, "--console", &output]);
     let mut running = Running::start(&mut command);
     wait_for("what comes behind the code", || guest.scratch.text("again").contains("records out"));
     assert!(running.runs());
     running.signal(libc::SIGTERM);
     running.end().silent().with_status(0);
+}
+
+/// A serial line has no word for a size: its terminal may change, and the guest is told of none.
+#[cfg(feature = "serial")]
+#[test]
+fn a_serial_terminal_of_another_size() {
+    let mut guest = Guest::doing("shell");
+    guest.initramfs = Some(artifact("BRISK_SHELL_INITRAMFS"));
+    guest.serial = "tty".to_owned();
+    let dir = shell_on_a_terminal(&guest, "0 0");
+    goes_on_upon_another_terminal(&dir, ["0 0", "0 0"]);
 }

@@ -158,6 +158,16 @@ impl OnTerminal {
         self.shows("still 42");
     }
 
+    /// The guest's shell knows the size, rows and columns, before long.
+    #[track_caller]
+    pub fn hears_of_its_size(&mut self, size: &str) {
+        wait_for(size, || {
+            self.types("stty size\n");
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            self.screen().contains(size)
+        });
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn end(mut self) -> Option<i32> {
@@ -170,7 +180,15 @@ impl OnTerminal {
     }
 }
 
-fn settings(terminal: &OwnedFd) -> (u32, u32, u32, u32) {
+/// Gives a terminal another size, as its window does.
+pub fn resize(terminal: &OwnedFd, columns: u16, rows: u16) {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: reads the one structure it is given.
+    assert_eq!(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }, 0);
+}
+
+/// How a terminal is set.
+pub fn settings(terminal: &OwnedFd) -> (u32, u32, u32, u32) {
     // SAFETY: fills the one structure it is given.
     let termios = unsafe {
         let mut termios: libc::termios = std::mem::zeroed();
@@ -192,14 +210,8 @@ fn a_terminal_is_raw_resized_and_restored() {
     assert_ne!(settings(&theirs), before, "not raw");
     on.types("stty size\n");
     on.shows("23 81");
-    let size = libc::winsize { ws_row: 31, ws_col: 97, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: reads the one structure it is given.
-    assert_eq!(unsafe { libc::ioctl(ours.as_raw_fd(), libc::TIOCSWINSZ, &size) }, 0);
-    wait_for("the new size", || {
-        on.types("stty size\n");
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        on.screen().contains("31 97")
-    });
+    resize(&ours, 97, 31);
+    on.hears_of_its_size("31 97");
     on.interrupts_a_program();
     on.types("\x01x");
     assert_eq!(on.end(), Some(0));
