@@ -88,8 +88,8 @@ pub enum Kind {
     Owner = 48,
     /// Pages that are written to.
     WrittenPages = 49,
-    /// Pages that are only read.
-    ReadPages = 50,
+    /// These, and those that are only read.
+    TouchedPages = 51,
 }
 
 /// The bytes are no state file of this version.
