@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use argh::FromArgs;
 use duct::{Expression, cmd};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::symlink;
@@ -150,7 +151,7 @@ pub fn small(cache: &Cache) -> Result<Small> {
         fs::copy(&init, root.join("sbin/init"))?;
         for start in [0, START] {
             ext4(&root, &out.join(name("ext4", start)), start, SMALL_MIB)?;
-            erofs(&root, &out.join(name("erofs", start)), start)?;
+            erofs(&root, &out.join(name("erofs", start)), start, &[])?;
         }
         let (list, data) = (work.join("prototype"), work.join("data"));
         fs::write(&data, format!("{:4096}\n", "nothing was written here"))?;
@@ -186,7 +187,7 @@ pub fn debian(cache: &Cache) -> Result<Debian> {
         .with("version", version);
     let dir = cache.artifact("images-debian", &inputs, |work, out| {
         let root = work.join("root");
-        minbase(&codename, work, &root)?;
+        minbase(&codename, INCLUDED, work, &root)?;
         fs::copy(&timer, root.join("usr/sbin/boot-timer"))?;
         let units = root.join("etc/systemd/system");
         fs::write(units.join("brisk-test.service"), UNIT_TEST)?;
@@ -199,7 +200,7 @@ pub fn debian(cache: &Cache) -> Result<Debian> {
         fs::write(&init, PID1)?;
         cmd!("chmod", "755", &init).run().context("cannot run chmod")?;
         ext4(&root, &out.join(name("ext4", START)), START, DEBIAN_MIB)?;
-        erofs(&root, &out.join(name("erofs", START)), START)?;
+        erofs(&root, &out.join(name("erofs", START)), START, &[])?;
         Ok(())
     })?;
     let image = |kind| dir.join(name(kind, START));
@@ -220,16 +221,19 @@ fn name(kind: &str, start: u64) -> String {
     if start == 0 { format!("{kind}.raw") } else { format!("{kind}-partition.raw") }
 }
 
-/// Unpacks Debian's minbase variant of `suite` to `root`, from the sources that apt has here and
-/// with apt's settings for downloads.
-fn minbase(suite: &str, work: &Path, root: &Path) -> Result<()> {
+/// Unpacks Debian's minbase variant of `suite` with the packages `included` to `root`, from the sources
+/// that apt has here and with apt's settings for downloads.
+///
+/// # Errors
+/// mmdebstrap failed.
+pub fn minbase(suite: &str, included: &str, work: &Path, root: &Path) -> Result<()> {
     let step = Step::start(&format!("making a Debian {suite}"));
     let settings = cmd!("apt-config", "dump").read().context("cannot run apt-config")?;
     let settings: Vec<&str> = settings.lines().filter(|l| l.starts_with("Acquire::")).collect();
     let config = work.join("apt.conf");
     fs::write(&config, settings.join("\n"))?;
     let mut args = vec!["--variant=minbase".to_owned(), "--quiet".to_owned()];
-    args.push(format!("--include={INCLUDED}"));
+    args.push(format!("--include={included}"));
     args.push(format!("--aptopt={}", config.display()));
     args.extend(EXCLUDED.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
     args.extend([suite.to_owned(), root.display().to_string()]);
@@ -240,7 +244,10 @@ fn minbase(suite: &str, work: &Path, root: &Path) -> Result<()> {
 }
 
 /// This machine's release.
-fn codename() -> Result<String> {
+///
+/// # Errors
+/// It is no Debian.
+pub fn codename() -> Result<String> {
     let text = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
     let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     Ok(name.context("/etc/os-release names no VERSION_CODENAME")?.trim_matches('"').to_owned())
@@ -289,13 +296,18 @@ pub fn ext4(tree: &Path, image: &Path, start: u64, mib: u64) -> Result<()> {
     quiet(&mkfs, "mkfs.ext4")
 }
 
-/// Writes `tree` as an EROFS file system at `start` of a new image, not compressed, as DAX wants.
+/// Writes `tree` as an EROFS file system at `start` of a new image, not compressed, as DAX wants, with
+/// `more` options.
 ///
 /// # Errors
 /// mkfs.erofs failed, or the image cannot be written.
-pub fn erofs(tree: &Path, image: &Path, start: u64) -> Result<()> {
+pub fn erofs(tree: &Path, image: &Path, start: u64, more: &[&str]) -> Result<()> {
     let alone = image.with_extension("tmp");
-    let mkfs = cmd!("mkfs.erofs", "--quiet", "-T0", "--all-root", "-U", UUID, &alone, tree);
+    let mut words: Vec<&OsStr> =
+        ["--quiet", "-T0", "--all-root", "-U", UUID].map(OsStr::new).into();
+    words.extend(more.iter().map(OsStr::new));
+    words.extend([alone.as_os_str(), tree.as_os_str()]);
+    let mkfs = cmd("mkfs.erofs", words);
     quiet(&mkfs, "mkfs.erofs")?;
     let mut from = File::open(&alone)?;
     let mut to = create(image, start, from.metadata()?.len().next_multiple_of(UNIT))?;

@@ -12,6 +12,7 @@ pub mod init;
 pub mod kernel;
 pub mod oci;
 pub mod place;
+pub mod python;
 pub mod stock;
 
 /// A guest's kernel.

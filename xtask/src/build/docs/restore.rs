@@ -23,8 +23,11 @@ fn of(lines: &[Line]) -> Result<String> {
     let rows = history::newest(lines, NAME)?;
     let mut text = "\n## Boot or restore\n\nFrom exec to a mark of the guest's, virtual milliseconds: the \
                     tuned kernel and EROFS on pmem, 1 vCPU, 128 MiB unless said otherwise; QEMU's \
-                    microvm with the tests' kernel and an initramfs, marked by its kernel in a loop. The \
-                    snapshot is on a tmpfs of small pages unless said otherwise \
+                    microvm with the tests' kernel and an initramfs, marked by its kernel in a loop. \
+                    Snapshot and image are on a tmpfs of small pages unless said otherwise; \"both\" is a \
+                    working set and a tmpfs's huge pages. Python is Debian's, which has imported what a \
+                    service needs (`xtask/guest/answer.py`) and reads a request from its console; its \
+                    mark is behind its answer \
                     (`cargo xtask bench --scenario restore --peer qemu`).\n\n\
                     | VMM | start | set-up | total | exits |\n|---|---|--:|--:|--:|\n"
         .to_owned();
@@ -47,9 +50,15 @@ fn advice(rows: &[Entry]) -> Result<String> {
     let (Some(boot), Some(plain), Some(set)) = (boot, plain, total("restore, working set")?) else {
         return Ok(String::new());
     };
+    let python = match (total("Python's answer: boot")?, total("Python's answer: both")?) {
+        (Some(boot), Some(both)) => {
+            format!(", Python's answer after {both:.1} ms for {boot:.0}")
+        }
+        _ => String::new(),
+    };
     Ok(format!(
         "\nA guest that is restored is at its mark after {:.2} of the time of the shortest boot, {:.2} with a \
-         working set, and what its workload does until it is ready is not done again. So restore where many \
+         working set, and what its workload does until it is ready is not done again{python}. So restore where many \
          guests start alike and soon, or where the workload takes long to be ready. Boot where guests \
          differ in kernel, command line, memory or CPUs, where hosts do, where nothing of one guest may be \
          known to another, or where a state file and its memory are more to look after than {:.1} ms are \
@@ -82,5 +91,15 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(advice(&rows[..2]).unwrap(), "");
+        assert!(!text.contains("Python"), "{text}");
+        let python = [
+            row("brisk", "Python's answer: boot", 2070.6, 9),
+            row("brisk", "Python's answer: both", 5.76, 9),
+        ];
+        let text = advice(&[rows.as_slice(), &python].concat()).unwrap();
+        assert!(
+            text.contains("not done again, Python's answer after 5.8 ms for 2071. So"),
+            "{text}"
+        );
     }
 }

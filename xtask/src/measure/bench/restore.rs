@@ -12,7 +12,7 @@ use super::stats::Report;
 use super::{LIMIT, Subject, row, vmm};
 use crate::cache::Cache;
 use crate::guest::kernel::{self, Config};
-use crate::guest::{images, init};
+use crate::guest::{images, init, python};
 use crate::lab::{self, path_in_l1, quote};
 use crate::{build, debian};
 
@@ -26,11 +26,40 @@ const FEATURES: &[&str] = &["console", "pmem", "hugepages", "snapshot"];
 /// Where the snapshots are: one on L1's tmpfs, whose pages are small, and on others.
 const DIR: &str = "/bench";
 
-/// What the guest does: it has 1 MiB of its own, is saved at 0xa0, and marks with 0x60. So does init's
-/// first act, at which a boot ends.
-const FIRST: &str = "touch=1,out=80:a0,out=80:60,poweroff";
-/// The same with a pass over that memory in between.
-const PASS: &str = "touch=1,out=80:a0,pass,out=80:60,poweroff";
+/// What the guest does: it is saved at 0xa0, and marks with 0x60. So does our init's first act, at which a
+/// boot of it ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    /// Our init has 1 MiB of its own, and marks at once.
+    First,
+    /// The same with a pass over that memory in between.
+    Pass,
+    /// A Python that has imported what a service needs reads a request from its console, and marks when
+    /// its answer is out (`xtask/guest/answer.py`).
+    Answer,
+}
+
+/// What Python is asked: a line of brisk's standard input, or, where it boots, its argument.
+const REQUEST: &str = "[19,23]";
+
+impl Does {
+    /// The image that it is in, and what its kernel is told of it.
+    fn root(self) -> (&'static str, &'static str) {
+        match self {
+            Does::First => ("erofs.new", " brisk.do=touch=1,out=80:a0,out=80:60,poweroff"),
+            Does::Pass => ("erofs.new", " brisk.do=touch=1,out=80:a0,pass,out=80:60,poweroff"),
+            Does::Answer => ("python.new", ""),
+        }
+    }
+
+    /// brisk's console, and its standard input where that is not empty.
+    fn console(self) -> String {
+        match self {
+            Does::First | Does::Pass => "null".to_owned(),
+            Does::Answer => format!("tty < {DIR}/request"),
+        }
+    }
+}
 
 /// How a row gets to its mark.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,7 +68,7 @@ enum How {
     Restore,
     /// With what a run before recorded until the mark.
     WorkingSet,
-    /// From a tmpfs whose pages are of 2 MiB.
+    /// From a tmpfs whose pages are of 2 MiB, with the image on it too.
     HugeTmpfs,
     /// The same with what a run before recorded.
     HugeWorkingSet,
@@ -51,28 +80,33 @@ enum How {
 struct Case {
     name: &'static str,
     how: How,
-    does: &'static str,
+    does: Does,
     memory: &'static str,
 }
 
-const fn case(name: &'static str, how: How, does: &'static str, memory: &'static str) -> Case {
+const fn case(name: &'static str, how: How, does: Does, memory: &'static str) -> Case {
     Case { name, how, does, memory }
 }
 
 const CASES: &[Case] = &[
-    case("boot", How::Boot, FIRST, "128M"),
-    case("restore", How::Restore, FIRST, "128M"),
-    case("restore, working set", How::WorkingSet, FIRST, "128M"),
-    case("restore, a tmpfs's huge pages", How::HugeTmpfs, FIRST, "128M"),
-    case("restore, both", How::HugeWorkingSet, FIRST, "128M"),
-    case("restore, hugetlbfs", How::Hugetlbfs, FIRST, "128M"),
-    case("pass over 1 MiB: restore", How::Restore, PASS, "128M"),
-    case("pass over 1 MiB: working set", How::WorkingSet, PASS, "128M"),
-    case("pass over 1 MiB: a tmpfs's huge pages", How::HugeTmpfs, PASS, "128M"),
-    case("pass over 1 MiB: both", How::HugeWorkingSet, PASS, "128M"),
-    case("pass over 1 MiB: hugetlbfs", How::Hugetlbfs, PASS, "128M"),
-    case("4 GiB: restore", How::Restore, FIRST, "4G"),
-    case("4 GiB: working set", How::WorkingSet, FIRST, "4G"),
+    case("boot", How::Boot, Does::First, "128M"),
+    case("restore", How::Restore, Does::First, "128M"),
+    case("restore, working set", How::WorkingSet, Does::First, "128M"),
+    case("restore, a tmpfs's huge pages", How::HugeTmpfs, Does::First, "128M"),
+    case("restore, both", How::HugeWorkingSet, Does::First, "128M"),
+    case("restore, hugetlbfs", How::Hugetlbfs, Does::First, "128M"),
+    case("pass over 1 MiB: restore", How::Restore, Does::Pass, "128M"),
+    case("pass over 1 MiB: working set", How::WorkingSet, Does::Pass, "128M"),
+    case("pass over 1 MiB: a tmpfs's huge pages", How::HugeTmpfs, Does::Pass, "128M"),
+    case("pass over 1 MiB: both", How::HugeWorkingSet, Does::Pass, "128M"),
+    case("pass over 1 MiB: hugetlbfs", How::Hugetlbfs, Does::Pass, "128M"),
+    case("4 GiB: restore", How::Restore, Does::First, "4G"),
+    case("4 GiB: working set", How::WorkingSet, Does::First, "4G"),
+    case("Python's answer: boot", How::Boot, Does::Answer, "128M"),
+    case("Python's answer: restore", How::Restore, Does::Answer, "128M"),
+    case("Python's answer: working set", How::WorkingSet, Does::Answer, "128M"),
+    case("Python's answer: a tmpfs's huge pages", How::HugeTmpfs, Does::Answer, "128M"),
+    case("Python's answer: both", How::HugeWorkingSet, Does::Answer, "128M"),
 ];
 
 /// Huge pages that L1 has: the memory of three guests at most, and what they write to.
@@ -81,21 +115,30 @@ const HUGE_PAGES: u32 = 256;
 const MEMORY: u32 = 6144;
 
 impl Case {
-    fn boots(&self, program: &str) -> String {
+    /// From the image in a directory; `more` is for the kernel's command line.
+    fn boots(&self, program: &str, images: &str, more: &str) -> String {
+        let (image, does) = self.does.root();
         format!(
-            "{program} --kernel {DIR}/vmlinux --pmem file={DIR}/erofs.new,discard_writes=on --cmdline \
-             'root=/dev/pmem0 rootfstype=erofs rootflags=dax console=hvc0 quiet brisk.do={}' \
-             --console null --memory size={}",
-            self.does, self.memory
+            "{program} --kernel {DIR}/vmlinux --pmem file={images}/{image},discard_writes=on --cmdline \
+             'root=/dev/pmem0 rootfstype=erofs rootflags=dax console=hvc0 quiet{does}{more}' \
+             --memory size={} --console {}",
+            self.memory,
+            self.does.console()
         )
     }
 
     fn slot(&self, index: usize) -> Slot {
         let program = format!("{DIR}/brisk");
+        let mut prepare = "set -e\n".to_owned();
+        if self.does == Does::Answer {
+            let _ = writeln!(prepare, "echo '{REQUEST}' > {DIR}/request");
+        }
         let (mount, at) = match self.how {
             How::Boot => {
-                let command = self.boots(&program);
-                return Slot { program, command, disk: None, prepare: None };
+                let asks = self.does == Does::Answer;
+                let more = if asks { format!(" -- {REQUEST}") } else { String::new() };
+                let command = self.boots(&program, DIR, &more);
+                return Slot { program, command, disk: None, prepare: Some(prepare) };
             }
             How::HugeTmpfs | How::HugeWorkingSet => {
                 (Some("-t tmpfs -o huge=always"), format!("{DIR}/mount.{index}"))
@@ -104,18 +147,27 @@ impl Case {
             _ => (None, DIR.to_owned()),
         };
         let snapshot = format!("{at}/snapshot.{index}");
-        let mut prepare = "set -e\n".to_owned();
+        let mut images = DIR;
         if let Some(mount) = mount {
             let _ = writeln!(prepare, "busybox mkdir {at}\nbusybox mount {mount} none {at}");
         }
-        let _ = writeln!(prepare, "{} --snapshot path={snapshot},at=0xa0", self.boots(&program));
+        if matches!(self.how, How::HugeTmpfs | How::HugeWorkingSet) {
+            let _ = writeln!(prepare, "busybox cp {DIR}/{} {at}/", self.does.root().0);
+            images = &at;
+        }
+        let _ = writeln!(
+            prepare,
+            "{} --snapshot path={snapshot},at=0xa0",
+            self.boots(&program, images, "")
+        );
+        let console = self.does.console();
         if matches!(self.how, How::WorkingSet | How::HugeWorkingSet) {
             let _ = writeln!(
                 prepare,
-                "{program} --restore source_url=file://{snapshot},record=0x60 --console null"
+                "{program} --restore source_url=file://{snapshot},record=0x60 --console {console}"
             );
         }
-        let command = format!("{program} --restore {snapshot} --console null");
+        let command = format!("{program} --restore {snapshot} --console {console}");
         Slot { program, command, disk: None, prepare: Some(prepare) }
     }
 }
@@ -151,20 +203,14 @@ fn qemu(index: usize, restores: bool) -> (Slot, PathBuf, String) {
     (slot, PathBuf::from(program), rest)
 }
 
-/// The files of all rows.
-fn shared(brisk: PathBuf, with_qemu: bool) -> Result<Vec<(PathBuf, String)>> {
-    debian::ensure(&debian::ALL)?;
-    let cache = Cache::open()?;
-    let mut files = vec![
+/// The files that each guest of our own needs.
+fn shared(cache: &Cache, brisk: PathBuf) -> Result<Vec<(PathBuf, String)>> {
+    let files = [
         (brisk, "brisk"),
-        (kernel::ensure(&cache, Config::Micro)?.vmlinux, "vmlinux"),
-        (images::small(&cache)?.erofs, "erofs.new"),
+        (kernel::ensure(cache, Config::Micro)?.vmlinux, "vmlinux"),
+        (images::small(cache)?.erofs, "erofs.new"),
     ];
-    if with_qemu {
-        files.push((kernel::ensure(&cache, Config::Guest)?.vmlinux, "vmlinux-guest"));
-        files.push((init::ensure(&cache)?.initramfs, "initramfs"));
-    }
-    Ok(files.into_iter().map(|(path, name)| (path, name.to_owned())).collect())
+    Ok(files.map(|(path, name)| (path, name.to_owned())).into())
 }
 
 /// Measures all rows.
@@ -172,13 +218,20 @@ fn shared(brisk: PathBuf, with_qemu: bool) -> Result<Vec<(PathBuf, String)>> {
 /// # Errors
 /// Something could not be built, or nothing was measured.
 pub fn measure(runs: u32, with_qemu: bool) -> Result<(Report, Vec<String>)> {
+    debian::ensure(&debian::ALL)?;
+    let cache = Cache::open()?;
     let brisk = build::program(Some(FEATURES))?;
     let mut own: BTreeSet<PathBuf> = vmm::files(&brisk, "")?;
     own.remove(&brisk);
+    let mut files = shared(&cache, brisk)?;
+    files.push((python::ensure(&cache)?, "python.new".to_owned()));
     let mut slots: Vec<Slot> = CASES.iter().enumerate().map(|(i, case)| case.slot(i)).collect();
     let subject = |vmm: &str, step| Subject { vmm: vmm.to_owned(), step: Some(step) };
     let mut subjects: Vec<Subject> = CASES.iter().map(|case| subject("brisk", case.name)).collect();
     if with_qemu {
+        let guest = kernel::ensure(&cache, Config::Guest)?.vmlinux;
+        files.push((guest, "vmlinux-guest".to_owned()));
+        files.push((init::ensure(&cache)?.initramfs, "initramfs".to_owned()));
         for (name, restores) in [("boot", false), ("restore, mapped-ram", true)] {
             let (slot, program, rest) = qemu(slots.len(), restores);
             own.extend(vmm::files(&program, &rest)?);
@@ -191,7 +244,7 @@ pub fn measure(runs: u32, with_qemu: bool) -> Result<(Report, Vec<String>)> {
         boots: runs,
         besides: Besides::Exits,
         limit: LIMIT,
-        shared: shared(brisk, with_qemu)?,
+        shared: files,
         place: Place::Lab(own.into_iter().collect()),
         to_the_end: false,
         placer: None,
@@ -223,7 +276,8 @@ pub fn measure(runs: u32, with_qemu: bool) -> Result<(Report, Vec<String>)> {
 /// # Errors
 /// The lab failed, or a clone did.
 pub fn density(count: u32) -> Result<String> {
-    let files = shared(build::program(Some(FEATURES))?, false)?;
+    debian::ensure(&debian::ALL)?;
+    let files = shared(&Cache::open()?, build::program(Some(FEATURES))?)?;
     let mut script = "mkdir -p /tmp/d; cd /tmp/d; set -u\n".to_owned();
     for (path, name) in &files {
         let _ = writeln!(script, "cp -L {} {name}", quote(&path_in_l1(path).to_string_lossy()));
@@ -299,7 +353,8 @@ mod tests {
     #[test]
     fn a_row_has_a_snapshot_of_its_own() {
         let slots: Vec<Slot> = CASES.iter().enumerate().map(|(i, case)| case.slot(i)).collect();
-        assert!(slots[0].prepare.is_none() && !slots[0].command.contains("--restore"));
+        assert!(!slots[0].prepare.as_deref().unwrap().contains("--snapshot"));
+        assert!(!slots[0].command.contains("--restore"));
         let set = slots[2].prepare.as_deref().unwrap();
         assert!(set.contains("path=/bench/snapshot.2,at=0xa0"), "{set}");
         assert!(set.contains("source_url=file:///bench/snapshot.2,record=0x60"), "{set}");
@@ -307,5 +362,18 @@ mod tests {
         assert!(
             slots[5].prepare.as_deref().unwrap().contains("mount -t hugetlbfs none /bench/mount.5")
         );
+    }
+
+    #[test]
+    fn python_is_asked() {
+        let answers = CASES.iter().enumerate().filter(|(_, case)| case.does == Does::Answer);
+        for (index, case) in answers {
+            let slot = case.slot(index);
+            assert!(slot.command.contains("--console tty < /bench/request"), "{}", slot.command);
+            let prepare = slot.prepare.unwrap();
+            assert!(prepare.contains("echo '[19,23]' > /bench/request\n"), "{prepare}");
+            assert_eq!(prepare.contains("/python.new,discard"), case.how != How::Boot);
+            assert_eq!(slot.command.contains("quiet -- [19,23]' "), case.how == How::Boot);
+        }
     }
 }

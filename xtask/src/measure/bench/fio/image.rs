@@ -81,7 +81,7 @@ pub fn ensure(cache: &Cache) -> Result<PathBuf> {
         let script = root.join("sbin/init");
         fs::write(&script, init())?;
         cmd!("chmod", "755", &script).run().context("cannot run chmod")?;
-        images::erofs(&root, &out.join("fio.raw"), 0)
+        images::erofs(&root, &out.join("fio.raw"), 0, &[])
     })?;
     Ok(dir.join("fio.raw"))
 }
