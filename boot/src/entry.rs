@@ -90,10 +90,14 @@ pub(crate) const CR0_PE: u64 = 1 << 0;
 pub(crate) const CR0_ET: u64 = 1 << 4;
 /// `cr0`: paging.
 pub(crate) const CR0_PG: u64 = 1 << 31;
+/// `cr0` in long mode, as Linux sets it first of all (`CR0_STATE`): beside the above MP, NE, WP and AM, so
+/// that its write changes nothing and is no exit.
+pub(crate) const CR0_LONG: u64 = CR0_PE | 1 << 1 | CR0_ET | 1 << 5 | 1 << 16 | 1 << 18 | CR0_PG;
 /// `cr4`: physical address extension.
 pub(crate) const CR4_PAE: u64 = 1 << 5;
-/// `efer`: long mode enable and active.
-pub(crate) const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
+/// `efer`: long mode enable and active; `syscall` and no-execute, which Linux writes only where they are not
+/// set yet. Any CPU with nested paging has all four.
+pub(crate) const EFER_LONG: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11;
 
 /// cs: execute/read, accessed. Linux names its selector `__BOOT_CS` (boot.rst, 64-bit protocol).
 pub(crate) const fn code(protocol: Protocol) -> Segment {

@@ -194,7 +194,7 @@ fn long_mode() {
     let guest = Guest::new(&machine(), Protocol::Linux64).unwrap();
     let entry = &guest.entry;
     assert_eq!((entry.rip, entry.rflags, entry.rbx), (ENTRY, 2, 0));
-    assert_eq!((entry.cr0, entry.cr4, entry.efer), (0x8000_0011, 0x20, 0x500));
+    assert_eq!((entry.cr0, entry.cr4, entry.efer), (0x8005_0033, 0x20, 0xd01));
     assert_eq!((entry.code.selector, entry.data.selector), (0x10, 0x18));
     assert!(entry.code.long && !entry.code.default_32);
     // Walk the page tables for addresses in the first, some, and the last 2 MiB of the first GiB.
