@@ -36,6 +36,7 @@ const TUNING: &[&str] = &[
     include_str!("../../kernel/free-at-boot.patch"),
     include_str!("../../kernel/pnp-ids.patch"),
     include_str!("../../kernel/image-memory.patch"),
+    include_str!("../../kernel/interrupts-at-boot.patch"),
 ];
 
 const MICRO: &str = include_str!("../../kernel/micro.config");
