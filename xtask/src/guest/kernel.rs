@@ -37,6 +37,7 @@ const TUNING: &[&str] = &[
     include_str!("../../kernel/pnp-ids.patch"),
     include_str!("../../kernel/image-memory.patch"),
     include_str!("../../kernel/interrupts-at-boot.patch"),
+    include_str!("../../kernel/struct-pages.patch"),
 ];
 
 const MICRO: &str = include_str!("../../kernel/micro.config");
