@@ -38,6 +38,7 @@ const TUNING: &[&str] = &[
     include_str!("../../kernel/image-memory.patch"),
     include_str!("../../kernel/interrupts-at-boot.patch"),
     include_str!("../../kernel/struct-pages.patch"),
+    include_str!("../../kernel/pages-together.patch"),
 ];
 
 const MICRO: &str = include_str!("../../kernel/micro.config");
