@@ -281,8 +281,38 @@ pub const ALL: &[Workload] = &[
             },
         ],
     },
+    // The same clock: what a further vCPU adds is all that both execute for it.
+    Workload {
+        name: "micro-smp",
+        about: "the tuned kernel for several CPUs, EROFS on pmem, pages of 2 MiB, 128 MiB, 1, 2 and 4 vCPUs",
+        memory_mib: 128,
+        features: &["console", "pmem", "hugepages", "smp"],
+        patch: None,
+        kernel: Kernel::Own(Config::MicroSmp),
+        steps: &[
+            Step { name: Some("1 vCPU"), ..MICRO_SMP },
+            Step {
+                name: Some("2 vCPUs"),
+                args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+                       --memory size=128M,hugepages=on --cpus boot=2",
+                ..MICRO_SMP
+            },
+            Step {
+                name: Some("4 vCPUs"),
+                args: "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
+                       --memory size=128M,hugepages=on --cpus boot=4",
+                ..MICRO_SMP
+            },
+        ],
+    },
     platform::SCENARIO,
 ];
+
+const MICRO_SMP: Step = Step {
+    cmdline: "root=/dev/pmem0 rootfstype=erofs rootflags=dax console=hvc0 quiet",
+    root: Root::Erofs,
+    ..MICRO
+};
 
 const PAGES_4K: &str = "--kernel {kernel} --pmem file={disk} --cmdline '{cmdline}' --console tty \
                         --memory size=512M";
