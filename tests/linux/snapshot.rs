@@ -199,9 +199,9 @@ fn devices_over_pci() {
     );
 }
 
-/// A shell on a terminal of 81 columns and 23 rows, saved while it runs a command; its directory.
+/// A shell on a terminal, saved while it runs a command that prints `records out`; its directory.
 #[cfg(any(feature = "console", feature = "serial"))]
-fn shell_on_a_terminal(guest: &Guest, size: &str) -> String {
+fn shell_on_a_terminal(guest: &Guest) -> String {
     let dir = guest.scratch.path("snapshot");
     let mut command = guest.command();
     command.arg("--snapshot").arg(format!("path={},at=0xa0", dir.display()));
@@ -209,17 +209,16 @@ fn shell_on_a_terminal(guest: &Guest, size: &str) -> String {
     let before = settings(&theirs);
     let mut on = OnTerminal::start(command, ours, &theirs);
     on.shows("# ");
-    on.types("stty size; printf '\\240' | dd of=/dev/port bs=1 seek=128; stty size\n");
-    on.shows(size);
+    on.types("printf '\\240' | dd of=/dev/port bs=1 seek=128\n");
     assert_eq!(on.end(), Some(0));
     assert_eq!(settings(&theirs), before, "not restored behind the snapshot");
     dir.to_str().expect("a path in UTF-8").to_owned()
 }
 
-/// It goes on upon another terminal, which is raw, may change its size, and is put back; `sizes`: what the
-/// shell is to know of it first and then.
+/// It goes on upon a terminal of 97 columns and 31 rows, which is raw, is made one of 103 and 37, and is put
+/// back; what the shell is asked before and after that, and answers. What was shown.
 #[cfg(any(feature = "console", feature = "serial"))]
-fn goes_on_upon_another_terminal(dir: &str, [first, then]: [&str; 2]) {
+fn goes_on_upon_another_terminal(dir: &str, asked: [(&str, &str); 2]) -> String {
     let (ours, theirs) = terminal(97, 31);
     let before = settings(&theirs);
     let mut command = brisk();
@@ -227,13 +226,15 @@ fn goes_on_upon_another_terminal(dir: &str, [first, then]: [&str; 2]) {
     let mut on = OnTerminal::start(command, ours.try_clone().expect("dup"), &theirs);
     on.shows("records out");
     assert_ne!(settings(&theirs), before, "not raw");
-    on.hears_of_its_size(first);
+    on.answers(asked[0].0, asked[0].1);
     resize(&ours, 103, 37);
-    on.hears_of_its_size(then);
+    on.answers(asked[1].0, asked[1].1);
     on.interrupts_a_program();
+    let shown = on.screen();
     on.types("\x01x");
     assert_eq!(on.end(), Some(0));
     assert_eq!(settings(&theirs), before, "not restored");
+    shown
 }
 
 /// A clone's terminal has a size of its own, and none where it has no terminal.
@@ -245,8 +246,8 @@ fn a_terminal_of_another_size_or_none() {
     guest.cmdline = guest.cmdline.replace("ttyS0", "hvc0");
     guest.serial = "off".to_owned();
     let guest = guest.with(&["--console", "tty"]);
-    let dir = shell_on_a_terminal(&guest, "23 81");
-    goes_on_upon_another_terminal(&dir, ["31 97", "37 103"]);
+    let dir = shell_on_a_terminal(&guest);
+    goes_on_upon_another_terminal(&dir, [("stty size", "31 97"), ("stty size", "37 103")]);
     let mut command = brisk();
     let output = key("file", guest.scratch.path("again"));
     command.args(["--restore", &dir, "--console", &output]);
@@ -264,6 +265,9 @@ fn a_serial_terminal_of_another_size() {
     let mut guest = Guest::doing("shell");
     guest.initramfs = Some(artifact("BRISK_SHELL_INITRAMFS"));
     guest.serial = "tty".to_owned();
-    let dir = shell_on_a_terminal(&guest, "0 0");
-    goes_on_upon_another_terminal(&dir, ["0 0", "0 0"]);
+    let dir = shell_on_a_terminal(&guest);
+    let asked =
+        [("stty size; echo one $((40+4))", "one 44"), ("stty size; echo two $((60+6))", "two 66")];
+    let shown = goes_on_upon_another_terminal(&dir, asked);
+    assert!(!shown.contains("31 97") && !shown.contains("37 103"), "{shown}");
 }

@@ -158,13 +158,13 @@ impl OnTerminal {
         self.shows("still 42");
     }
 
-    /// The guest's shell knows the size, rows and columns, before long.
+    /// The guest's shell is asked this again and again, and gives this answer before long.
     #[track_caller]
-    pub fn hears_of_its_size(&mut self, size: &str) {
-        wait_for(size, || {
-            self.types("stty size\n");
+    pub fn answers(&mut self, question: &str, answer: &str) {
+        wait_for(answer, || {
+            self.types(&format!("{question}\n"));
             std::thread::sleep(std::time::Duration::from_millis(300));
-            self.screen().contains(size)
+            self.screen().contains(answer)
         });
     }
 
@@ -211,7 +211,7 @@ fn a_terminal_is_raw_resized_and_restored() {
     on.types("stty size\n");
     on.shows("23 81");
     resize(&ours, 97, 31);
-    on.hears_of_its_size("31 97");
+    on.answers("stty size", "31 97");
     on.interrupts_a_program();
     on.types("\x01x");
     assert_eq!(on.end(), Some(0));
