@@ -392,4 +392,16 @@ mod tests {
         assert_eq!(parameter(Some(b"")), Some("brisk.args"));
         assert_eq!(parameter(None), None);
     }
+    #[test]
+    fn who_cannot_write_now_or_ever() {
+        let sink = |kind: io::ErrorKind| {
+            let (output, file) = (Output::Errors, terminal::standard(libc::STDERR_FILENO));
+            let (pending, taken) = (VecDeque::new(), 0);
+            let mut sink = Sink { output, file, pending, taken, gone: false, ended: false };
+            (sink.goes_on(&kind.into()), sink.gone)
+        };
+        assert_eq!(sink(io::ErrorKind::Interrupted), (true, false));
+        assert_eq!(sink(io::ErrorKind::WouldBlock), (false, false));
+        assert_eq!(sink(io::ErrorKind::BrokenPipe), (false, true));
+    }
 }
