@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 use brisk::bus::{Access, Bus};
 use brisk::cli::{self, Command};
-use brisk::machine::{Machine, Paused};
+use brisk::machine::Machine;
+use brisk::paused::Paused;
 use brisk_boot::layout;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -70,7 +71,7 @@ impl Guest {
 
     /// The guest's memory.
     pub fn memory(&self) -> &'static GuestMemoryMmap {
-        self.machine.memory()
+        self.machine.memory
     }
 
     /// Nothing is in memory any more.
