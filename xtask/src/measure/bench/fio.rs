@@ -29,7 +29,7 @@ const SIZE_MIB: u32 = 8;
 /// Bytes of a request.
 const REQUEST: u64 = 4096;
 /// Features of the brisk that is measured.
-const FEATURES: &[&str] = &["serial", "block", "io-uring"];
+const FEATURES: &[&str] = &["serial", "block", "io-uring", "seccomp"];
 /// How long one guest may take on the machine below: 80 s of its CPU.
 const LIMIT: Duration = Duration::from_secs(600);
 /// QEMU's program.
