@@ -215,11 +215,11 @@ fn turn() -> Result<Option<fs::File>> {
     Ok(Some(file))
 }
 
-/// As [`run`], in another L1, once, where the first one's kernel panicked. Seen now and then, with two CPUs:
+/// As [`run()`], in another L1, once, where the first one's kernel panicked. Seen now and then, with two CPUs:
 /// one came upon an instruction that the other was just patching. What the job does is not at fault.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub fn run_again(job: &Job) -> Result<Output> {
     run(job).or_else(|end| {
         anyhow::ensure!(end.to_string().contains("Kernel panic - not syncing"), end);
