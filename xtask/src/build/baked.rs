@@ -83,7 +83,7 @@ fn refused(program: &Path, args: &[String]) -> Result<Option<String>> {
     let text = String::from_utf8_lossy(&output.stderr);
     let text = text.trim().trim_start_matches("brisk: ").to_owned();
     // There is no such program yet.
-    let text = text.replace("(see brisk --help)", "(README.md has them all, below Running it)");
+    let text = text.replace("(see brisk --help)", "(docs/running.md has them all)");
     Ok((output.status.code() == Some(USAGE)).then_some(text))
 }
 

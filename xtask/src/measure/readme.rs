@@ -135,7 +135,9 @@ pub fn check() -> Result<()> {
         .dir(paths::workspace())
         .read()
         .context("brisk --help")?;
-    flags::compare(&text, &help)
+    let running = paths::workspace().join("docs/running.md");
+    let running = fs::read_to_string(&running).with_context(|| running.display().to_string())?;
+    flags::compare(&running, &help)
 }
 
 fn read() -> Result<String> {

@@ -35,7 +35,7 @@ fn words(line: &str) -> Vec<String> {
 #[test]
 fn each_command_is_understood() {
     let mut count = 0;
-    for page in ["README.md", "docs/getting-started.md", "CONTRIBUTING.md"] {
+    for page in super::pages::PAGES.into_iter().chain(["CONTRIBUTING.md"]) {
         let text = fs::read_to_string(paths::workspace().join(page)).unwrap();
         for line in commands(&text) {
             let words = words(line.trim_start_matches("cargo "));

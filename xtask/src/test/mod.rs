@@ -188,7 +188,7 @@ const SHIPPED: &[(&str, Work)] = &[
 /// What takes too long for each change, or wants a history that is up to date: in `--full` only.
 const SLOW: &[(&str, Work)] = &[
     ("each pair of features", matrix::pairs),
-    ("the commands of README.md and docs/getting-started.md", pages::check),
+    ("the commands of README.md and docs", pages::check),
     ("the last words of a brisk with a fault in it", build::twice::check_last_words),
     ("system calls of every scenario", calls::check),
     ("no system call forbidden that Linux's boots need", linux::check_calls),

@@ -1,4 +1,4 @@
-//! README's table of flags against `brisk --help`: the same flags, values and defaults in both.
+//! The table of flags of docs/running.md against `brisk --help`: the same flags, values and defaults in both.
 
 use anyhow::{Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,20 +25,23 @@ pub fn compare(readme: &str, help: &str) -> Result<()> {
         names.cloned().collect::<Vec<_>>().join(", ")
     };
     let missing = list(&there, &told);
-    ensure!(missing.is_empty(), "README.md: the table of flags lacks {missing}");
+    ensure!(missing.is_empty(), "docs/running.md: the table of flags lacks {missing}");
     let unknown = list(&told, &there);
-    ensure!(unknown.is_empty(), "README.md: the table has flags that brisk has not: {unknown}");
+    ensure!(
+        unknown.is_empty(),
+        "docs/running.md: the table has flags that brisk has not: {unknown}"
+    );
     for (name, flag) in &there {
         let Some(other) = told.get(name) else { continue };
         ensure!(
             flag.values == other.values,
-            "{name}: --help has {:?}, README.md has {:?}",
+            "{name}: --help has {:?}, docs/running.md has {:?}",
             flag.values,
             other.values
         );
         ensure!(
             flag.default == other.default,
-            "{name}: its default is `{}` by --help, `{}` by README.md",
+            "{name}: its default is `{}` by --help, `{}` by docs/running.md",
             flag.default,
             other.default
         );
@@ -129,12 +132,13 @@ mod tests {
         compare(TABLE, HELP).unwrap();
         let differs = |table: &str, help: &str| compare(table, help).unwrap_err().to_string();
         let lacks = differs(&TABLE.replace(", `--b`", ""), HELP);
-        assert_eq!(lacks, "README.md: the table of flags lacks --b");
+        assert_eq!(lacks, "docs/running.md: the table of flags lacks --b");
         let more = differs(TABLE, &HELP.replace("  --b      \n        b\n", ""));
-        assert_eq!(more, "README.md: the table has flags that brisk has not: --b");
+        assert_eq!(more, "docs/running.md: the table has flags that brisk has not: --b");
         assert!(differs(&TABLE.replace("x\\|y", "x\\|z"), HELP).starts_with("--d: --help has"));
         assert!(
-            differs(TABLE, &HELP.replace("default f=off", "default f=on")).contains("by README.md")
+            differs(TABLE, &HELP.replace("default f=off", "default f=on"))
+                .contains("by docs/running.md")
         );
     }
 }

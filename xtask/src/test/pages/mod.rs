@@ -155,14 +155,22 @@ fn done(command: &str, (status, text): Ended, wanted: (i32, &str)) -> Result<()>
     Ok(())
 }
 
+/// The pages whose commands are tried.
+#[cfg(test)]
+pub const PAGES: [&str; 6] = [
+    "README.md",
+    "docs/getting-started.md",
+    "docs/running.md",
+    "docs/bundles.md",
+    "docs/measuring.md",
+    "docs/tuning.md",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::paths;
     use std::fs;
-
-    /// The pages.
-    const PAGES: [&str; 2] = ["README.md", "docs/getting-started.md"];
 
     /// The commands of a page: the lines of its blocks that have no language and are not generated, without
     /// comments, each once.
