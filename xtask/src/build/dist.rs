@@ -69,6 +69,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         fs::copy(paths::workspace().join(file), root.join(file)).context(file)?;
     }
     fs::copy(paths::workspace().join("README.md"), root.join("PROJECT.md")).context("README.md")?;
+    // Which it links to.
+    fs::create_dir(root.join("docs"))?;
+    for page in fs::read_dir(paths::workspace().join("docs")).context("docs")? {
+        let page = page?;
+        fs::copy(page.path(), root.join("docs").join(page.file_name()))?;
+    }
     fs::write(root.join("README.md"), readme(&known.version, &scenarios))?;
     let licences = licences::of_all(build::TARGET)?;
     fs::write(root.join("LICENCES.txt"), &licences)?;
