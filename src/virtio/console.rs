@@ -204,21 +204,14 @@ impl Backend for Console {
 mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::thread::JoinHandleExt;
-    use std::time::Duration;
 
     use super::*;
-
-    extern "C" fn nothing(_: libc::c_int) {}
+    use crate::virtio::failing::{interrupt, interruptible};
 
     /// A signal that ends no VM, while a reader is slow.
     #[test]
     fn a_signal_loses_no_output() {
-        // SAFETY: an all-zero sigaction is valid, and without SA_RESTART.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = nothing as *const () as usize;
-            assert_eq!(libc::sigaction(libc::SIGUSR2, &action, std::ptr::null_mut()), 0);
-        }
+        interruptible();
         let (mut reader, writer) = std::io::pipe().unwrap();
         let writes = std::thread::spawn(move || {
             let output = File::from(OwnedFd::from(writer));
@@ -227,11 +220,7 @@ mod tests {
             // The pipe has room for half of it; the second one finds none.
             [write(&output, &buffer), write(&output, &buffer)].map(|count| count.is_ok())
         });
-        for _ in 0..20 {
-            std::thread::sleep(Duration::from_millis(5));
-            // SAFETY: a thread that was not joined.
-            assert_eq!(unsafe { libc::pthread_kill(writes.as_pthread_t(), libc::SIGUSR2) }, 0);
-        }
+        interrupt(writes.as_pthread_t());
         // To its end, which is the thread's.
         std::io::copy(&mut reader, &mut std::io::sink()).unwrap();
         assert_eq!(writes.join().unwrap(), [true, true]);

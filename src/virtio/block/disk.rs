@@ -168,6 +168,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::virtio::failing::{failing, in_a_process};
 
     fn buffers(lengths: &[usize]) -> Vec<libc::iovec> {
         let buffer = |len: &usize| libc::iovec { iov_base: std::ptr::null_mut(), iov_len: *len };
@@ -242,6 +243,7 @@ mod tests {
         }
         disk.clear(&Segment { range: Range { offset: 0, len: 0 }, unmap: false }, false).unwrap();
     }
+
     /// Only a file system that has no such call is helped; a disk that fails has failed.
     #[test]
     fn a_range_that_cannot_be_cleared() {
@@ -249,7 +251,7 @@ mod tests {
         for (error, works) in [(libc::EOPNOTSUPP, true), (libc::EIO, false), (libc::ENOSPC, false)]
         {
             for discard in [true, false] {
-                let cleared = crate::virtio::failing::failing(libc::SYS_fallocate, error, || {
+                let cleared = failing(libc::SYS_fallocate, error, || {
                     let file = tempfile::tempfile().unwrap();
                     file.set_len(8192).unwrap();
                     let disk = Disk { file: file.into(), direct: false, write_through: false };
@@ -260,8 +262,8 @@ mod tests {
             }
         }
     }
-    /// A request of many parts is left in the middle by a VM that ends. In a process of its own, which has
-    /// nothing but this to end.
+
+    /// A request of many parts is left in the middle by a VM that ends.
     #[test]
     fn a_vm_that_ends_moves_one_part_more_at_most() {
         let file = tempfile::tempfile().unwrap();
@@ -269,21 +271,14 @@ mod tests {
         let mut bytes = vec![7u8; 3 * MOST];
         let mut list =
             vec![libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }];
-        let mut status = 0;
-        // SAFETY: the child writes a file and ends, and locks nothing that another thread may have.
-        unsafe {
-            match libc::fork() {
-                0 => {
-                    events::install();
-                    libc::raise(libc::SIGTERM);
-                    let moved = disk.transfer(&mut list, 0, libc::pwritev);
-                    libc::_exit(moved.is_ok().into());
-                }
-                child => assert_eq!(libc::waitpid(child, &mut status, 0), child),
-            }
-        }
-        assert_eq!((status, disk.file.metadata().unwrap().len()), (0, MOST as u64));
+        assert!(in_a_process(|| {
+            // SAFETY: as a user would.
+            unsafe { libc::raise(libc::SIGTERM) };
+            disk.transfer(&mut list, 0, libc::pwritev).is_err()
+        }));
+        assert_eq!(disk.file.metadata().unwrap().len(), MOST as u64);
     }
+
     /// An image that was cut meanwhile, whatever the last failed call has left in errno.
     #[test]
     fn a_read_behind_the_end_is_an_error() {
@@ -299,45 +294,31 @@ mod tests {
         assert_eq!(list[0].iov_len, 512);
     }
 
-    /// A call that signals interrupt is made again until the VM is to end. In a process of its own.
+    /// A call that signals interrupt is made again until the VM is to end.
     #[test]
     fn an_interrupted_call_is_made_again() {
-        let mut status = 0;
-        // SAFETY: the child makes system calls and ends, and locks nothing that another thread may have.
-        unsafe {
-            match libc::fork() {
-                0 => {
-                    events::install();
-                    let failed =
-                        crate::virtio::failing::failing(libc::SYS_preadv, libc::EINTR, || {
-                            let file = tempfile::tempfile().unwrap();
-                            let disk =
-                                Disk { file: file.into(), direct: false, write_through: false };
-                            let mut byte = 0u8;
-                            let iov_base = (&raw mut byte).cast();
-                            let mut list = vec![libc::iovec { iov_base, iov_len: 1 }];
-                            let second = libc::itimerval {
-                                it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
-                                it_value: libc::timeval { tv_sec: 0, tv_usec: 50_000 },
-                            };
-                            extern "C" fn end(_: libc::c_int) {
-                                // SAFETY: as a user would.
-                                unsafe { libc::raise(libc::SIGTERM) };
-                            }
-                            libc::signal(libc::SIGALRM, end as *const () as usize);
-                            libc::setitimer(
-                                libc::ITIMER_REAL,
-                                &raw const second,
-                                std::ptr::null_mut(),
-                            );
-                            disk.transfer(&mut list, 0, libc::preadv).is_err()
-                        });
-                    libc::_exit((!failed || !events::stopping()).into());
-                }
-                child => assert_eq!(libc::waitpid(child, &mut status, 0), child),
-            }
+        extern "C" fn end(_: libc::c_int) {
+            // SAFETY: as a user would.
+            unsafe { libc::raise(libc::SIGTERM) };
         }
-        assert_eq!(status, 0);
+        let fails = || {
+            let file = tempfile::tempfile().unwrap();
+            let disk = Disk { file: file.into(), direct: false, write_through: false };
+            let mut byte = 0u8;
+            let mut list = vec![libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 }];
+            disk.transfer(&mut list, 0, libc::preadv).is_err()
+        };
+        assert!(in_a_process(|| {
+            let nothing = libc::timeval { tv_sec: 0, tv_usec: 0 };
+            let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
+            let once = libc::itimerval { it_interval: nothing, it_value: soon };
+            // SAFETY: a handler that makes a system call, and a time that is read.
+            unsafe {
+                libc::signal(libc::SIGALRM, end as *const () as usize);
+                libc::setitimer(libc::ITIMER_REAL, &raw const once, std::ptr::null_mut());
+            }
+            failing(libc::SYS_preadv, libc::EINTR, fails) && events::stopping()
+        }));
     }
 
     /// Buffers that are not aligned go through the cache, where the user wanted to go past it, and nowhere

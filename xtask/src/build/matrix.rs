@@ -80,7 +80,8 @@ pub fn pairs() -> Result<u32> {
     check(false).map(|(built, refused)| built + refused)
 }
 
-/// Checks all combinations, where `quick` but the pairs. Returns how many build, and how many are refused by a guard.
+/// Checks all combinations, where `quick` but the pairs. Returns how many build, and how many are refused
+/// by a guard.
 ///
 /// # Errors
 /// A combination does not build as it should, or a guard is never met.
@@ -134,10 +135,8 @@ fn combinations(
     let single = known.single();
     let mut lists = vec![Vec::new(), known.names()];
     lists.extend(single.iter().map(|one| vec![one.clone()]));
-    lists.extend((0..single.len()).map(|at| {
-        let rest = single.iter().enumerate().filter(|(other, _)| *other != at);
-        rest.map(|(_, name)| name.clone()).collect()
-    }));
+    let but = |one| single.iter().filter(move |name| *name != one).cloned().collect();
+    lists.extend(single.iter().map(but));
     if !quick {
         for (at, one) in single.iter().enumerate() {
             lists.extend(single[at + 1..].iter().map(|two| vec![one.clone(), two.clone()]));

@@ -14,6 +14,7 @@ pub mod oci;
 pub mod place;
 pub mod python;
 pub mod stock;
+pub mod tree;
 
 /// A guest's kernel.
 pub enum Kernel {

@@ -105,17 +105,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     // What can be said at once is said before anything is built.
+    let terminal = args.print || io::stdin().is_terminal();
+    ensure!(
+        !args.shell || terminal,
+        "--shell: standard input is no terminal; for a pipe or a file: -- /bin/sh"
+    );
     let source = format::source(&args.root)?;
     debian::ensure(debian::BOOT)?;
     debian::ensure(debian::IMAGES)?;
     let cache = Cache::open()?;
     let root = root(&cache, args, source)?;
-    let terminal = io::stdin().is_terminal();
-    ensure!(
-        !args.shell || terminal || args.print,
-        "--shell: standard input is no terminal; for a pipe or a file: -- /bin/sh"
-    );
-    let (way, config) = config(args, &root, terminal || args.print)?;
+    let (way, config) = config(args, &root, terminal)?;
     let on = if args.print { On::Host } else { place(args.on)? };
     let initramfs = initramfs(&cache, &config)?;
     let kernel = match &args.kernel {

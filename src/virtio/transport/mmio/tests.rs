@@ -9,8 +9,17 @@ use crate::cli::{self, Command};
 use crate::events::Events;
 use crate::interrupts::Signal;
 use crate::kvm::System;
+#[cfg(feature = "pmem")]
+use crate::virtio::failing::failing;
 
 const RAM: usize = 1 << 20;
+
+/// A file of so many bytes, all zero.
+fn file_of(len: u64) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(len).unwrap();
+    file
+}
 
 /// A console and a disk, reached by windows.
 fn devices(image: &tempfile::NamedTempFile) -> Devices {
@@ -76,8 +85,7 @@ const DISK: u64 = layout::VIRTIO_MMIO_SIZE as u64;
 /// A request is done: the reason is there before the interrupt is, and gone when it is acknowledged.
 #[test]
 fn a_reason_for_an_interrupt_comes_and_goes() {
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(64 << 10).unwrap();
+    let image = file_of(64 << 10);
     let mut devices = devices(&image);
     let mut signals = 0;
     start(&mut devices, DISK, &mut signals);
@@ -151,8 +159,7 @@ fn arrives(settle: impl FnOnce(&mut Devices, &mut u32)) {
 #[cfg(all(feature = "smp", feature = "rng"))]
 #[test]
 fn interrupts_are_apart_where_they_are_many_or_there_are_cpus_for_them() {
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(64 << 10).unwrap();
+    let image = file_of(64 << 10);
     for (cpus, gsis) in [(1, [5, 6, 5]), (2, [5, 6, 7])] {
         let mut devices = devices_with(&image, cpus, " --rng src=/dev/zero");
         let windows = devices.windows();
@@ -170,8 +177,7 @@ fn interrupts_are_apart_where_they_are_many_or_there_are_cpus_for_them() {
 /// The driver is told of a new configuration, and reads it and its generation.
 #[test]
 fn a_change_of_the_configuration_is_seen() {
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(64 << 10).unwrap();
+    let image = file_of(64 << 10);
     let mut devices = devices(&image);
     for (generation, wanted) in [(1, 0), (2, 1)] {
         let mut signals = 0;
@@ -188,22 +194,19 @@ fn a_change_of_the_configuration_is_seen() {
 #[test]
 #[cfg(feature = "pmem")]
 fn memory_that_a_device_repaired_is_touched_again() {
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(2 << 20).unwrap();
-    let sparse = tempfile::NamedTempFile::new().unwrap();
-    sparse.as_file().set_len(2 << 20).unwrap();
+    let image = file_of(2 << 20);
+    let sparse = file_of(2 << 20);
     let more = format!(" --pmem file={}", sparse.path().display());
     let mut devices = devices_with(&image, 1, &more);
     let mut poll = |events| devices.poll(events, &mut |_: Signal| ()).repaired;
     assert!(!poll(Events::CONSOLE) && !poll(Events::MEMORY), "there is room");
     let full = || poll(Events::MEMORY);
-    assert!(crate::virtio::failing::failing(libc::SYS_madvise, libc::EFAULT, full));
+    assert!(failing(libc::SYS_madvise, libc::EFAULT, full));
 }
 
 #[test]
 fn each_device_has_a_window() {
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(64 << 10).unwrap();
+    let image = file_of(64 << 10);
     let windows = devices(&image).windows();
     let bases: Vec<u64> = windows.iter().map(|window| window.base).collect();
     assert_eq!(bases, [layout::VIRTIO_MMIO_BASE, layout::VIRTIO_MMIO_BASE + DISK]);
@@ -226,10 +229,8 @@ fn a_console_and_a_disk_add_no_parameter() {
 #[cfg(all(feature = "pmem", feature = "snapshot"))]
 fn each_image_is_saved_with_its_device() {
     use crate::snapshot::parts::{Kind, Parts, Writer};
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(2 << 20).unwrap();
-    let pmem = tempfile::NamedTempFile::new().unwrap();
-    pmem.as_file().set_len(2 << 20).unwrap();
+    let image = file_of(2 << 20);
+    let pmem = file_of(2 << 20);
     let mut devices = devices_with(&image, 1, &format!(" --pmem file={}", pmem.path().display()));
     let mut to = Writer::default();
     devices.save(&mut to, &mut |_: Signal| ());
@@ -244,10 +245,7 @@ fn each_image_is_saved_with_its_device() {
 #[cfg(all(feature = "pmem", feature = "snapshot"))]
 fn what_is_written_and_not_kept_is_private() {
     for (more, wanted) in [("", 0), (",discard_writes=on", 1)] {
-        let image = tempfile::NamedTempFile::new().unwrap();
-        image.as_file().set_len(2 << 20).unwrap();
-        let pmem = tempfile::NamedTempFile::new().unwrap();
-        pmem.as_file().set_len(4 << 20).unwrap();
+        let (image, pmem) = (file_of(2 << 20), file_of(4 << 20));
         let more = format!(" --pmem file={}{more}", pmem.path().display());
         let private = devices_with(&image, 1, &more).private();
         assert_eq!(private.len(), wanted);
@@ -267,8 +265,7 @@ proptest! {
             0..60,
         ),
     ) {
-        let image = tempfile::NamedTempFile::new().unwrap();
-        image.as_file().set_len(64 << 10).unwrap();
+        let image = file_of(64 << 10);
         let mut devices = devices(&image);
         let mut signals = 0;
         for (device, offset, value, kind) in writes {

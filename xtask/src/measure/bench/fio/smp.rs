@@ -47,27 +47,27 @@ pub fn measure(before: &Path, runs: u32) -> Result<String> {
     let root = image::ensure(&cache)?;
     let after = build::program(Some(FEATURES))?;
     let mut log = String::new();
-    let groups = CPUS.iter().flat_map(|cpus| ENGINES.map(|engine| (*cpus, engine)));
-    let mut step =
-        crate::ui::Step::counted("fio in the lab", u64::from(runs) * groups.clone().count() as u64);
-    for (run, (cpus, engine)) in (0..runs).flat_map(|run| groups.clone().map(move |of| (run, of))) {
-        // Each of its own, as L1's kernel panics in this now and then.
-        let job = lab::Job {
-            mode: lab::Mode::Fast,
-            script: script([before, &after, &kernel, &root], run, cpus, engine),
-            timeout: Duration::from_secs(u64::from(
-                120 + LIMIT * (PLACES.len() * WHO.len()) as u32,
-            )),
-            ..lab::Job::default()
-        };
-        match lab::run_again(&job) {
-            Ok(output) => {
-                ensure!(output.status == 0, "the script failed in the lab:\n{}", output.console);
-                log += &fs::read_to_string(output.dir.join("log")).context("no log")?;
+    let groups = runs as usize * CPUS.len() * ENGINES.len();
+    let mut step = crate::ui::Step::counted("fio in the lab", groups as u64);
+    let guests = (PLACES.len() * WHO.len()) as u32;
+    for run in 0..runs {
+        for (cpus, engine) in CPUS.iter().flat_map(|cpus| ENGINES.map(|engine| (*cpus, engine))) {
+            // Each of its own, as L1's kernel panics in this now and then.
+            let job = lab::Job {
+                mode: lab::Mode::Fast,
+                script: script([before, &after, &kernel, &root], run, cpus, engine),
+                timeout: Duration::from_secs(u64::from(120 + guests * LIMIT)),
+                ..lab::Job::default()
+            };
+            match lab::run_again(&job) {
+                Ok(output) => {
+                    ensure!(output.status == 0, "the script failed in L1:\n{}", output.console);
+                    log += &fs::read_to_string(output.dir.join("log")).context("no log")?;
+                }
+                Err(end) => eprintln!("xtask: bench: {cpus} vCPUs, {engine}: {end:#}"),
             }
-            Err(end) => eprintln!("xtask: bench: {cpus} vCPUs, {engine}: {end:#}"),
+            step.tick();
         }
-        step.tick();
     }
     step.done();
     render(&parse(&log)?)
@@ -130,6 +130,7 @@ fn render(rows: &[(&str, Row)]) -> Result<String> {
     let mut builder = Builder::default();
     builder.push_record(["vCPUs, engine, disk", "job", "before", "after", "ratio", "pairs"]);
     let mut seen: Vec<(&str, &str)> = Vec::new();
+    let mut measured = false;
     for (_, row) in rows {
         let key = (&*row.guest, &*row.job);
         if seen.contains(&key) {
@@ -146,6 +147,7 @@ fn render(rows: &[(&str, Row)]) -> Result<String> {
         let last = rows.iter().map(|(_, row)| row.run).max().unwrap_or_default();
         let pairs = (0..=last).filter_map(|run| of(WHO[0], run).zip(of(WHO[1], run)));
         let (before, after): (Vec<f64>, Vec<f64>) = pairs.unzip();
+        measured |= !before.is_empty();
         let ratios: Vec<f64> = before.iter().zip(&after).map(|(b, a)| a / b).collect();
         let cells = [&before, &after, &ratios].map(|values| match values.is_empty() {
             true => "–".to_owned(),
@@ -154,6 +156,7 @@ fn render(rows: &[(&str, Row)]) -> Result<String> {
         let [before, after, ratio] = cells;
         builder.push_record([key.0, key.1, &before, &after, &ratio, &ratios.len().to_string()]);
     }
+    ensure!(measured, "no guest came to its end both before and after");
     Ok(format!(
         "fio: psync in two threads a vCPU, direct=1, 4 KiB; requests a millisecond, medians\n\n{}\n",
         table::finish(builder)
@@ -198,9 +201,12 @@ mod tests {
         let row: Vec<&str> = text.lines().last().unwrap().split('|').map(str::trim).collect();
         assert_eq!(row[5..7], ["3.00", "2"]);
         let none = log.split_once("#after").unwrap().0;
-        let text = render(&parse(none).unwrap()).unwrap();
-        let row: Vec<&str> = text.lines().last().unwrap().split('|').map(str::trim).collect();
-        assert_eq!(row[3..7], ["–", "–", "–", "0"]);
+        assert!(render(&parse(none).unwrap()).unwrap_err().to_string().contains("its end"));
+        // Of one guest of several no pair came: the others count.
+        let other = none.replace("2,sync", "4,sync") + &log;
+        let text = render(&parse(&other).unwrap()).unwrap();
+        let row: Vec<&str> = text.lines().nth(4).unwrap().split('|').map(str::trim).collect();
+        assert_eq!(row[1..7], ["4,sync,memory", "randread", "–", "–", "–", "0"]);
         assert!(parse("3;fio-3.33;x;0;0").is_err());
     }
 
