@@ -183,16 +183,16 @@ const SHIPPED: &[(&str, Work)] = &[
     ("usage tests with every scenario's program", matrix::usage),
     ("every scenario boots in the lab", matrix::boots),
     ("the guest kernel's initcalls by name", trace::initcalls::check),
+    ("exits, system calls and bytes not more than recorded", check::counts),
 ];
 
-/// What takes too long for each change, or wants a history that is up to date: in `--full` only.
+/// What takes too long for each change: in `--full` only.
 const SLOW: &[(&str, Work)] = &[
     ("each pair of features", matrix::pairs),
     ("the commands of README.md and docs", pages::check),
     ("the last words of a brisk with a fault in it", build::twice::check_last_words),
     ("system calls of every scenario", calls::check),
     ("no system call forbidden that Linux's boots need", linux::check_calls),
-    ("exits and system calls not more than recorded", check::counts),
 ];
 
 /// What is not in `--quick`, and whether it is in `--full` only.

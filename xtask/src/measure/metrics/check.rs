@@ -23,7 +23,7 @@ pub struct Args {
     /// only what fits in five minutes
     #[argh(switch)]
     quick: bool,
-    /// only what is exact: two boots' exits, the system calls
+    /// only what is exact: two boots' exits, the system calls, two binaries' bytes
     #[argh(switch)]
     exact: bool,
     /// lab (default): L1 and its instruction clock; host: this machine's KVM and real time

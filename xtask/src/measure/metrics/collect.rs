@@ -21,7 +21,7 @@ use crate::paths;
 /// How much of the suite.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extent {
-    /// What `cargo xtask test` checks: two boots and the system calls.
+    /// What `cargo xtask test` checks: two boots, the system calls, the bytes of two binaries.
     Exact,
     /// What fits in five minutes.
     Quick,
@@ -33,6 +33,11 @@ pub enum Extent {
 const RUNS: u32 = 2;
 /// Tries of what stalls now and then: several vCPUs on the lab's one CPU.
 const TRIES: u32 = 3;
+/// Restores, with the row of `bench --scenario restore` that each is.
+const RESTORES: [(&str, &str); 2] = [
+    ("restore_latency_time_ms", "restore"),
+    ("restore_latency_time_working_set_ms", "restore, both"),
+];
 /// The boots of [`Extent::Exact`].
 pub const EXACT: [&str; 2] = ["boot_time_ms", "boot_time_pmem_hugepages_ms"];
 
@@ -63,8 +68,11 @@ pub fn measure(extent: Extent, on: On, without: &[String]) -> Result<Line> {
         let control = "128 MiB, 1 vCPU, micro kernel, EROFS on pmem";
         let metric = Metric::single("KiB", Better::Less, memory, control);
         line.metrics.insert("host_memory_idle_KiB".to_owned(), metric);
-        binaries(&mut line, extent)?;
+        if on == On::Lab {
+            restores(&mut line)?;
+        }
     }
+    binaries(&mut line, extent)?;
     if extent == Extent::Full && on == On::Lab && !without.iter().any(|name| name == "block") {
         match bench::fio::measure_brisk() {
             Ok(report) => disk(&mut line, &report),
@@ -228,7 +236,20 @@ fn until_first_instruction(line: &mut Line, on: On) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of the scenarios' static binaries; quickly, of the smallest and the talk's last step.
+/// A guest that goes on from a snapshot, until its first mark.
+fn restores(line: &mut Line) -> Result<()> {
+    let rows = RESTORES.map(|(_, row)| row);
+    let report = bench::restore::measure_only(&rows, RUNS + 1)?;
+    for (name, wanted) in RESTORES {
+        let row = report.rows.iter().find(|row| row.step.as_deref() == Some(wanted));
+        let control = "128 MiB, 1 vCPU, micro kernel, EROFS on pmem".to_owned();
+        let metric = Metric { control, ..Metric::of_row(row.context(name)?) };
+        line.metrics.insert(name.to_owned(), metric);
+    }
+    Ok(())
+}
+
+/// Bytes of the scenarios' static binaries; if not all, of the smallest and the talk's last step.
 fn binaries(line: &mut Line, extent: Extent) -> Result<()> {
     let target_dir = paths::target()?;
     for scenario in shipped::table() {

@@ -182,6 +182,10 @@ pub fn about(name: &str) -> &'static str {
         "page_faults_until_first_instruction" => {
             "from brisk's exec, its own and the kernel's, the talk's last step"
         }
+        "restore_latency_time_ms" => "a guest goes on from a snapshot, until its first mark",
+        "restore_latency_time_working_set_ms" => {
+            "the same from a tmpfs with huge pages, by a working set that was recorded"
+        }
         "host_memory_idle_KiB" => "host memory of an idle VM beside its guest's",
         _ if name.starts_with("binary_bytes_") => "the static binary of a scenario of features.md",
         _ => BOOTS.iter().find(|metric| metric.name == name).map_or("", |metric| metric.about),
