@@ -108,20 +108,46 @@ fn a_snapshot_of_a_restored_guest() {
     assert_eq!(nonce(&text), nonce(&guest.output()), "not the same guest");
 }
 
+const UUID: &str = "cat=/proc/sys/kernel/random/uuid";
+
+/// A clone's worker that makes random numbers has time to, while memory is touched.
+fn uuids() -> String {
+    format!("{UUID},say=before,{READY},touch=16,{UUID},say=after")
+}
+
 /// Linux is told by ACPI that it is another, and makes its random numbers anew.
-#[test]
-fn clones_have_random_numbers_of_their_own() {
-    const UUID: &str = "cat=/proc/sys/kernel/random/uuid";
-    // The kernel's worker that makes them has time to, while memory is touched.
-    let guest = Guest::doing(&format!("{UUID},say=before,{READY},touch=16,{UUID},say=after"));
-    let dir = save(&guest);
+#[track_caller]
+fn another_number_in_each_clone(guest: &Guest, device: &str) {
+    let dir = save(guest);
     let mut numbers = vec![nonce(&guest.output())];
     for _ in 0..3 {
-        numbers.push(nonce(&restore(&guest, &dir, "--serial", &[])));
+        numbers.push(nonce(&restore(guest, &dir, device, &[])));
     }
     numbers.sort_unstable();
     numbers.dedup();
     assert_eq!(numbers.len(), 4, "{numbers:?}");
+}
+
+#[test]
+fn clones_have_random_numbers_of_their_own() {
+    another_number_in_each_clone(&Guest::doing(&uuids()), "--serial");
+}
+
+/// A guest of the tuned kernel, which has no UART.
+#[cfg(feature = "console")]
+fn tuned(kernel: &str, doing: &str, flags: &[&str]) -> Guest {
+    let mut guest = Guest::doing(doing);
+    guest.kernel = artifact(kernel);
+    guest.cmdline = guest.cmdline.replace("ttyS0", "hvc0");
+    guest.serial = "off".to_owned();
+    let console = key("file", guest.scratch.path("serial"));
+    guest.with(&["--console", &console]).with(flags)
+}
+
+#[cfg(feature = "console")]
+#[test]
+fn clones_of_the_tuned_kernel_have_them_too() {
+    another_number_in_each_clone(&tuned("BRISK_MICRO", &uuids(), &[]), "--console");
 }
 
 #[cfg(feature = "smp")]
@@ -141,12 +167,7 @@ fn a_guest_of_two_cpus() {
 #[test]
 fn a_guest_of_four_cpus() {
     let doing = format!("say=before,{READY},cat=/proc/cpuinfo,touch=16,say=after");
-    let mut guest = Guest::doing(&doing);
-    guest.kernel = artifact("BRISK_MICRO_SMP");
-    guest.cmdline = guest.cmdline.replace("ttyS0", "hvc0");
-    guest.serial = "off".to_owned();
-    let console = key("file", guest.scratch.path("serial"));
-    let guest = guest.with(&["--console", &console, "--cpus", "boot=4"]);
+    let guest = tuned("BRISK_MICRO_SMP", &doing, &["--cpus", "boot=4"]);
     let dir = save(&guest);
     for _ in 0..3 {
         let text = restore(&guest, &dir, "--console", &[]);

@@ -34,7 +34,6 @@ const TUNING: &[&str] = &[
     include_str!("../../kernel/uevents-to-nobody.patch"),
     include_str!("../../kernel/parameters-once.patch"),
     include_str!("../../kernel/free-at-boot.patch"),
-    include_str!("../../kernel/pnp-ids.patch"),
     include_str!("../../kernel/image-memory.patch"),
     include_str!("../../kernel/interrupts-at-boot.patch"),
     include_str!("../../kernel/struct-pages.patch"),

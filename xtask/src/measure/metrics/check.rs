@@ -131,8 +131,8 @@ pub fn compare(lines: &[Line], new: &Line) -> Vec<Finding> {
 fn counted(name: &str, history: &[&Metric], new: &Metric, floor: Option<f64>) -> Finding {
     let floor = if new.is_exact() { 0.0 } else { floor.unwrap_or(noise::UNKNOWN) };
     let last = since_last_change(history, floor);
-    let values: Vec<f64> = last.iter().filter_map(|metric| metric.value()).collect();
-    let (Some(before), Some(after), Some(reference)) = (median(&values), new.value(), last.last())
+    let values: Vec<f64> = last.iter().filter_map(|metric| metric.best()).collect();
+    let (Some(before), Some(after), Some(reference)) = (median(&values), new.best(), last.last())
     else {
         return nothing(name, new);
     };
@@ -145,8 +145,7 @@ fn counted(name: &str, history: &[&Metric], new: &Metric, floor: Option<f64>) ->
 fn since_last_change<'a>(history: &[&'a Metric], floor: f64) -> Vec<&'a Metric> {
     let mut alike: Vec<&Metric> = Vec::new();
     for &metric in history.iter().rev().take(LAST) {
-        let (Some(value), Some(newest)) =
-            (metric.value(), alike.first().unwrap_or(&metric).value())
+        let (Some(value), Some(newest)) = (metric.best(), alike.first().unwrap_or(&metric).best())
         else {
             continue;
         };

@@ -30,7 +30,7 @@ pub enum Extent {
 }
 
 /// Boots of each metric that are counted.
-const RUNS: u32 = 2;
+const RUNS: u32 = 3;
 /// Tries of what stalls now and then: several vCPUs on the lab's one CPU.
 const TRIES: u32 = 3;
 /// Restores, with the row of `bench --scenario restore` that each is.

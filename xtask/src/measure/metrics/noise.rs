@@ -95,7 +95,7 @@ pub fn once(
     }
     let mut found: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for (metric, result) in all.iter().zip(collect::of_cases(&all, &cases, On::Lab)?) {
-        let value = result.with_context(|| metric.name)?.value().context("no boots")?;
+        let value = result.with_context(|| metric.name)?.best().context("no boots")?;
         found.entry(metric.name.to_owned()).or_default().push(value);
     }
     ensure!(!found.is_empty(), "noise: no metrics");

@@ -268,7 +268,7 @@ pub fn alarms() -> Result<u32> {
     let (workload, step) = metric.find()?;
     let case = Case { vmm: Vmm::Brisk(slower), scenario: workload, step, kernel: None };
     let slow = collect::of_cases(&[metric], &[case], On::Lab)?.pop().context("nothing")??;
-    let slow = slow.value().context("no boots")?;
+    let slow = slow.best().context("no boots")?;
     let middle = median(&values).context("no values")?;
     println!(
         "A by the median {middle:.3}, slower {slow:.3}: {:+.2} %",

@@ -34,7 +34,7 @@ impl Part {
 
     pub fn of(self, metric: &Metric) -> Result<f64> {
         match self {
-            Self::Total => metric.value().context("no samples"),
+            Self::Total => metric.best().context("no samples"),
             Self::Of(index) => Ok(metric.parts.context("no parts")?[index]),
             Self::Exits => Ok(steady(metric) as f64),
         }

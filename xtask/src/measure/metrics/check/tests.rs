@@ -31,6 +31,9 @@ fn beyond_the_noise_is_a_change() {
     assert_eq!(verdict(&lines, &line(9, "lab", &[49.7], 7)), Verdict::Better);
     assert_eq!(verdict(&[], &line(9, "lab", &[49.7], 7)), Verdict::CannotTell);
     assert_eq!(verdict(&lines, &line(9, "host", &[49.7], 7)), Verdict::CannotTell);
+    // What chance added to one of its boots is none.
+    assert_eq!(verdict(&lines, &line(9, "lab", &[50.4, 50.02, 50.3], 7)), Verdict::Same);
+    assert_eq!(verdict(&lines, &line(9, "lab", &[50.4, 50.3, 50.35], 7)), Verdict::Worse);
     // Not compared with what was before the last change.
     let mut lines = lines;
     lines.extend((5..8).map(|n| line(n, "lab", &[40.0], 7)));
