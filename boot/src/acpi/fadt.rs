@@ -59,9 +59,12 @@ const _: () = assert!(HEADER + core::mem::offset_of!(Fadt, reset_reg) == 116);
 const _: () = assert!(HEADER + core::mem::offset_of!(Fadt, x_dsdt) == 140);
 const _: () = assert!(HEADER + core::mem::offset_of!(Fadt, sleep_control) == 244);
 
-/// Table 5.10: `VGA Not Present`, `PCIe ASPM Controls` (OSPM must not touch them) and `CMOS RTC Not
-/// Present`. Clear: `LEGACY_DEVICES`, `8042` and `MSI Not Supported`.
-const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 4 | 1 << 5;
+/// Table 5.10: `VGA Not Present` and `CMOS RTC Not Present`. Clear: `LEGACY_DEVICES`, `8042` and `MSI Not
+/// Supported`.
+const IAPC_BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
+/// The same table's `PCIe ASPM Controls`: OSPM must not touch them. Without PCI there is nothing to touch, and
+/// Linux has a line less to print.
+const NO_ASPM: u16 = 1 << 4;
 
 /// Table 5.9.
 const FLAGS: u32 = 1 << 0 // WBINVD works
@@ -73,7 +76,7 @@ const FLAGS: u32 = 1 << 0 // WBINVD works
     | 1 << 12 // HEADLESS
     | 1 << 20; // HW_REDUCED_ACPI
 
-pub(super) fn write(tables: &mut Tables<'_>, dsdt: u64) -> Result<u64, Error> {
+pub(super) fn write(tables: &mut Tables<'_>, dsdt: u64, pci: bool) -> Result<u64, Error> {
     let none = || GenericAddress {
         space: 0,
         bit_width: 0,
@@ -85,7 +88,7 @@ pub(super) fn write(tables: &mut Tables<'_>, dsdt: u64) -> Result<u64, Error> {
         firmware_ctrl: 0.into(),
         dsdt: 0.into(),
         fixed_registers: [0; 65],
-        iapc_boot_arch: IAPC_BOOT_ARCH.into(),
+        iapc_boot_arch: (IAPC_BOOT_ARCH | if pci { NO_ASPM } else { 0 }).into(),
         reserved: 0,
         flags: FLAGS.into(),
         reset_reg: port(layout::RESET_PORT),

@@ -105,7 +105,7 @@ pub(crate) fn write(machine: &Machine<'_>, tables: &mut Tables<'_>) -> Result<u6
     let dsdt = dsdt::write(machine, tables)?;
     let mut listed: heapless::Vec<U64, 3> = heapless::Vec::new();
     let mut list = |table: u64| listed.push(table.into()).map_err(|_| Error::TablesFull);
-    list(fadt::write(tables, dsdt)?)?;
+    list(fadt::write(tables, dsdt, machine.pci.is_some())?)?;
     list(madt::write(machine, tables)?)?;
     if let Some(pci) = &machine.pci {
         list(mcfg::write(pci, tables)?)?;
