@@ -287,8 +287,8 @@ fn slower(metric: &'static suite::BootMetric) -> Result<PathBuf> {
     source::copy(paths::workspace(), dir.path())?;
     git(dir.path(), &["init", "--quiet"])?;
     let call = "    brisk::main(";
-    // 2.6 instructions a turn, for 0.26 of 52 million.
-    let slow = "    for turn in 0..87_000_u32 {\n        std::hint::black_box(turn);\n    }\n";
+    // 4 instructions a turn, for 0.26 of 52 million.
+    let slow = "    for turn in 0..65_000_u32 {\n        std::hint::black_box(turn);\n    }\n";
     replace(&dir.path().join("src/main.rs"), call, &format!("{slow}{call}"))?;
     let commit = commit(dir.path(), "slower")?;
     let (scenario, _) = metric.find()?;
