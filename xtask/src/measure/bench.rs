@@ -75,6 +75,10 @@ pub struct Args {
     /// instead of boots, requests of 4 KiB to a disk: fio in the guest, brisk beside QEMU's microvm
     #[argh(switch)]
     fio: bool,
+    /// with --fio, how, with commas between: ext4 (past the page cache, on a loop device of L1), smp (4
+    /// vCPUs, a queue each), pci (brisk's disk is a PCI function); without, a tmpfs, 1 vCPU, MMIO
+    #[argh(option, default = "fio::setting::Setting::default()")]
+    fio_on: fio::setting::Setting,
     /// instead of boots, requests of several vCPUs at once, by this brisk beside the program given,
     /// with features console, block, io-uring and smp; --runs pairs
     #[argh(option)]
@@ -114,7 +118,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     ensure!(args.runs >= 2, "--runs {}: the first is not counted, so at least 2", args.runs);
     if args.fio {
         ensure!(args.peer.is_empty() && args.on == On::Lab, "--fio: neither --peer nor --on host");
-        let report = fio::measure()?;
+        let report = fio::measure(args.fio_on)?;
         print!("{}", fio::render(&report));
         save(args.json.as_deref(), &report)?;
         if args.record {

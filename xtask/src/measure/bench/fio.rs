@@ -1,5 +1,5 @@
 //! `cargo xtask bench --fio`: how many requests of 4 KiB a disk serves, by fio in the guest, brisk and
-//! QEMU's microvm side by side on the stopwatch.
+//! QEMU's microvm side by side on the stopwatch; `--fio-on` says in which [`Setting`].
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tabled::builder::Builder;
 
+use self::setting::Setting;
 use super::{table, vmm};
 use crate::cache::Cache;
 use crate::guest::kernel;
@@ -18,6 +19,7 @@ use crate::measure::metrics::history::{Better, Line, Metric};
 use crate::{build, debian};
 
 mod image;
+pub mod setting;
 pub mod smp;
 
 /// fio's jobs.
@@ -28,8 +30,6 @@ const DEPTHS: [u32; 2] = [1, 32];
 const SIZE_MIB: u32 = 8;
 /// Bytes of a request.
 const REQUEST: u64 = 4096;
-/// Features of the brisk that is measured.
-const FEATURES: &[&str] = &["serial", "block", "io-uring", "seccomp"];
 /// How long one guest may take on the machine below: 80 s of its CPU.
 const LIMIT: Duration = Duration::from_secs(600);
 /// QEMU's program.
@@ -40,6 +40,8 @@ const QEMU: &str = "qemu-system-x86_64";
 pub struct Report {
     /// Always `lab`: 1 ns an instruction.
     pub clock: &'static str,
+    /// In which setting.
+    pub setting: Setting,
     /// One for each VMM, engine, depth and job.
     pub rows: Vec<Row>,
 }
@@ -69,8 +71,7 @@ struct Subject {
     engine: &'static str,
 }
 
-/// In the order of the table's columns. All go through the host's page cache: the images are on a
-/// tmpfs, to which O_DIRECT is no different.
+/// In the order of the table's columns.
 const SUBJECTS: [Subject; 3] = [
     Subject { vmm: "brisk", engine: "io_uring" },
     Subject { vmm: "QEMU microvm", engine: "io_uring" },
@@ -79,30 +80,33 @@ const SUBJECTS: [Subject; 3] = [
 
 impl Subject {
     /// The command, with the files in `dir`.
-    fn command(&self, brisk: &str, dir: &str) -> String {
+    fn command(&self, setting: Setting, brisk: &str, dir: &str) -> String {
         let Self { vmm, engine } = self;
         let line = "root=/dev/vda init=/sbin/init console=ttyS0 quiet";
+        let data = setting.data(dir);
         if *vmm == "brisk" {
             return format!(
                 "{brisk} --kernel {dir}/vmlinux --disk path={dir}/root.raw,readonly=on \
-                 --disk path={dir}/data.raw,engine={engine} \
-                 --cmdline '{line} fio_disk=vdb' --memory size=256M --serial file={dir}/serial"
+                 --disk path={data},engine={engine}{} \
+                 --cmdline '{line} fio_disk=vdb' --memory size=256M --serial file={dir}/serial",
+                setting.brisk()
             );
         }
-        let disk = |id, more: &str| {
+        let disk = |id, file: &str, more: &str, device: &str| {
             format!(
-                "-drive id={id},file={dir}/{id}.raw,format=raw,if=none,{more} \
-                 -device virtio-blk-device,drive={id}"
+                "-drive id={id},file={file},format=raw,if=none,{more} \
+                 -device virtio-blk-device,drive={id}{device}"
             )
         };
+        let (cpus, cache, device) = setting.qemu();
         // The command line names the last device first.
         format!(
             "{QEMU} -M microvm,acpi=off,x-option-roms=off,pit=off,pic=off,rtc=off,\
-             isa-serial=on -accel kvm -cpu host -m 256M -nodefaults -no-user-config -display none \
-             -no-reboot -serial file:{dir}/serial -kernel {dir}/vmlinux \
+             isa-serial=on -accel kvm -cpu host{cpus} -m 256M -nodefaults -no-user-config \
+             -display none -no-reboot -serial file:{dir}/serial -kernel {dir}/vmlinux \
              -append '{line} fio_disk=vdb reboot=t panic=-1 tsc=reliable no_timer_check' {} {}",
-            disk("root", "readonly=on"),
-            disk("data", &format!("aio={engine},cache=writeback")),
+            disk("root", &format!("{dir}/root.raw"), "readonly=on", ""),
+            disk("data", &data, &format!("aio={engine},cache={cache}"), device),
         )
     }
 }
@@ -111,8 +115,8 @@ impl Subject {
 ///
 /// # Errors
 /// Something could not be built, or a job did not run.
-pub fn measure() -> Result<Report> {
-    of(&SUBJECTS)
+pub fn measure(setting: Setting) -> Result<Report> {
+    of(&SUBJECTS, setting)
 }
 
 /// Measures brisk alone, with the engine that is the default.
@@ -121,15 +125,16 @@ pub fn measure() -> Result<Report> {
 /// As [`measure`].
 pub fn measure_brisk() -> Result<Report> {
     let [.., sync] = &SUBJECTS;
-    of(std::slice::from_ref(sync))
+    of(std::slice::from_ref(sync), Setting::default())
 }
 
-fn of(subjects: &[Subject]) -> Result<Report> {
+fn of(subjects: &[Subject], setting: Setting) -> Result<Report> {
     debian::ensure(&debian::ALL)?;
     let cache = Cache::open()?;
     let kernel = kernel::ensure(&cache, kernel::Config::Guest)?.vmlinux;
     let root = image::ensure(&cache)?;
-    let brisk = build::program(Some(FEATURES))?;
+    let brisk = build::program(Some(&setting.features()))?;
+    let prepare = setting.prepare(&cache, SIZE_MIB)?;
     let warm = vmm::files(&vmm::program(QEMU)?.0, "")?;
     let mut rows = Vec::new();
     for subject in subjects {
@@ -137,7 +142,7 @@ fn of(subjects: &[Subject]) -> Result<Report> {
         let step = crate::ui::Step::start(&format!("fio in the lab: {name}"));
         let output = lab::run(&lab::Job {
             mode: lab::Mode::Stopwatch,
-            script: script(subject, &brisk, &kernel, &root, &warm),
+            script: script(subject, setting, &prepare, [&brisk, &kernel, &root], &warm),
             timeout: LIMIT,
             ..lab::Job::default()
         })
@@ -152,25 +157,26 @@ fn of(subjects: &[Subject]) -> Result<Report> {
         let parsed = parse(&text, subject);
         rows.extend(parsed.with_context(|| format!("{name}: {}\n{text}", read("log")))?);
     }
-    Ok(Report { clock: "lab", rows })
+    Ok(Report { clock: "lab", setting, rows })
 }
 
-/// Runs a subject once. All images are on L1's tmpfs, and QEMU's own files (`warm`) are read before:
-/// nothing waits for the machine below. While L1 does that, its clock goes to the next timer at once,
-/// so there is no limit by L1's clock either.
+/// Runs a subject once, when the disk was made (`prepare`), with brisk, a kernel and a root (`files`). All
+/// images are in L1's memory, and QEMU's own files (`warm`) are read before: nothing waits for the machine
+/// below. While L1 does that, its clock goes to the next timer at once, so there is no limit by L1's clock
+/// either.
 fn script(
     subject: &Subject,
-    brisk: &Path,
-    kernel: &Path,
-    root: &Path,
+    setting: Setting,
+    prepare: &str,
+    files: [&Path; 3],
     warm: &BTreeSet<PathBuf>,
 ) -> String {
     let quoted = |path: &Path| quote(&path_in_l1(path).to_string_lossy());
     let mut text = String::from("set -u; dir=/tmp/fio; mkdir $dir || exit 1\n");
-    for (from, to) in [(brisk, "brisk"), (kernel, "vmlinux"), (root, "root.raw")] {
+    for (from, to) in files.into_iter().zip(["brisk", "vmlinux", "root.raw"]) {
         let _ = writeln!(text, "cp {} $dir/{to} || exit 1", quoted(from));
     }
-    let _ = writeln!(text, "dd if=/dev/zero of=$dir/data.raw bs=1M count={SIZE_MIB} 2> /dev/null");
+    text += prepare;
     if subject.vmm != "brisk" {
         let warm: Vec<String> = warm.iter().map(|path| quoted(path)).collect();
         let _ = writeln!(text, "cat {} > /dev/null", warm.join(" "));
@@ -178,7 +184,7 @@ fn script(
     let _ = writeln!(
         text,
         "{} < /dev/null > /tmp/out/log 2>&1\ncp $dir/serial /tmp/out/serial",
-        subject.command("/tmp/fio/brisk", "/tmp/fio")
+        subject.command(setting, "/tmp/fio/brisk", "/tmp/fio")
     );
     text
 }
@@ -213,7 +219,8 @@ fn parse(console: &str, subject: &Subject) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The report as lines of the history, one for each VMM, each row called `JOB, DEPTH, ENGINE`.
+/// The report as lines of the history, one for each VMM, each row called `JOB, DEPTH, ENGINE`; suite `fio`,
+/// and those of other settings than the default have their words behind that.
 ///
 /// # Errors
 /// A program that tells its version cannot be run.
@@ -221,7 +228,7 @@ pub fn lines(report: &Report) -> Result<Vec<Line>> {
     let mut lines: Vec<Line> = Vec::new();
     for row in &report.rows {
         if !lines.iter().any(|line| line.vmm == row.vmm) {
-            let mut line = Line::here("fio", report.clock)?;
+            let mut line = Line::here(&report.setting.suite(), report.clock)?;
             row.vmm.clone_into(&mut line.vmm);
             if row.vmm != "brisk" {
                 (line.version, line.subject) = (line.qemu.clone(), String::new());
@@ -263,8 +270,9 @@ pub fn render(report: &Report) -> String {
         builder.push_record(cells);
     }
     format!(
-        "fio: psync in as many threads, direct=1, 4 KiB, {SIZE_MIB} MiB a job, 256 MiB, 1 vCPU, virtio over MMIO\n\
+        "fio: psync in as many threads, direct=1, 4 KiB, {SIZE_MIB} MiB a job, 256 MiB, {}\n\
          requests per virtual ms, 1 ns an instruction\n\n{}\n",
+        report.setting.about(),
         table::finish(builder)
     )
 }
@@ -316,7 +324,7 @@ mod tests {
     fn tables_and_json_have_every_job() {
         let rows =
             SUBJECTS.iter().flat_map(|subject| parse(&console(), subject).unwrap()).collect();
-        let report = Report { clock: "lab", rows };
+        let report = Report { clock: "lab", setting: Setting::default(), rows };
         let text = render(&report);
         assert_eq!(text.lines().count(), 5 + 8, "{text}");
         let line = text.lines().find(|line| line.contains("randread, 32")).unwrap();
@@ -331,11 +339,16 @@ mod tests {
     #[test]
     fn shells_understand_it() {
         let path = Path::new("/tmp/it's");
-        for (subject, disks) in SUBJECTS.iter().zip([2, 0, 2]) {
-            let text = script(subject, path, path, path, &[path.to_path_buf()].into());
-            assert_eq!(text.matches(" --disk ").count(), disks);
-            let check = std::process::Command::new("sh").args(["-n", "-c", &text]).status();
-            assert!(check.unwrap().success(), "{text}");
+        for words in ["", "ext4", "smp", "pci", "ext4,smp,pci"] {
+            let setting: Setting = words.parse().unwrap();
+            let prepare = setting.commands("true\n", SIZE_MIB);
+            for (subject, disks) in SUBJECTS.iter().zip([2, 0, 2]) {
+                let warm = [path.to_path_buf()].into();
+                let text = script(subject, setting, &prepare, [path; 3], &warm);
+                assert_eq!(text.matches(" --disk ").count(), disks);
+                let check = std::process::Command::new("sh").args(["-n", "-c", &text]).status();
+                assert!(check.unwrap().success(), "{text}");
+            }
         }
     }
 }
