@@ -123,9 +123,9 @@ pub fn measure(setting: Setting) -> Result<Report> {
 ///
 /// # Errors
 /// As [`measure`].
-pub fn measure_brisk() -> Result<Report> {
+pub fn measure_brisk(setting: Setting) -> Result<Report> {
     let [.., sync] = &SUBJECTS;
-    of(std::slice::from_ref(sync), Setting::default())
+    of(std::slice::from_ref(sync), setting)
 }
 
 fn of(subjects: &[Subject], setting: Setting) -> Result<Report> {

@@ -15,6 +15,7 @@ use crate::guest::kernel;
 
 use crate::lab::On;
 use crate::measure::bench::cases::{self, Case, Vmm};
+use crate::measure::bench::fio::setting::Setting;
 use crate::measure::bench::{self, Peer};
 use crate::paths;
 
@@ -74,9 +75,14 @@ pub fn measure(extent: Extent, on: On, without: &[String]) -> Result<Line> {
     }
     binaries(&mut line, extent)?;
     if extent == Extent::Full && on == On::Lab && !without.iter().any(|name| name == "block") {
-        match bench::fio::measure_brisk() {
-            Ok(report) => disk(&mut line, &report),
-            Err(e) => eprintln!("xtask: metrics: block_*: left out: {e:#}"),
+        for (setting, prefix, queues) in [
+            (Setting::default(), "block", "1 vCPU, 1 queue"),
+            (Setting::SMP, "block_multi_queue", "4 vCPUs, 4 queues"),
+        ] {
+            match bench::fio::measure_brisk(setting) {
+                Ok(report) => disk(&mut line, &report, prefix, queues),
+                Err(e) => eprintln!("xtask: metrics: {prefix}_*: left out: {e:#}"),
+            }
         }
     }
     Ok(line)
@@ -271,8 +277,8 @@ fn binaries(line: &mut Line, extent: Extent) -> Result<()> {
     Ok(())
 }
 
-/// What fio says of brisk's disk, at 32 requests at a time.
-fn disk(line: &mut Line, report: &bench::fio::Report) {
+/// What fio says of brisk's disk, at 32 requests at a time: metrics whose names begin with `prefix`.
+fn disk(line: &mut Line, report: &bench::fio::Report, prefix: &str, queues: &str) {
     for row in report
         .rows
         .iter()
@@ -285,12 +291,12 @@ fn disk(line: &mut Line, report: &bench::fio::Report) {
             "randwrite" => "random_write",
             _ => continue,
         };
-        let control = "256 MiB, 1 vCPU, 1 queue, guest kernel, raw image on tmpfs, engine=sync";
+        let control = format!("256 MiB, {queues}, guest kernel, raw image on tmpfs, engine=sync");
         let per_second = row.per_ms * 1000.0;
-        let rate = |unit, value: f64| Metric::single(unit, Better::More, value, control);
-        line.metrics.insert(format!("block_{name}_IOPS"), rate("1/s", per_second.round()));
+        let rate = |unit, value: f64| Metric::single(unit, Better::More, value, &control);
+        line.metrics.insert(format!("{prefix}_{name}_IOPS"), rate("1/s", per_second.round()));
         let mib = (per_second * 4096.0 / f64::from(1 << 20) * 100.0).round() / 100.0;
-        line.metrics.insert(format!("block_{name}_MiBps"), rate("MiB/s", mib));
+        line.metrics.insert(format!("{prefix}_{name}_MiBps"), rate("MiB/s", mib));
     }
 }
 

@@ -170,14 +170,6 @@ pub fn find(name: &str) -> Result<&'static BootMetric> {
 /// What the page says of a metric that is no boot.
 pub fn about(name: &str) -> &'static str {
     match name {
-        "block_read_MiBps" | "block_read_IOPS" => "fio, reads in order of 4 KiB, 32 at a time",
-        "block_write_MiBps" | "block_write_IOPS" => "fio, writes in order of 4 KiB, 32 at a time",
-        "block_random_read_MiBps" | "block_random_read_IOPS" => {
-            "fio, reads of 4 KiB anywhere, 32 at a time"
-        }
-        "block_random_write_MiBps" | "block_random_write_IOPS" => {
-            "fio, writes of 4 KiB anywhere, 32 at a time"
-        }
         "system_calls_until_first_instruction" => "from brisk's exec, the talk's last step",
         "page_faults_until_first_instruction" => {
             "from brisk's exec, its own and the kernel's, the talk's last step"
@@ -187,6 +179,12 @@ pub fn about(name: &str) -> &'static str {
             "the same from a tmpfs with huge pages, by a working set that was recorded"
         }
         "host_memory_idle_KiB" => "host memory of an idle VM beside its guest's",
+        _ if name.starts_with("block_") => match name {
+            _ if name.contains("random_read") => "fio, reads of 4 KiB anywhere, 32 at a time",
+            _ if name.contains("random_write") => "fio, writes of 4 KiB anywhere, 32 at a time",
+            _ if name.contains("read") => "fio, reads in order of 4 KiB, 32 at a time",
+            _ => "fio, writes in order of 4 KiB, 32 at a time",
+        },
         _ if name.starts_with("binary_bytes_") => "the static binary of a scenario of features.md",
         _ => BOOTS.iter().find(|metric| metric.name == name).map_or("", |metric| metric.about),
     }

@@ -51,6 +51,9 @@ impl Serialize for Setting {
 }
 
 impl Setting {
+    /// With as many vCPUs and queues as `smp` has.
+    pub const SMP: Self = Self { ext4: false, smp: true, pci: false };
+
     fn words(self) -> Vec<&'static str> {
         let words = [(self.ext4, "ext4"), (self.smp, "smp"), (self.pci, "pci")];
         words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect()
