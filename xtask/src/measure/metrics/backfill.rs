@@ -27,7 +27,7 @@ pub struct Args {
     /// the metrics, with commas between (default: those of the table)
     #[argh(option, default = "METRICS_OF_OLD.join(\",\")")]
     metrics: String,
-    /// commits for which something is measured already are measured again
+    /// commits for which something is measured with these kernels already are measured again
     #[argh(switch)]
     again: bool,
     /// only build them, so that a later run has only to boot
@@ -59,8 +59,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         args.metrics.split(',').map(suite::find).collect::<Result<Vec<&'static BootMetric>>>()?;
     let file = history::path();
     let known = history::read(&file)?;
+    let now = Line { kernels: collect::kernels(collect::Extent::Exact)?, ..like() };
     let has = |commit: &str| {
-        let mut same = known.iter().filter(|line| line.suite == METRICS && line.clock == "lab");
+        let mut same = known.iter().filter(|line| line.comparable(&now));
         same.any(|line| commit.starts_with(&line.version))
     };
     let commits = commits(&checkout, &args.range, args.step)?;
@@ -81,6 +82,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     crate::build::docs::write()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a line of brisk's in the lab has.
+fn like() -> Line {
+    let (suite, vmm, clock) = (METRICS.to_owned(), "brisk".to_owned(), "lab".to_owned());
+    Line { suite, vmm, clock, ..Line::default() }
 }
 
 /// The commits of a range that change what brisk is built from, the first and the last among them.
