@@ -48,35 +48,40 @@ pub struct Facts<'a> {
     pub virtio: &'a [VirtioMmio],
 }
 
-/// The line as the kernel gets it.
-#[derive(Debug)]
-pub struct Line {
-    /// Without the NUL.
-    pub text: Vec<u8>,
-    /// A panic marks itself as a warm reset.
-    pub panic_is_warm: bool,
-}
-
 /// Whether the kernel that gets the user's line `line` has ACPI to find things by.
 pub fn has_acpi(line: &str) -> bool {
     !cmdline::has(line.as_bytes(), b"acpi=off")
 }
 
-/// Makes the line from what the user gave.
+/// By which the kernel marks the reset after a panic.
+fn panic_word(acpi: bool) -> &'static str {
+    if acpi { PANIC_IS_WARM } else { PANIC_IS_WARM_BY_PORT }
+}
+
+/// Whether a panic marks itself as a warm reset: the line has our word for it. Not asked before a guest
+/// ends with such a one, and of one that was restored too.
+pub fn panic_is_warm(config: &Config) -> bool {
+    let word = panic_word(has_acpi(&config.cmdline));
+    let mut line = Default::default();
+    !config.cmdline_exact
+        && cmdline::with_defaults(config.cmdline.as_bytes(), &[word], &mut line).is_ok()
+        && cmdline::has(&line, word.as_bytes())
+}
+
+/// Makes the line, without the NUL, from what the user gave.
 ///
 /// # Errors
 /// A byte that Linux does not take, or too many.
-pub fn make(config: &Config, facts: &Facts<'_>) -> Result<Line> {
+pub fn make(config: &Config, facts: &Facts<'_>) -> Result<Vec<u8>> {
     let user = config.cmdline.as_bytes();
     let wrong = |error| Error::Usage(format!("--cmdline: {error}"));
     if config.cmdline_exact {
         cmdline::check(user).map_err(wrong)?;
-        return Ok(Line { text: user.to_vec(), panic_is_warm: false });
+        return Ok(user.to_vec());
     }
-    let reboot = if facts.acpi { PANIC_IS_WARM } else { PANIC_IS_WARM_BY_PORT };
     let mut words = vec![
         PANIC_ENDS,
-        reboot,
+        panic_word(facts.acpi),
         if facts.serial { ONE_UART } else { NO_UART },
         NO_LEGACY_PTYS,
         if facts.pci { NO_EARLY_PCI } else { NO_PCI },
@@ -90,7 +95,7 @@ pub fn make(config: &Config, facts: &Facts<'_>) -> Result<Line> {
     words.extend(devices.iter().map(String::as_str));
     let mut line = Default::default();
     cmdline::with_defaults(user, &words, &mut line).map_err(wrong)?;
-    Ok(Line { panic_is_warm: cmdline::has(&line, reboot.as_bytes()), text: line.to_vec() })
+    Ok(line.to_vec())
 }
 
 /// A device for a kernel that cannot find it by ACPI (Linux, `drivers/virtio/virtio_mmio.c`).
@@ -109,7 +114,7 @@ mod tests {
     fn line(user: &str, facts: &Facts<'_>) -> (String, bool) {
         let config = Config { cmdline: user.into(), ..Config::default() };
         let line = make(&config, facts).unwrap();
-        (String::from_utf8(line.text).unwrap(), line.panic_is_warm)
+        (String::from_utf8(line).unwrap(), panic_is_warm(&config))
     }
 
     #[test]
@@ -142,8 +147,10 @@ mod tests {
             assert_eq!(line(user, &USUAL).1, warm, "{user}");
         }
         let config = Config { cmdline: "a".into(), cmdline_exact: true, ..Config::default() };
-        let line = make(&config, &USUAL).unwrap();
-        assert_eq!((line.text.as_slice(), line.panic_is_warm), (&b"a"[..], false));
+        assert_eq!(make(&config, &USUAL).unwrap(), b"a");
+        assert!(!panic_is_warm(&config));
+        let config = Config { cmdline_exact: false, ..config };
+        assert!(panic_is_warm(&config));
     }
 
     #[test]

@@ -5,9 +5,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::api::Api;
 use crate::bus::{Bus, End};
-use crate::cmdline::{self, Facts, Line};
+use crate::cmdline::{self, Facts};
 use crate::coalesced::Ring;
-use crate::config::{Config, Seccomp};
+use crate::config::Config;
 use crate::cpuid;
 use crate::descriptors;
 use crate::error::{Error, Result};
@@ -47,13 +47,12 @@ pub struct Machine {
     vcpus: Vec<Shared<Vcpu>>,
     gate: Gate,
     memory: GuestMemoryMmap,
-    panic_is_warm: bool,
+    config: &'static Config,
     snapshot: Snapshot,
     api: Api,
     /// The guest starts from nothing.
     #[cfg(feature = "smp")]
     boots: bool,
-    seccomp: Seccomp,
 }
 
 impl Machine {
@@ -104,7 +103,8 @@ impl Machine {
             high_ram: ram_size > layout::HOLE_START,
             virtio: &windows,
         };
-        let Line { text, panic_is_warm } = cmdline::make(config, &facts)?;
+        // One that was saved has read its own.
+        let text = if source.boots() { cmdline::make(config, &facts)? } else { Vec::new() };
         log::debug!("command line: {}", String::from_utf8_lossy(&text));
         let next_gsi =
             windows.iter().map(|window| window.gsi + 1).max().unwrap_or(layout::VIRTIO_MMIO_GSI);
@@ -156,12 +156,11 @@ impl Machine {
             vcpus: vcpus.into_iter().map(Shared::new).collect(),
             gate: Gate::new(),
             memory,
-            panic_is_warm,
+            config,
             snapshot,
             api,
             #[cfg(feature = "smp")]
             boots: source.boots(),
-            seccomp: config.seccomp,
         })))
     }
 
@@ -194,7 +193,7 @@ impl Machine {
         output::open()?;
         self.api.open()?;
         start_others(self)?;
-        seccomp::install(self.seccomp)
+        seccomp::install(self.config.seccomp)
     }
 
     /// Runs the first vCPU until the guest or the user ends the VM.
@@ -280,7 +279,7 @@ impl Machine {
             other => other,
         };
         let status = match outcome {
-            Outcome::End(End::Reset) if self.panic_is_warm && flag == WARM => {
+            Outcome::End(End::Reset) if flag == WARM && cmdline::panic_is_warm(self.config) => {
                 say(&format!("the guest's kernel panicked{}", terminal::hint()));
                 exit_status::own(3)
             }
@@ -344,7 +343,7 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config, source: &Source) -> R
     if intel {
         vm.prepare_intel()?;
     }
-    (0..config.cpus)
+    let vcpus = (0..config.cpus)
         .map(|id| {
             let vcpu = vm.create_vcpu(id)?;
             if !source.boots() {
@@ -357,7 +356,10 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config, source: &Source) -> R
             vcpu.set_msrs(intel)?;
             Ok(vcpu)
         })
-        .collect()
+        .collect();
+    // As large as KVM's list may be, so the allocator would have it unmapped: a call for nothing.
+    std::mem::forget(supported);
+    vcpus
 }
 
 /// Starts all vCPUs but the first, each on a thread.

@@ -108,16 +108,13 @@ fn part(from: &Parts<'_>, plain: &Plain, number: usize) -> Result<Bytes> {
     Ok(bytes)
 }
 
-/// A list of CPUID leaves from a part's bytes.
-fn leaves(parts: &Parts<'_>, kind: Kind, number: usize) -> Result<Vec<kvm_cpuid_entry2>> {
-    let bytes = parts.get(kind, number)?;
-    let chunks = bytes.chunks_exact(size_of::<kvm_cpuid_entry2>());
-    if !chunks.remainder().is_empty() {
-        return Err(parts.wrong(kind, number).into());
+/// A list of CPUID leaves from a part's bytes, which the file and the allocator have at a multiple of eight.
+fn leaves<'a>(parts: &Parts<'a>, kind: Kind, number: usize) -> Result<&'a [kvm_cpuid_entry2]> {
+    // SAFETY: numbers, whatever the bytes are.
+    match unsafe { parts.get(kind, number)?.align_to() } {
+        ([], leaves, []) => Ok(leaves),
+        _ => Err(parts.wrong(kind, number).into()),
     }
-    // SAFETY: each chunk has the bytes of one, of which all are numbers.
-    let read = |chunk: &[u8]| unsafe { chunk.as_ptr().cast::<kvm_cpuid_entry2>().read_unaligned() };
-    Ok(chunks.map(read).collect())
 }
 
 fn bytes_of(leaves: &[kvm_cpuid_entry2]) -> &[u8] {
@@ -136,6 +133,10 @@ const KVM_SET_XSAVE: libc::c_ulong = 0x5000_aea5;
 /// `_IOWR(KVMIO, 0x88, struct kvm_msrs)` and `_IOW(KVMIO, 0x89, struct kvm_msrs)`, without the entries.
 const KVM_GET_MSRS: libc::c_ulong = 0xc008_ae88;
 const KVM_SET_MSRS: libc::c_ulong = 0x4008_ae89;
+/// Bytes of an entry of the two.
+const MSR: usize = 16;
+/// The most that are set by one call; a host has some hundred.
+const MSRS_AT_ONCE: usize = 128;
 /// What every KVM's XSAVE area has at least.
 const XSAVE_LEN: usize = 4096;
 
@@ -257,13 +258,13 @@ impl Vcpu {
     ) -> Result<()> {
         let shown = leaves(from, Kind::Cpuid, number)?;
         let then = leaves(from, Kind::Supported, number)?;
-        if let Some(lack) = crate::cpuid::lacks(&shown, &then, supported.as_slice()) {
+        if let Some(lack) = crate::cpuid::lacks(shown, then, supported.as_slice()) {
             return Err(Error::Failed(format!(
                 "--restore: this host has {lack}, which the guest was shown; restore on a host like the \
                  one that the snapshot is from"
             )));
         }
-        let cpuid = CpuId::from_entries(&shown)
+        let cpuid = CpuId::from_entries(shown)
             .map_err(|_| crate::snapshot::Wrong::Part(Kind::Cpuid, number as u32))?;
         self.set_cpuid(&cpuid)?;
         self.set_tsc_rate(from.read::<U32>(Kind::TscRate, number)?.get())?;
@@ -321,10 +322,15 @@ impl Vcpu {
 
     /// `len` is this host's; the area may come from one with more or less state.
     fn set_xsave(&self, area: &[u8], len: usize) -> Result<()> {
-        let mut own = area.to_vec();
-        own.resize(len.max(area.len()), 0);
+        let mut own = Vec::new();
+        let mut all = area;
+        if area.len() < len {
+            own.extend_from_slice(area);
+            own.resize(len, 0);
+            all = &own;
+        }
         // SAFETY: KVM reads `len` bytes.
-        match unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_SET_XSAVE, own.as_ptr()) } {
+        match unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_SET_XSAVE, all.as_ptr()) } {
             0 => Ok(()),
             _ => Err(Error::last_kvm("KVM_SET_XSAVE")),
         }
@@ -363,31 +369,36 @@ impl Vcpu {
         (count == 1).then_some(list[2])
     }
 
-    /// Sets those that [`Self::msrs`] has read.
+    /// Sets those that [`Self::msrs`] has read, in their order.
     fn set_msrs_of(&self, part: &[u8]) -> Result<()> {
-        let entry = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-        // struct kvm_msrs of as many entries as there are whole ones, each two words.
-        let mut list = vec![0];
-        list.extend(part.chunks_exact(16).flat_map(|msr| [entry(&msr[..8]), entry(&msr[8..])]));
-        loop {
-            let count = list.len() as u64 / 2;
+        let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        // struct kvm_msrs of as many entries as there are whole ones, each two words. On the stack: for
+        // more of the allocator's than this is, the kernel is asked to map and to unmap pages.
+        let mut list = [0; 1 + 2 * MSRS_AT_ONCE];
+        let mut left = part;
+        while left.len() >= MSR {
+            let msrs = left.chunks_exact(MSR).take(MSRS_AT_ONCE);
+            let count = msrs.len() as u64;
             list[0] = count;
+            for (entry, msr) in list[1..].chunks_exact_mut(2).zip(msrs) {
+                (entry[0], entry[1]) = (word(&msr[..8]), word(&msr[8..]));
+            }
             // SAFETY: KVM reads as many entries as the list says, which are there.
             let set = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_SET_MSRS, list.as_ptr()) };
-            let set = u64::try_from(set).map_err(|_| Error::last_kvm("KVM_SET_MSRS"))?;
-            if set >= count {
-                return Ok(());
+            let mut set = usize::try_from(set).map_err(|_| Error::last_kvm("KVM_SET_MSRS"))?;
+            if set < count as usize {
+                // One that cannot be written at all, and has the value anyway.
+                let (index, value) = (list[2 * set + 1] as u32, list[2 * set + 2]);
+                if self.msr(index) != Some(value) {
+                    return Err(Error::Failed(format!(
+                        "--restore: this host's KVM refuses {value:#x} for model-specific register \
+                         {index:#x}; restore on a host like the one that the snapshot is from"
+                    )));
+                }
+                set += 1;
             }
-            // One that cannot be written at all, and has the value anyway.
-            let at = 2 * set as usize + 1;
-            let (index, value) = (list[at] as u32, list[at + 1]);
-            if self.msr(index) != Some(value) {
-                return Err(Error::Failed(format!(
-                    "--restore: this host's KVM refuses {value:#x} for model-specific register \
-                     {index:#x}; restore on a host like the one that the snapshot is from"
-                )));
-            }
-            list.drain(1..at + 2);
+            left = left.get(set * MSR..).unwrap_or_default();
         }
+        Ok(())
     }
 }

@@ -104,7 +104,7 @@ pub fn open(words: &[String]) -> Result<Option<Restored>> {
 /// The snapshot is none.
 pub fn add_saved(from: Option<&Restored>, words: &mut Vec<String>) -> Result<()> {
     let Some(from) = from else { return Ok(()) };
-    let parts = from.parts()?;
+    let parts = &from.parts;
     let text = std::str::from_utf8(parts.get(Kind::Arguments, 0)?)
         .map_err(|_| parts.wrong(Kind::Arguments, 0))?;
     let saved: Vec<String> = text.split_terminator('\0').map(str::to_owned).collect();

@@ -164,7 +164,7 @@ impl Snapshot {
     /// `gsi` is an interrupt that is free.
     pub fn generation(&self, source: &Source, acpi: bool, gsi: u32) -> Generation {
         match &source.0 {
-            Some(saved) => Generation::saved(&saved.parts),
+            Some(saved) => Generation::saved(saved.parts),
             None => Generation::new((acpi && self.saves.is_some()).then_some(gsi)),
         }
     }
@@ -378,8 +378,8 @@ fn read_private(devices: Vec<(usize, usize, usize)>, parts: &Parts<'_>, file: &F
 pub struct Restored {
     path: String,
     file: &'static [u8],
+    parts: Parts<'static>,
     memory: File,
-    any_images: bool,
     /// The code until which the pages that the guest touches are recorded.
     record: Option<u8>,
 }
@@ -388,23 +388,15 @@ impl Restored {
     /// Opens its files.
     ///
     /// # Errors
-    /// They are not there.
+    /// They are not there, or are none.
     pub fn open(path: &str, any_images: bool, record: Option<u8>) -> Result<Restored> {
         let [state, memory] = FILES.map(|name| files::below(path, name));
         let memory = File::open(os_string(&memory)).map_err(Error::file("--restore", &memory))?;
         let state = files::read(&state).map_err(Error::file("--restore", &state))?;
         let (path, file) = (path.to_owned(), Vec::leak(state));
-        Ok(Restored { path, file, memory, any_images, record })
-    }
-
-    /// The state's parts.
-    ///
-    /// # Errors
-    /// It is no state.
-    pub fn parts(&self) -> Result<Parts<'static>> {
-        let mut parts = Parts::parse(self.file)?;
-        parts.any_images = self.any_images;
-        Ok(parts)
+        let mut parts = Parts::parse(file)?;
+        parts.any_images = any_images;
+        Ok(Restored { path, file, parts, memory, record })
     }
 }
 
@@ -412,7 +404,7 @@ impl Restored {
 pub struct Source(Option<&'static Saved>);
 
 struct Saved {
-    parts: Parts<'static>,
+    parts: &'static Parts<'static>,
     from: &'static Restored,
     /// None where one is being recorded.
     working_set: Option<WorkingSet>,
@@ -425,7 +417,7 @@ impl Source {
     /// The snapshot is none, or of another machine.
     pub fn of(config: &'static Config) -> Result<Source> {
         let Some(restored) = &config.restore else { return Ok(Source(None)) };
-        let parts = restored.parts()?;
+        let parts = &restored.parts;
         let shape: Shape = parts.read(Kind::Shape, 0)?;
         let here = (config.memory.size, u32::from(config.cpus));
         if (shape.ram_size.get(), shape.cpus.get()) != here {
@@ -471,8 +463,8 @@ impl Source {
     /// They were others.
     pub fn restore_devices(&self, devices: &mut Devices) -> Result<()> {
         let Some(saved) = &self.0 else { return Ok(()) };
-        devices.restore(&saved.parts)?;
-        read_private(devices.private(), &saved.parts, &saved.from.memory)
+        devices.restore(saved.parts)?;
+        read_private(devices.private(), saved.parts, &saved.from.memory)
     }
 
     /// Makes a new vCPU what it was.

@@ -163,6 +163,7 @@ impl Writer {
 }
 
 /// A state file's parts.
+#[derive(Debug)]
 pub struct Parts<'a> {
     parts: Vec<(u32, u32, &'a [u8])>,
     /// The user said that images may have changed.

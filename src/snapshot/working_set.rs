@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use zerocopy::little_endian::{U32, U64};
@@ -22,11 +22,12 @@ use super::parts::{Kind, Parts, Writer};
 use crate::cli::words::os_string;
 use crate::error::{Error, Result};
 use crate::kvm::Vcpu;
+use crate::memory::HUGE;
 
 /// The file's name in the snapshot's directory.
 const NAME: &str = "working-set";
-/// Bytes of it that are read at once: most lists are shorter.
-const HEAD: usize = 16 << 10;
+/// Bytes of it that are read at once, a page of the stack: most lists are shorter.
+const HEAD: usize = PAGE;
 
 /// Pages one after the other.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,17 +166,17 @@ impl WorkingSet {
     }
 
     fn read(file: File, state: &[u8]) -> Option<WorkingSet> {
-        let mut list = vec![0; HEAD];
-        let read = file.read_at(&mut list, 0).ok()?;
-        list.truncate(read);
-        let len = Parts::len(&list)?;
+        let (mut head, mut whole) = ([0; HEAD], Vec::new());
+        let read = file.read_at(&mut head, 0).ok()?;
+        let mut list = head.get(..read)?;
+        let len = Parts::len(list)?;
         if len > list.len() {
             // No longer than what is there.
-            list.resize(usize::try_from(file.metadata().ok()?.len()).ok()?.min(len), 0);
-            file.read_exact_at(&mut list, 0).ok()?;
+            whole.resize(usize::try_from(file.metadata().ok()?.len()).ok()?.min(len), 0);
+            file.read_exact_at(&mut whole, 0).ok()?;
+            list = &whole;
         }
-        list.truncate(len);
-        let parts = Parts::parse(&list).ok()?;
+        let parts = Parts::parse(list).ok()?;
         let runs = |kind| Some(<[Run]>::ref_from_bytes(parts.get(kind, 0).ok()?).ok()?.to_vec());
         let (written, touched) = (runs(Kind::WrittenPages)?, runs(Kind::TouchedPages)?);
         let pages_at = pages_at(len);
@@ -207,8 +208,10 @@ impl WorkingSet {
     /// the kernel cannot, or not everything: what is missing is as it was.
     fn copy(&self, base: usize, len: usize) -> Option<()> {
         let target = userfault(0, UFFDIO_REGISTER_MODE_MISSING, base, len)?;
-        let at = self.pages_at as libc::off_t;
-        let size = self.written.iter().map(|run| run.range().len()).sum();
+        let at = self.pages_at as usize;
+        let pages = self.written.iter().map(|run| run.range().len()).sum::<usize>();
+        // From its start and in whole huge pages: of a file that has such it is one fault for 2 MiB.
+        let size = (at + pages).next_multiple_of(HUGE);
         // SAFETY: a new mapping, which nobody looks into but the kernel: a file that is too short is an
         // error of the copy.
         let source = unsafe {
@@ -218,13 +221,13 @@ impl WorkingSet {
                 libc::PROT_READ,
                 libc::MAP_PRIVATE,
                 self.file.as_raw_fd(),
-                at,
+                0,
             )
         };
         if source == libc::MAP_FAILED {
             return None;
         }
-        let mut from = source as u64;
+        let mut from = (source as usize + at) as u64;
         let mut all = Some(());
         for run in &self.written {
             let range = run.range();
@@ -243,19 +246,47 @@ impl WorkingSet {
 
     /// Gives KVM the pages, by `vcpu`, which then finds them in its page tables.
     pub fn give(&self, vcpu: &Vcpu, guest: &GuestMemoryMmap) {
+        // The snapshot's memory is where this file is.
+        let huge = self.file.metadata().is_ok_and(|file| file.blksize() >= HUGE as u64);
         let mut offset = 0;
         for region in guest.iter() {
             let (start, len) = (region.start_addr().0, region.len() as usize);
-            for run in &self.touched {
-                let range = run.range();
-                let (from, to) = (range.start.max(offset), range.end.min(offset + len));
-                if from < to && !vcpu.pre_fault(start + (from - offset) as u64, (to - from) as u64)
-                {
-                    return;
-                }
+            let all = self.pieces(offset..offset + len, huge, |piece| {
+                vcpu.pre_fault(start + (piece.start - offset) as u64, piece.len() as u64)
+            });
+            if !all {
+                return;
             }
             offset += len;
         }
+    }
+
+    /// Calls `each` with what is touched of `within`, until that answers false. Where the file has `huge`
+    /// pages, the guest has one too, if nothing in it is written to: of these a page of 4 KiB is enough.
+    fn pieces(
+        &self,
+        within: Range<usize>,
+        huge: bool,
+        mut each: impl FnMut(Range<usize>) -> bool,
+    ) -> bool {
+        let (mut next, mut end, mut whole) = (within.start, within.start, false);
+        for run in self.touched.iter().map(|run| run.range()) {
+            next = next.max(run.start);
+            let last = run.end.min(within.end);
+            while next < last {
+                if next >= end {
+                    end = if huge { (next + 1).next_multiple_of(HUGE) } else { usize::MAX };
+                    let in_it = |run: Range<usize>| run.start < end && run.end > end - HUGE;
+                    whole = huge && !self.written.iter().any(|run| in_it(run.range()));
+                }
+                let piece = next..if whole { next + PAGE } else { last.min(end) };
+                next = if whole { end } else { piece.end };
+                if !each(piece) {
+                    return false;
+                }
+            }
+        }
+        true
     }
 }
 
@@ -453,6 +484,55 @@ mod tests {
         WorkingSet::open(&dir, STATE).unwrap().fill(clone.base as usize, PAGES * PAGE);
         // SAFETY: a page of the mapping.
         assert_eq!(unsafe { clone.page(5).read_volatile() }, 5);
+    }
+
+    #[test]
+    fn a_huge_page_that_is_only_read_is_given_once() {
+        let (_dir, dir) = scratch();
+        record(&dir, &[], &[5]);
+        let run = |first, count| Run { first: U32::new(first), count: U32::new(count) };
+        let set = WorkingSet {
+            touched: vec![run(3, 4), run(510, 4), run(520, 1), run(1020, 8), run(2000, 2)],
+            written: vec![run(5, 1), run(1025, 1)],
+            ..WorkingSet::open(&dir, STATE).unwrap()
+        };
+        let given = |within: Range<usize>, huge| {
+            let mut given = Vec::new();
+            assert!(set.pieces(within.start * PAGE..within.end * PAGE, huge, |piece| {
+                given.push((piece.start / PAGE, piece.end / PAGE));
+                true
+            }));
+            given
+        };
+        assert_eq!(
+            given(0..4096, false),
+            [(3, 7), (510, 514), (520, 521), (1020, 1028), (2000, 2002)]
+        );
+        assert_eq!(
+            given(0..4096, true),
+            [(3, 7), (510, 512), (512, 513), (1024, 1028), (2000, 2001)]
+        );
+        // Below and above the 32-bit hole.
+        assert_eq!(given(0..1024, true), [(3, 7), (510, 512), (512, 513)]);
+        assert_eq!(given(1024..2001, true), [(1024, 1028), (2000, 2001)]);
+        assert_eq!(given(1024..2001, false), [(1024, 1028), (2000, 2001)]);
+        assert!(!set.pieces(0..4096 * PAGE, true, |piece| piece.start != 510 * PAGE));
+    }
+
+    #[test]
+    fn a_long_list_is_read_whole() {
+        let (_dir, dir) = scratch();
+        let written: Vec<usize> = (0..PAGES).step_by(2).collect();
+        let guest = record(&dir, &[], &written);
+        let set = WorkingSet::open(&dir, STATE).unwrap();
+        assert!(set.pages_at > HEAD as u64, "{}", set.pages_at);
+        assert_eq!(pages(&set.written), written);
+        let clone = Guest::of(guest.file);
+        set.fill(clone.base as usize, PAGES * PAGE);
+        for page in (2..PAGES).step_by(2).filter(|page| page % 4 > 0) {
+            // SAFETY: a page of the mapping.
+            assert_eq!(unsafe { clone.page(page).read_volatile() }, page);
+        }
     }
 
     #[test]
