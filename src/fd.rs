@@ -19,16 +19,13 @@ pub enum Moved {
 }
 
 impl Fd {
-    /// Takes `fd` over; the error that a call left, where it is -1.
-    ///
-    /// # Errors
-    /// That one.
+    /// Takes `fd` over; `None` where it is -1.
     ///
     /// # Safety
     /// Nobody else closes it.
     #[cfg(feature = "api")]
-    pub unsafe fn new(fd: RawFd) -> io::Result<Fd> {
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(Fd(fd)) }
+    pub unsafe fn new(fd: RawFd) -> Option<Fd> {
+        (fd >= 0).then_some(Fd(fd))
     }
 
     /// Two ends of a line, whose `flags` are those of socket(2).
@@ -38,8 +35,10 @@ impl Fd {
     pub fn pair(flags: libc::c_int) -> io::Result<[Fd; 2]> {
         let mut ends = [-1; 2];
         let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags;
+        // By its number: musl's is for kernels too that do not know these flags.
         // SAFETY: fills both, which are then nobody else's.
-        let made = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) };
+        let made =
+            unsafe { libc::syscall(libc::SYS_socketpair, libc::AF_UNIX, kind, 0, &raw mut ends) };
         if made == 0 { Ok(ends.map(Fd)) } else { Err(io::Error::last_os_error()) }
     }
 

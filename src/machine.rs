@@ -249,13 +249,13 @@ impl Machine {
         heard
     }
 
-    /// Writes it, standing still, to the one directory that it may be written to, if that is this one.
+    /// Writes it, standing still, to the one directory that it may be written to.
     ///
     /// # Errors
-    /// It is not, was written already, or cannot be; then nothing stays.
+    /// It was written already, or cannot be; then nothing stays.
     #[cfg(feature = "api")]
-    pub fn save_to(&self, directory: &str, paused: &mut Paused<'_>) -> Result<()> {
-        self.snapshot.write_to(directory, paused)
+    pub fn save(&self, paused: &mut Paused<'_>) -> Result<()> {
+        self.snapshot.write(paused)
     }
 
     /// What `--stats` would write by now; nothing where there is no such thing.

@@ -4,6 +4,7 @@
 use httparse::{EMPTY_HEADER, Error, Header, Request, Status};
 
 use super::json;
+use crate::fd::Moved;
 
 /// The most bytes of a request, head and body.
 pub const MOST: usize = 4096;
@@ -18,7 +19,7 @@ const TOO_LARGE: &str = "413 Content Too Large";
 const NOT_IMPLEMENTED: &str = "501 Not Implemented";
 
 /// What a client wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// `vmm.ping`
     Ping,
@@ -30,8 +31,8 @@ pub enum Command {
     Pause,
     /// `vm.resume`
     Resume,
-    /// `vm.snapshot`, to this directory.
-    Snapshot(String),
+    /// `vm.snapshot`
+    Snapshot,
     /// `vm.power-button`
     PowerButton,
     /// `vm.shutdown`, `vmm.shutdown`
@@ -45,7 +46,7 @@ const COMMANDS: &[(&str, &str, Command)] = &[
     ("GET", "vm.counters", Command::Counters),
     ("PUT", "vm.pause", Command::Pause),
     ("PUT", "vm.resume", Command::Resume),
-    ("PUT", "vm.snapshot", Command::Snapshot(String::new())),
+    ("PUT", "vm.snapshot", Command::Snapshot),
     ("PUT", "vm.power-button", Command::PowerButton),
     ("PUT", "vm.shutdown", Command::Shutdown),
     ("PUT", "vmm.shutdown", Command::Shutdown),
@@ -56,6 +57,8 @@ const COMMANDS: &[(&str, &str, Command)] = &[
 pub struct Asked {
     /// The command, or why there is none.
     pub what: Result<Command, Answer>,
+    /// Where to a snapshot is to be written; empty for other commands.
+    pub directory: String,
     /// The client may ask again on this connection.
     pub stays: bool,
 }
@@ -74,8 +77,8 @@ impl Answer {
     }
 
     /// Here it is.
-    pub fn json(body: String) -> Answer {
-        Answer { status: "200 OK", body: body.into_bytes() }
+    pub fn json(body: impl Into<Vec<u8>>) -> Answer {
+        Answer { status: "200 OK", body: body.into() }
     }
 
     /// It cannot be done. As Cloud Hypervisor has it, the body is a list of what went wrong.
@@ -105,7 +108,7 @@ impl Answer {
         // None has neither a length nor a type (RFC 9110, 8.6).
         if *status != NO_CONTENT {
             add(out, "\r\nContent-Type: application/json\r\nContent-Length: ");
-            add(out, &body.len().to_string());
+            json::number(body.len() as u64, out);
         }
         add(out, "\r\n\r\n");
         out.extend_from_slice(body);
@@ -113,7 +116,7 @@ impl Answer {
 }
 
 #[inline(never)]
-fn add(out: &mut Vec<u8>, text: &str) {
+pub(super) fn add(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -132,6 +135,16 @@ impl Inbox {
         self.0.extend_from_slice(&bytes[..bytes.len().min(self.room())]);
     }
 
+    /// Takes what `read` puts into the room that there is.
+    pub(super) fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> Moved) -> Moved {
+        let len = self.0.len();
+        self.0.resize(MOST, 0);
+        let moved = read(&mut self.0[len..]);
+        let count = if let Moved::Bytes(count) = moved { count } else { 0 };
+        self.0.truncate(len + count);
+        moved
+    }
+
     /// The next request, if it is there.
     pub fn take(&mut self) -> Option<Asked> {
         let (len, asked) = read(&self.0)?;
@@ -140,11 +153,14 @@ impl Inbox {
     }
 }
 
-/// The request at the start of `bytes`, and how many of them it takes.
+/// The request at the start of `bytes`, and how many of them it takes. (Not within its caller, here and
+/// below: what has few locals of its own is reached by shorter instructions.)
+#[inline(never)]
 fn read(bytes: &[u8]) -> Option<(usize, Asked)> {
     // Where the next request begins is not known after one that is none.
     let refused = |status, why| {
-        Some((bytes.len(), Asked { what: Err(Answer::refused(status, &[why])), stays: false }))
+        let what = Err(Answer::refused(status, &[why]));
+        Some((bytes.len(), Asked { what, directory: String::new(), stays: false }))
     };
     let mut headers = [EMPTY_HEADER; HEADERS];
     let mut request = Request::new(&mut headers);
@@ -168,8 +184,10 @@ fn read(bytes: &[u8]) -> Option<(usize, Asked)> {
         return refused(TOO_LARGE, "a request has at most 4096 bytes");
     }
     let body = bytes.get(head..len)?;
-    let what = command(request.method.unwrap_or(""), request.path.unwrap_or(""), body);
-    Some((len, Asked { what, stays }))
+    let mut directory = String::new();
+    let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
+    let what = command(method, target, body, &mut directory);
+    Some((len, Asked { what, directory, stays }))
 }
 
 /// Where a request ends, and whether another follows (RFC 9112, 6.3 and 9.3).
@@ -178,11 +196,13 @@ struct Framing {
     stays: bool,
 }
 
+#[inline(never)]
 fn framing(headers: &[Header<'_>], stays: bool) -> Result<Framing, (&'static str, &'static str)> {
     let mut framing = Framing { length: 0, stays };
     let mut told = None;
     for Header { name, value } in headers {
-        if same(name, "content-length") {
+        let name = name.as_bytes();
+        if same(name, b"content-length") {
             // More than there is room for is too long in any case.
             let add = |sum: usize, digit: &u8| (sum * 10 + usize::from(digit - b'0')).min(2 * MOST);
             let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
@@ -191,21 +211,25 @@ fn framing(headers: &[Header<'_>], stays: bool) -> Result<Framing, (&'static str
                 return Err((BAD, "Content-Length: not one number"));
             }
             told = Some(framing.length);
-        } else if same(name, "transfer-encoding") {
+        } else if same(name, b"transfer-encoding") {
             return Err((NOT_IMPLEMENTED, "Transfer-Encoding: give a Content-Length"));
-        } else if same(name, "connection") {
-            framing.stays &= !value.to_ascii_lowercase().windows(5).any(|part| part == b"close");
+        } else if same(name, b"connection") {
+            framing.stays &= !value.windows(5).any(|part| same(part, b"close"));
         }
     }
     Ok(framing)
 }
 
+/// Whether they are the same but for the case of letters; `other` has small ones. (By std's function,
+/// which looks at more bytes at once, it is four times the code.)
 #[inline(never)]
-fn same(name: &str, other: &str) -> bool {
-    name.eq_ignore_ascii_case(other)
+fn same(name: &[u8], other: &[u8]) -> bool {
+    name.len() == other.len()
+        && name.iter().zip(other).all(|(a, b)| a == b || a | 0x20 == *b && a.is_ascii_uppercase())
 }
 
-fn command(method: &str, target: &str, body: &[u8]) -> Result<Command, Answer> {
+#[inline(never)]
+fn command(method: &str, target: &str, body: &[u8], to: &mut String) -> Result<Command, Answer> {
     // A target may be whole (RFC 9112, 3.2.2); whoever it names, we are asked.
     let whole =
         target.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
@@ -217,14 +241,16 @@ fn command(method: &str, target: &str, body: &[u8]) -> Result<Command, Answer> {
     if method != *wanted {
         return Err(Answer::refused(WRONG_METHOD, &[target, ": its method is ", wanted]));
     }
-    if !matches!(command, Command::Snapshot(_)) {
-        return Ok(command.clone());
+    if *command == Command::Snapshot {
+        let mut url = Vec::new();
+        json::member(body, b"destination_url", &mut url);
+        let directory = std::str::from_utf8(&url).unwrap_or("").strip_prefix("file://");
+        let Some(directory) = directory else {
+            return Err(Answer::refused(BAD, &["give {\"destination_url\":\"file://DIR\"}"]));
+        };
+        to.push_str(directory.trim_end_matches('/'));
     }
-    let url = json::member(body, "destination_url");
-    match url.as_deref().and_then(|url| url.strip_prefix("file://")) {
-        Some(directory) => Ok(Command::Snapshot(directory.trim_end_matches('/').to_owned())),
-        None => Err(Answer::refused(BAD, &["give {\"destination_url\":\"file://DIR\"}"])),
-    }
+    Ok(*command)
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use super::http::add;
 use super::json;
 use crate::cli::words::os_string;
 use crate::config::Config;
+use crate::error::Result;
 
 /// All that does not change while the VM runs.
 pub struct Info {
@@ -17,41 +19,61 @@ impl Info {
         Info { config }
     }
 
+    /// Whether a snapshot may be written there; the machine is not asked.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_write_to(&self, directory: &str) -> Result<()> {
+        crate::snapshot::may_write_to(self.config, directory)
+    }
+
     /// `vmm.ping`
-    pub fn ping() -> String {
-        let pid = std::process::id();
-        format!(
+    #[inline(never)]
+    pub fn ping() -> Vec<u8> {
+        let mut to = Vec::new();
+        add(
+            &mut to,
             concat!(
-                "{{\"build_version\":\"brisk ",
+                "{\"build_version\":\"brisk ",
                 env!("CARGO_PKG_VERSION"),
                 "\",\"version\":\"",
                 env!("CARGO_PKG_VERSION"),
-                "\",\"features\":[],\"pid\":{}}}"
+                "\",\"features\":[],\"pid\":"
             ),
-            pid
-        )
+        );
+        json::number(std::process::id().into(), &mut to);
+        add(&mut to, "}");
+        to
     }
 
     /// `vm.info`
-    pub fn of_vm(&self, paused: bool) -> String {
-        let Config { cpus, memory, .. } = self.config;
-        let state = if paused { "Paused" } else { "Running" };
-        let size = memory.size;
-        format!(
-            "{{\"state\":\"{state}\",\"memory_actual_size\":{size},\"config\":{{\
-             \"cpus\":{{\"boot_vcpus\":{cpus},\"max_vcpus\":{cpus}}},\"memory\":{{\"size\":{size}}},\
-             \"payload\":{{\"kernel\":{},\"initramfs\":{},\"cmdline\":{}}}}}}}",
-            string(Some(&self.config.kernel)),
-            string(self.config.initramfs.as_deref()),
-            string(Some(&self.config.cmdline)),
-        )
+    #[inline(never)]
+    pub fn of_vm(&self, paused: bool) -> Vec<u8> {
+        let Config { cpus, memory, kernel, initramfs, cmdline, .. } = self.config;
+        let mut to = Vec::new();
+        add(&mut to, "{\"state\":\"");
+        add(&mut to, if paused { "Paused" } else { "Running" });
+        for (before, number) in [
+            ("\",\"memory_actual_size\":", memory.size),
+            (",\"config\":{\"cpus\":{\"boot_vcpus\":", (*cpus).into()),
+            (",\"max_vcpus\":", (*cpus).into()),
+            ("},\"memory\":{\"size\":", memory.size),
+        ] {
+            add(&mut to, before);
+            json::number(number, &mut to);
+        }
+        for (before, text) in [
+            ("},\"payload\":{\"kernel\":", Some(kernel)),
+            (",\"initramfs\":", initramfs.as_ref()),
+            (",\"cmdline\":", Some(cmdline)),
+        ] {
+            add(&mut to, before);
+            match text {
+                Some(text) => json::quote(os_string(text).as_bytes(), &mut to),
+                None => add(&mut to, "null"),
+            }
+        }
+        add(&mut to, "}}}");
+        to
     }
-}
-
-/// A text of the command line's.
-fn string(text: Option<&str>) -> String {
-    let Some(text) = text else { return "null".into() };
-    let mut to = Vec::new();
-    json::quote(os_string(text).as_bytes(), &mut to);
-    String::from_utf8_lossy(&to).into_owned()
 }

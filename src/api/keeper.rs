@@ -4,9 +4,9 @@
 //! a child that was made before waits: when brisk ends, however it ends, it removes the socket, if it is
 //! still the one that brisk made.
 
-use std::ffi::CStr;
 use std::io;
-use std::sync::OnceLock;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::child;
 use crate::fd::{self, Fd, Moved};
@@ -19,21 +19,26 @@ const MADE: u8 = 1;
 const END: u8 = 2;
 
 /// The end of the line to the child.
-static LINE: OnceLock<Fd> = OnceLock::new();
+static LINE: AtomicI32 = AtomicI32::new(-1);
 
-/// Makes the child, before there is a guest's memory that it would share.
+/// Makes the child, before there is a guest's memory that it would share. `path` ends with a zero byte.
 ///
 /// # Errors
 /// There is no room for a process.
-pub fn start(path: &CStr) -> io::Result<()> {
-    let line = child::start(|line| life(line, path))?;
-    let _ = LINE.set(line);
+pub fn start(path: &[u8]) -> io::Result<()> {
+    let line = ManuallyDrop::new(child::start(|line| life(line, path))?);
+    LINE.store(line.number(), Ordering::Relaxed);
     Ok(())
+}
+
+fn line() -> Option<ManuallyDrop<Fd>> {
+    // SAFETY: nobody closes it.
+    unsafe { Fd::new(LINE.load(Ordering::Relaxed)).map(ManuallyDrop::new) }
 }
 
 /// The socket is there from now on.
 pub fn made() {
-    if let Some(line) = LINE.get() {
+    if let Some(line) = line() {
         line.write(&[MADE]);
         // Only when the child has seen it does it know which one it is.
         line.read(&mut [0]);
@@ -42,13 +47,13 @@ pub fn made() {
 
 /// Has the socket removed, at the end.
 pub fn end() {
-    let Some(line) = LINE.get() else { return };
+    let Some(line) = line() else { return };
     line.write(&[END]);
     fd::poll(&mut [line.poll(libc::POLLIN)], 1, PATIENCE);
 }
 
 /// The child's life.
-fn life(line: &Fd, path: &CStr) {
+fn life(line: &Fd, path: &[u8]) {
     let mut word = [0];
     if matches!(line.read(&mut word), Moved::Bytes(_)) && word == [MADE] {
         let made = id(path);
@@ -56,17 +61,17 @@ fn life(line: &Fd, path: &CStr) {
         // A byte, or the end of brisk.
         line.read(&mut [0]);
         if made.is_some() && id(path) == made {
-            // SAFETY: a path.
-            unsafe { libc::unlink(path.as_ptr()) };
+            // SAFETY: a path that ends.
+            unsafe { libc::unlink(path.as_ptr().cast()) };
         }
     }
 }
 
 /// Which file is at `path`.
-fn id(path: &CStr) -> Option<(libc::dev_t, libc::ino_t)> {
-    // SAFETY: an all-zero structure, which the call fills.
+fn id(path: &[u8]) -> Option<(libc::dev_t, libc::ino_t)> {
+    // SAFETY: an all-zero structure, which the call fills, and a path that ends.
     unsafe {
         let mut meta: libc::stat = std::mem::zeroed();
-        (libc::lstat(path.as_ptr(), &mut meta) == 0).then_some((meta.st_dev, meta.st_ino))
+        (libc::lstat(path.as_ptr().cast(), &mut meta) == 0).then_some((meta.st_dev, meta.st_ino))
     }
 }

@@ -16,10 +16,16 @@ use crate::fd::{self, Fd};
 /// There is a command; what a vCPU looks at when a signal has brought it out of the guest.
 static ASKED: AtomicBool = AtomicBool::new(false);
 
+/// What lies in it.
+#[derive(Default)]
+struct Letters {
+    command: Option<Command>,
+    answer: Option<Answer>,
+}
+
 /// One for a machine.
 pub struct Mailbox {
-    command: Mutex<Option<Command>>,
-    answer: Mutex<Option<Answer>>,
+    letters: Mutex<Letters>,
     paused: AtomicBool,
     /// The ends of the pair: a byte in one says that there is something for who has the other.
     clients: Fd,
@@ -33,13 +39,13 @@ impl Mailbox {
     /// There is no descriptor left.
     pub fn new() -> io::Result<Mailbox> {
         let [clients, machine] = Fd::pair(libc::SOCK_NONBLOCK)?;
-        let (command, answer) = (Mutex::new(None), Mutex::new(None));
-        Ok(Mailbox { command, answer, paused: AtomicBool::new(false), clients, machine })
+        let (letters, paused) = Default::default();
+        Ok(Mailbox { letters, paused, clients, machine })
     }
 
     /// Hands a command over. Not before the one before was answered.
     pub fn ask(&self, command: Command) {
-        *lock(&self.command) = Some(command);
+        self.open().command = Some(command);
         ASKED.store(true, Ordering::Release);
         self.clients.write(&[0]);
         events::kick(0);
@@ -53,7 +59,7 @@ impl Mailbox {
     /// The answer, when it is there.
     pub fn answer(&self) -> Option<Answer> {
         self.clients.read(&mut [0; 8]);
-        lock(&self.answer).take()
+        self.open().answer.take()
     }
 
     /// Whether the VM is paused.
@@ -67,7 +73,7 @@ impl Mailbox {
         loop {
             self.machine.read(&mut [0; 8]);
             if ASKED.swap(false, Ordering::Acquire) {
-                return lock(&self.command).take();
+                return self.open().command.take();
             }
             // The signal of an end that comes right behind this look comes again.
             if !paused || events::stopping() {
@@ -80,13 +86,13 @@ impl Mailbox {
     /// Answers what [`Self::next`] gave, of a VM that is `paused` now or not.
     pub fn reply(&self, answer: Answer, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
-        *lock(&self.answer) = Some(answer);
+        self.open().answer = Some(answer);
         self.machine.write(&[0]);
     }
-}
 
-fn lock<T>(of: &Mutex<Option<T>>) -> MutexGuard<'_, Option<T>> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
+    fn open(&self) -> MutexGuard<'_, Letters> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Whether the first vCPU, if `id` is its number, is to look into its mailbox.

@@ -24,6 +24,8 @@ use mailbox::Mailbox;
 use server::Server;
 pub use socket::{Socket, named};
 
+use std::io;
+
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events;
@@ -77,15 +79,19 @@ impl Api {
     ///
     /// # Errors
     /// There is no descriptor or process to be had.
+    #[inline(never)]
     pub fn prepare(config: &'static Config) -> Result<Api> {
         let Some(socket) = &config.api else {
             return Ok(Api { open: None, button: Button::default() });
         };
+        let mailbox = || -> io::Result<Mailbox> {
+            if let Socket::Path(path) = socket {
+                keeper::start(&socket::c_path(path))?;
+            }
+            Mailbox::new()
+        };
         let failed = |error| Error::Failed(format!("{}: {error}", socket::FLAG));
-        if let Socket::Path(path) = socket {
-            keeper::start(&socket::c_path(path)?).map_err(failed)?;
-        }
-        let mailbox = Box::leak(Box::new(Mailbox::new().map_err(failed)?));
+        let mailbox = Box::leak(Box::new(mailbox().map_err(failed)?));
         Ok(Api { open: Some(Open { config, socket, mailbox }), button: Button::default() })
     }
 
@@ -106,18 +112,19 @@ impl Api {
     ///
     /// # Errors
     /// It cannot be opened, or there is no room for a thread.
+    #[inline(never)]
     pub fn open(&self) -> Result<()> {
         let Some(Open { config, socket, mailbox }) = &self.open else { return Ok(()) };
         let listener = socket.open()?;
         events::install_kick();
         let server = Server::new(listener, mailbox, Info::new(config));
         let thread = threads::start(events::block, "api", || server.run());
-        let failed = |error| Error::Failed(format!("{}: a thread: {error}", socket::FLAG));
-        thread.map(|_| ()).map_err(failed)
+        thread.map(|_| ()).map_err(Error::file(socket::FLAG, "(a thread)"))
     }
 
     /// Does what clients have asked of the machine; comes back when it runs again, or is to end. To be
     /// called by the first vCPU's thread, outside of [`Machine::enter`].
+    #[inline(never)]
     pub fn serve(&self, machine: &Machine) {
         let Some(Open { mailbox, .. }) = &self.open else { return };
         let mut paused = None;
@@ -133,41 +140,43 @@ impl Api {
         machine: &'a Machine,
         paused: &mut Option<Paused<'a>>,
     ) -> Answer {
-        match command {
-            Command::Pause if paused.is_none() => *paused = Some(machine.pause()),
-            Command::Pause => return Answer::failed("vm.pause: the VM is paused already"),
+        let why = match command {
+            Command::Pause if paused.is_none() => {
+                *paused = Some(machine.pause());
+                return Answer::done();
+            }
+            Command::Pause => "vm.pause: the VM is paused already",
             Command::Resume => {
-                let Some(was) = paused.take() else {
-                    return Answer::failed("vm.resume: the VM is not paused");
-                };
-                was.vcpus.iter().for_each(|vcpu| vcpu.was_paused());
-                was.resume();
+                if let Some(was) = paused.take() {
+                    was.vcpus.iter().for_each(|vcpu| vcpu.was_paused());
+                    was.resume();
+                    return Answer::done();
+                }
+                "vm.resume: the VM is not paused"
             }
             Command::Counters => {
                 let counters = machine.counters();
-                if counters.is_empty() {
-                    return Answer::failed(
-                        "vm.counters: there are some in builds with `exit-stats`",
-                    );
+                if !counters.is_empty() {
+                    return Answer::json(counters);
                 }
-                return Answer::json(counters);
+                "vm.counters: there are some in builds with `exit-stats`"
             }
-            Command::Snapshot(directory) => {
+            Command::Snapshot => {
                 let mut now = paused.is_none().then(|| machine.pause());
                 let still = now.as_mut().or(paused.as_mut());
-                let saved = still.map(|paused| machine.save_to(&directory, paused));
+                let saved = still.map(|paused| machine.save(paused));
                 if let Some(Err(why)) = saved {
-                    return Answer::failed(&why.to_string());
+                    return Answer::failed(&format!("{why}"));
                 }
+                return Answer::done();
             }
-            Command::PowerButton => {
-                if let Err(why) = self.button.press(machine) {
-                    return Answer::failed(why);
-                }
-            }
+            Command::PowerButton => match self.button.press(machine) {
+                Ok(()) => return Answer::done(),
+                Err(why) => why,
+            },
             // Answered where the clients are.
-            Command::Ping | Command::Info | Command::Shutdown => {}
-        }
-        Answer::done()
+            Command::Ping | Command::Info | Command::Shutdown => return Answer::done(),
+        };
+        Answer::failed(why)
     }
 }

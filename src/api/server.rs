@@ -3,7 +3,10 @@
 //! Who asks slowly, nothing or without end costs a place of few, which is the first to be taken away when
 //! another client comes; who reads slowly is not asked on. What it takes of memory is bounded by that.
 
-use super::http::{Answer, Asked, Command, Inbox, MOST};
+use std::io;
+use std::os::fd::RawFd;
+
+use super::http::{Answer, Asked, Command, Inbox};
 use super::info::Info;
 use super::mailbox::Mailbox;
 use crate::events;
@@ -81,18 +84,22 @@ impl Server {
         self.backs_off = false;
         let [answered, listener, rest @ ..] = &polls;
         self.turn += 1;
-        let (mailbox, info, turn) = (self.mailbox, &self.info, self.turn);
-        let mut came = rest.iter().map(|poll| poll.revents != 0);
-        self.connections.retain_mut(|connection| {
+        // From the last on, so that only one that was looked at takes the place of one that is removed.
+        for (at, poll) in rest.iter().enumerate().take(self.connections.len()).rev() {
+            let connection = &mut self.connections[at];
             // What comes to one that waits for nothing is that its client has gone.
-            came.next() != Some(true)
-                || connection.waits_for() != 0 && connection.advance(mailbox, info, turn)
-        });
+            if poll.revents != 0
+                && (connection.waits_for() == 0
+                    || !connection.advance(self.mailbox, &self.info, self.turn))
+            {
+                self.connections.swap_remove(at);
+            }
+        }
         if answered.revents != 0
             && let Some(answer) = self.mailbox.answer()
         {
             self.busy = false;
-            self.answer(&answer);
+            self.answer(answer);
         }
         if listener.revents != 0 {
             self.accept();
@@ -101,7 +108,7 @@ impl Server {
     }
 
     /// The machine's answer goes to who asked, if that one is still there.
-    fn answer(&mut self, answer: &Answer) {
+    fn answer(&mut self, answer: Answer) {
         let Some(at) = self.connections.iter().position(|one| one.wants == Wants::Answer) else {
             return;
         };
@@ -130,19 +137,18 @@ impl Server {
 
     /// Takes one client that waits. It is looked at before another comes, so that of a crowd each one
     /// that asks at once is answered.
+    #[inline(never)]
     fn accept(&mut self) {
-        let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
-        let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        let (listener, flags) = (self.listener.number(), libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+        // By its number, as in `Fd::pair`.
         // SAFETY: asks for no address; the descriptor is new and nobody else's.
-        let socket = unsafe { Fd::new(libc::accept4(self.listener.number(), address, len, flags)) };
-        let socket = match socket {
-            Ok(socket) => socket,
-            Err(error) => {
-                // No descriptor, no memory: no reason to ask again and again.
-                let gone = [Some(libc::EAGAIN), Some(libc::ECONNABORTED)];
-                self.backs_off = !gone.contains(&error.raw_os_error());
-                return;
-            }
+        let socket =
+            unsafe { Fd::new(libc::syscall(libc::SYS_accept4, listener, 0, 0, flags) as RawFd) };
+        let Some(socket) = socket else {
+            // No descriptor, no memory: no reason to ask again and again.
+            let gone = [Some(libc::EAGAIN), Some(libc::ECONNABORTED)];
+            self.backs_off = !gone.contains(&io::Error::last_os_error().raw_os_error());
+            return;
         };
         if self.connections.len() == CONNECTIONS {
             let others = self.connections.iter().enumerate();
@@ -188,42 +194,43 @@ impl Connection {
                 Moved::Later => return true,
                 _ => return false,
             }
-            if let Some(Asked { what, stays }) = self.inbox.take() {
-                self.stays = stays;
-                self.take(what, mailbox, info);
+            if let Some(asked) = self.inbox.take() {
+                self.stays = asked.stays;
+                self.take(asked, mailbox, info);
                 continue;
             }
             if std::mem::replace(&mut read, true) {
                 return true;
             }
-            let mut bytes = [0; MOST];
-            match self.socket.read(&mut bytes[..self.inbox.room()]) {
-                Moved::Bytes(count) => {
-                    self.used = turn;
-                    self.inbox.put(&bytes[..count]);
-                }
+            match self.inbox.fill(|room| self.socket.read(room)) {
+                Moved::Bytes(_) => self.used = turn,
                 Moved::Later => return true,
                 Moved::Gone => return false,
             }
         }
     }
 
-    fn take(&mut self, what: Result<Command, Answer>, mailbox: &Mailbox, info: &Info) {
-        match what {
-            Ok(Command::Ping) => self.say(&Answer::json(Info::ping())),
-            Ok(Command::Info) => self.say(&Answer::json(info.of_vm(mailbox.paused()))),
+    #[inline(never)]
+    fn take(&mut self, asked: Asked, mailbox: &Mailbox, info: &Info) {
+        match asked.what {
+            Ok(Command::Ping) => self.say(Answer::json(Info::ping())),
+            Ok(Command::Info) => self.say(Answer::json(info.of_vm(mailbox.paused()))),
             Ok(Command::Shutdown) => {
-                self.say(&Answer::done());
+                self.say(Answer::done());
                 // The client may know before it cannot.
                 self.flush();
                 events::stop();
             }
+            Ok(Command::Snapshot) if let Err(why) = info.may_write_to(&asked.directory) => {
+                self.say(Answer::failed(&format!("{why}")));
+            }
             Ok(command) => self.wants = Wants::This(command),
-            Err(answer) => self.say(&answer),
+            Err(answer) => self.say(answer),
         }
     }
 
-    fn say(&mut self, answer: &Answer) {
+    #[inline(never)]
+    fn say(&mut self, answer: Answer) {
         answer.write(self.stays, &mut self.out);
     }
 

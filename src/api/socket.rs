@@ -1,6 +1,5 @@
 //! `--api-socket`: where clients come to.
 
-use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStringExt;
@@ -31,16 +30,17 @@ impl Socket {
     /// No path, or no number.
     pub fn parse(text: &str) -> Result<Socket> {
         if let Some(number) = text.strip_prefix("fd=") {
-            return match number_of(number.as_bytes()) {
-                // The standard ones are something else's.
-                Some(number) if number > libc::STDERR_FILENO => Ok(Socket::Descriptor(number)),
-                _ => usage(format!("{FLAG} {text}: give a number from 3 on")),
-            };
+            // The standard ones are something else's.
+            if let Some(number @ 3..) = number_of(number.as_bytes()) {
+                return Ok(Socket::Descriptor(number));
+            }
+        } else {
+            let path = text.strip_prefix("path=").unwrap_or(text);
+            if !path.is_empty() {
+                return Ok(Socket::Path(path.into()));
+            }
         }
-        match text.strip_prefix("path=").unwrap_or(text) {
-            "" => usage(format!("{FLAG} {text}: give a path, path=PATH or fd=N")),
-            path => Ok(Socket::Path(path.into())),
-        }
+        usage([FLAG, " ", text, ": give a path, path=PATH or fd=N, N from 3 on"].concat())
     }
 
     /// The socket, to which clients can come from now on; it does not block.
@@ -48,13 +48,20 @@ impl Socket {
     /// # Errors
     /// It cannot be made, something else is there, or what was inherited is no such socket.
     pub fn open(&self) -> Result<Fd> {
-        let (text, opened) = match self {
-            Socket::Path(path) => (path.clone(), bind(&c_path(path)?)),
-            Socket::Descriptor(number) => (format!("fd={number}"), inherited(*number)),
+        let opened = match self {
+            Socket::Path(path) => bind(&c_path(path)),
+            Socket::Descriptor(number) => inherited(*number),
         };
-        opened.map_err(|why| match why {
-            Why::System => Error::file(FLAG, &text)(io::Error::last_os_error()),
-            Why::Other(why) => Error::Failed(format!("{FLAG} {text}: {why}")),
+        opened.map_err(|why| {
+            let error = io::Error::last_os_error();
+            let text = match self {
+                Socket::Path(path) => path.clone(),
+                Socket::Descriptor(number) => format!("fd={number}"),
+            };
+            match why {
+                Why::System => Error::file(FLAG, &text)(error),
+                Why::Other(why) => Error::Failed([FLAG, " ", &text, ": ", why].concat()),
+            }
         })
     }
 }
@@ -74,10 +81,11 @@ fn number_of(digits: &[u8]) -> Option<RawFd> {
     if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
 }
 
-/// A path as the system has it.
-pub(super) fn c_path(path: &str) -> Result<CString> {
-    let failed = |error: std::ffi::NulError| Error::file(FLAG, path)(error.into());
-    CString::new(os_string(path).into_vec()).map_err(failed)
+/// A path as the system has it: to its first zero byte, of which no argument of a program has one.
+pub(super) fn c_path(path: &str) -> Vec<u8> {
+    let mut bytes = os_string(path).into_vec();
+    bytes.push(0);
+    bytes
 }
 
 /// Why there is no socket at a path.
@@ -88,28 +96,33 @@ enum Why {
     Other(&'static str),
 }
 
-fn bind(name: &CStr) -> std::result::Result<Fd, Why> {
+/// `name` ends with a zero byte.
+fn bind(name: &[u8]) -> std::result::Result<Fd, Why> {
     // SAFETY: all zeroes are an address and a file's, and the rest are plain calls on them and on new
     // descriptors.
     unsafe {
         let mut address: libc::sockaddr_un = std::mem::zeroed();
         address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        let bytes = name.to_bytes_with_nul();
-        if bytes.len() > address.sun_path.len() {
+        if name.len() > address.sun_path.len() {
             return Err(Why::Other("the path of a socket has at most 107 bytes"));
         }
         let place = address.sun_path.as_mut_ptr().cast::<u8>();
-        place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        place.copy_from_nonoverlapping(name.as_ptr(), name.len());
+        let name = place.cast::<libc::c_char>();
         let address = (&raw const address).cast();
         let len = size_of::<libc::sockaddr_un>() as libc::socklen_t;
         let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        let new = || Fd::new(libc::socket(libc::AF_UNIX, kind, 0)).map_err(|_| Why::System);
+        // By its number, as in `Fd::pair`; the last one is a single call in any case.
+        let new = || {
+            let fd = libc::syscall(libc::SYS_socket, libc::AF_UNIX, kind, 0);
+            Fd::new(fd as RawFd).ok_or(Why::System)
+        };
         let socket = new()?;
         let fd = socket.number();
 
         // A symbolic link is not followed: who may make one here may not choose where the socket is.
         let mut meta: libc::stat = std::mem::zeroed();
-        if libc::lstat(name.as_ptr(), &mut meta) == 0 {
+        if libc::lstat(name, &mut meta) == 0 {
             if meta.st_mode & libc::S_IFMT != libc::S_IFSOCK {
                 return Err(Why::Other(
                     "is there already, and no socket; remove it, or give another path",
@@ -120,12 +133,12 @@ fn bind(name: &CStr) -> std::result::Result<Fd, Why> {
             if alive == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ECONNREFUSED) {
                 return Err(Why::Other("another process listens there; give another path"));
             }
-            if libc::unlink(name.as_ptr()) != 0 {
+            if libc::unlink(name) != 0 {
                 return Err(Why::System);
             }
         }
         // What bind(2) makes has the socket's own mode, so it is nobody else's at any time.
-        if libc::fchmod(fd, 0o600) != 0 || libc::bind(fd, address, len) != 0 {
+        if libc::syscall(libc::SYS_fchmod, fd, 0o600) != 0 || libc::bind(fd, address, len) != 0 {
             return Err(Why::System);
         }
         // Before anybody can have seen that it is there.
@@ -157,7 +170,7 @@ fn inherited(number: RawFd) -> std::result::Result<Fd, Why> {
         let flags = libc::fcntl(number, libc::F_GETFL);
         libc::fcntl(number, libc::F_SETFL, flags | libc::O_NONBLOCK);
         libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC);
-        Fd::new(number).map_err(|_| Why::System)
+        Fd::new(number).ok_or(Why::System)
     }
 }
 

@@ -206,31 +206,41 @@ impl Snapshot {
     }
 }
 
+/// Whether a client may have the machine written to `directory`, which is so of the one that was given.
+///
+/// # Errors
+/// None was given, or another.
+#[cfg(feature = "api")]
+pub fn may_write_to(config: &Config, directory: &str) -> Result<()> {
+    let only = config.snapshot.as_ref().map(|snapshot| snapshot.path.as_str());
+    let why: &[&str] = match only {
+        Some(only) if only == directory => return Ok(()),
+        Some(only) => {
+            &["vm.snapshot: can be written to file://", only, " only, as --snapshot says"]
+        }
+        None => &["vm.snapshot: no directory was given to write below; run brisk with --snapshot \
+                   path=DIR"],
+    };
+    Err(Error::Failed(why.concat()))
+}
+
 /// For clients.
 #[cfg(feature = "api")]
 impl Snapshot {
-    /// Writes a machine that stands still, if `directory` is the one that was given.
+    /// Writes a machine that stands still to the directory that was given.
     ///
     /// # Errors
-    /// It is another, it was written already, KVM failed, or there is no room; then nothing stays.
-    pub fn write_to(&self, directory: &str, paused: &mut Paused<'_>) -> Result<()> {
-        let refused = |why: &[&str]| Err(Error::Failed(["vm.snapshot: ", &why.concat()].concat()));
-        let Some(prepared) = &self.saves else {
-            return refused(&[
-                "no directory was given to write below; run brisk with --snapshot path=DIR",
-            ]);
-        };
-        let only = &prepared.config.path;
-        if directory != only {
-            return refused(&["can be written to file://", only, " only, as --snapshot says"]);
-        }
+    /// It was written already, KVM failed, or there is no room; then nothing stays.
+    pub fn write(&self, paused: &mut Paused<'_>) -> Result<()> {
+        let Some(prepared) = &self.saves else { return Ok(()) };
         let taken = {
             let at = &mut paused.bus().snapshot_at;
             at.saves = None;
             std::mem::replace(&mut at.written, true) || at.came.saves
         };
         if taken {
-            return refused(&["was taken already, which is once in a run"]);
+            let why = "vm.snapshot: was taken already, which is once in a run";
+            return Err(Error::Failed(why.into()));
         }
         prepared.write(paused).inspect_err(|_| {
             prepared.keeper.discard(&[&prepared.memory, &prepared.state]);

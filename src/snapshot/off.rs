@@ -56,10 +56,17 @@ impl Snapshot {
     }
 
     #[cfg(feature = "api")]
-    pub fn write_to(&self, _: &str, _: &mut Paused<'_>) -> Result<()> {
-        let why = "vm.snapshot: this brisk was built without the feature `snapshot`";
-        Err(crate::error::Error::Failed(why.into()))
+    #[inline(always)]
+    pub fn write(&self, _: &mut Paused<'_>) -> Result<()> {
+        Ok(())
     }
+}
+
+#[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
+#[cfg(feature = "api")]
+pub fn may_write_to(_: &Config, _: &str) -> Result<()> {
+    let why = "vm.snapshot: this brisk was built without the feature `snapshot`";
+    Err(crate::error::Error::Failed(why.into()))
 }
 
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
