@@ -59,7 +59,9 @@ pub struct Row {
     pub job: String,
     /// How many requests were done.
     pub requests: u64,
-    /// In how many virtual milliseconds.
+    /// In how many virtual milliseconds: those of the job's slowest thread. Threads start one after another,
+    /// so that of 32 the first ends before the last begins, and from the first request to the last it is up
+    /// to a seventh more.
     pub ms: u64,
     /// Requests in a virtual millisecond.
     pub per_ms: f64,
