@@ -98,9 +98,11 @@ impl System {
     /// # Errors
     /// The call that failed.
     pub fn supported_cpuid(&self) -> Result<CpuId> {
-        self.kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
+        let mut cpuid = self.kvm.get_supported_cpuid(USUAL_CPUID_ENTRIES);
+        if cpuid.as_ref().is_err_and(|error| error.errno() == libc::E2BIG) {
+            cpuid = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        }
+        cpuid.map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
     }
 
     /// The most vCPUs that KVM allows a VM.
@@ -108,6 +110,10 @@ impl System {
         self.kvm.get_max_vcpus()
     }
 }
+
+/// Entries that hosts have, with room for more: 30 to 70 have been seen. As many as KVM allows are 10 KiB that
+/// both it and we clear, and that the allocator maps.
+const USUAL_CPUID_ENTRIES: usize = 96;
 
 /// A virtual machine.
 pub struct Vm {
