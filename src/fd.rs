@@ -25,7 +25,7 @@ impl Fd {
     /// Nobody else closes it.
     #[cfg(feature = "api")]
     pub unsafe fn new(fd: RawFd) -> Option<Fd> {
-        (fd >= 0).then_some(Fd(fd))
+        (fd >= 0).then(|| Fd(fd))
     }
 
     /// Two ends of a line, whose `flags` are those of socket(2).
@@ -73,21 +73,40 @@ impl Drop for Fd {
     }
 }
 
+/// Why the last call failed.
+pub fn errno() -> libc::c_int {
+    // SAFETY: a number of this thread's.
+    unsafe { *libc::__errno_location() }
+}
+
 fn moved(count: isize) -> Moved {
     match count {
         1.. => Moved::Bytes(count as usize),
         0 => Moved::Gone,
-        _ => match io::Error::last_os_error().raw_os_error() {
-            Some(libc::EAGAIN | libc::EINTR) => Moved::Later,
+        _ => match errno() {
+            libc::EAGAIN | libc::EINTR => Moved::Later,
             _ => Moved::Gone,
         },
     }
 }
 
-/// poll(2) of the first `count` of `polls`; false where it failed.
+/// poll(2); false where it failed.
 #[cfg(feature = "api")]
-pub fn poll(polls: &mut [libc::pollfd], count: usize, milliseconds: libc::c_int) -> bool {
-    let count = count.min(polls.len()) as libc::nfds_t;
+pub fn poll(polls: &mut [libc::pollfd], milliseconds: libc::c_int) -> bool {
+    let count = polls.len() as libc::nfds_t;
     // SAFETY: no more entries than there are.
     unsafe { libc::poll(polls.as_mut_ptr(), count, milliseconds) >= 0 }
+}
+
+#[cfg(test)]
+#[cfg(feature = "api")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_none_the_reason_stays() {
+        // SAFETY: a path that ends, and what is nobody else's.
+        let none = unsafe { Fd::new(libc::open(c"/nowhere/at/all".as_ptr(), libc::O_RDONLY)) };
+        assert_eq!((none.is_none(), errno()), (true, libc::ENOENT));
+    }
 }

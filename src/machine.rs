@@ -249,13 +249,13 @@ impl Machine {
         heard
     }
 
-    /// Writes it, standing still, to the one directory that it may be written to.
+    /// Writes it, standing still or `paused` for it, to the one directory that it may be written to.
     ///
     /// # Errors
     /// It was written already, or cannot be; then nothing stays.
     #[cfg(feature = "api")]
-    pub fn save(&self, paused: &mut Paused<'_>) -> Result<()> {
-        self.snapshot.write(paused)
+    pub fn save<'a>(&'a self, paused: &mut Option<Paused<'a>>) -> std::result::Result<(), String> {
+        self.snapshot.write(self, paused)
     }
 
     /// What `--stats` would write by now; nothing where there is no such thing.

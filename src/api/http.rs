@@ -10,7 +10,7 @@ use crate::fd::Moved;
 pub const MOST: usize = 4096;
 /// The most lines of a head; curl sends five.
 const HEADERS: usize = 16;
-const ROOT: &str = "/api/v1/";
+const ROOT: &[u8] = b"/api/v1/";
 
 const NO_CONTENT: &str = "204 No Content";
 const BAD: &str = "400 Bad Request";
@@ -20,6 +20,7 @@ const NOT_IMPLEMENTED: &str = "501 Not Implemented";
 
 /// What a client wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Command {
     /// `vmm.ping`
     Ping,
@@ -39,26 +40,44 @@ pub enum Command {
     Shutdown,
 }
 
-/// By their names, each with its method.
-const COMMANDS: &[(&str, &str, Command)] = &[
-    ("GET", "vmm.ping", Command::Ping),
-    ("GET", "vm.info", Command::Info),
-    ("GET", "vm.counters", Command::Counters),
-    ("PUT", "vm.pause", Command::Pause),
-    ("PUT", "vm.resume", Command::Resume),
-    ("PUT", "vm.snapshot", Command::Snapshot),
-    ("PUT", "vm.power-button", Command::PowerButton),
-    ("PUT", "vm.shutdown", Command::Shutdown),
-    ("PUT", "vmm.shutdown", Command::Shutdown),
+/// Their names, in the order of [`COMMANDS`].
+const NAMES: &[u8] =
+    b"vmm.ping vm.info vm.counters vm.pause vm.resume vm.snapshot vm.power-button \
+      vm.shutdown vmm.shutdown";
+/// Each at the place of its number; the last one has another name besides.
+const COMMANDS: [Command; 9] = [
+    Command::Ping,
+    Command::Info,
+    Command::Counters,
+    Command::Pause,
+    Command::Resume,
+    Command::Snapshot,
+    Command::PowerButton,
+    Command::Shutdown,
+    Command::Shutdown,
 ];
+
+impl Command {
+    /// The one whose number this is.
+    pub(super) fn numbered(number: u8) -> Option<Command> {
+        COMMANDS.get(usize::from(number)).copied()
+    }
+
+    fn method(self) -> &'static str {
+        match self {
+            Command::Ping | Command::Info | Command::Counters => "GET",
+            _ => "PUT",
+        }
+    }
+}
 
 /// A request that is all there.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The command, or why there is none.
     pub what: Result<Command, Answer>,
-    /// Where to a snapshot is to be written; empty for other commands.
-    pub directory: String,
+    /// Where to a snapshot is to be written, `file://` and a directory; empty for other commands.
+    pub url: Vec<u8>,
     /// The client may ask again on this connection.
     pub stays: bool,
 }
@@ -102,11 +121,11 @@ impl Answer {
         add(out, "\r\nServer: brisk\r\nConnection: ");
         add(out, if stays { "keep-alive" } else { "close" });
         // Each command has one method (RFC 9110, 15.5.6), and who took the wrong one took the other.
-        if *status == WRONG_METHOD {
+        if status.starts_with("405") {
             add(out, "\r\nAllow: GET, PUT");
         }
         // None has neither a length nor a type (RFC 9110, 8.6).
-        if *status != NO_CONTENT {
+        if !body.is_empty() {
             add(out, "\r\nContent-Type: application/json\r\nContent-Length: ");
             json::number(body.len() as u64, out);
         }
@@ -160,7 +179,7 @@ fn read(bytes: &[u8]) -> Option<(usize, Asked)> {
     // Where the next request begins is not known after one that is none.
     let refused = |status, why| {
         let what = Err(Answer::refused(status, &[why]));
-        Some((bytes.len(), Asked { what, directory: String::new(), stays: false }))
+        Some((bytes.len(), Asked { what, url: Vec::new(), stays: false }))
     };
     let mut headers = [EMPTY_HEADER; HEADERS];
     let mut request = Request::new(&mut headers);
@@ -184,10 +203,10 @@ fn read(bytes: &[u8]) -> Option<(usize, Asked)> {
         return refused(TOO_LARGE, "a request has at most 4096 bytes");
     }
     let body = bytes.get(head..len)?;
-    let mut directory = String::new();
+    let mut url = Vec::new();
     let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
-    let what = command(method, target, body, &mut directory);
-    Some((len, Asked { what, directory, stays }))
+    let what = command(method, target, body, &mut url);
+    Some((len, Asked { what, url, stays }))
 }
 
 /// Where a request ends, and whether another follows (RFC 9112, 6.3 and 9.3).
@@ -229,28 +248,32 @@ fn same(name: &[u8], other: &[u8]) -> bool {
 }
 
 #[inline(never)]
-fn command(method: &str, target: &str, body: &[u8], to: &mut String) -> Result<Command, Answer> {
+fn command(method: &str, target: &str, body: &[u8], url: &mut Vec<u8>) -> Result<Command, Answer> {
+    let mut path = target.as_bytes();
     // A target may be whole (RFC 9112, 3.2.2); whoever it names, we are asked.
-    let whole =
-        target.strip_prefix("http://").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
-    let name = whole.unwrap_or(target).strip_prefix(ROOT);
-    let found = COMMANDS.iter().find(|(_, known, _)| name == Some(known));
-    let Some((wanted, _, command)) = found else {
+    if let Some(rest) = path.strip_prefix(b"http://") {
+        path = rest;
+        while !path.starts_with(b"/")
+            && let Some((_, rest)) = path.split_first()
+        {
+            path = rest;
+        }
+    }
+    let known = |name| NAMES.split(|byte| *byte == b' ').position(|known| known == name);
+    let number = path.strip_prefix(ROOT).and_then(known);
+    let Some(command) = number.and_then(|number| Command::numbered(number as u8)) else {
         return Err(Answer::refused("404 Not Found", &[target, ": brisk has no such command"]));
     };
-    if method != *wanted {
+    let wanted = command.method();
+    if method != wanted {
         return Err(Answer::refused(WRONG_METHOD, &[target, ": its method is ", wanted]));
     }
-    if *command == Command::Snapshot {
-        let mut url = Vec::new();
-        json::member(body, b"destination_url", &mut url);
-        let directory = std::str::from_utf8(&url).unwrap_or("").strip_prefix("file://");
-        let Some(directory) = directory else {
-            return Err(Answer::refused(BAD, &["give {\"destination_url\":\"file://DIR\"}"]));
-        };
-        to.push_str(directory.trim_end_matches('/'));
+    if command == Command::Snapshot
+        && !(json::member(body, b"destination_url", url) && url.starts_with(b"file://"))
+    {
+        return Err(Answer::refused(BAD, &["give {\"destination_url\":\"file://DIR\"}"]));
     }
-    Ok(*command)
+    Ok(command)
 }
 
 #[cfg(test)]

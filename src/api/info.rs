@@ -6,7 +6,6 @@ use super::http::add;
 use super::json;
 use crate::cli::words::os_string;
 use crate::config::Config;
-use crate::error::Result;
 
 /// All that does not change while the VM runs.
 pub struct Info {
@@ -23,8 +22,8 @@ impl Info {
     ///
     /// # Errors
     /// Why not.
-    pub fn may_write_to(&self, directory: &str) -> Result<()> {
-        crate::snapshot::may_write_to(self.config, directory)
+    pub fn may_write_to(&self, url: &[u8]) -> Result<(), String> {
+        crate::snapshot::may_write_to(self.config, url)
     }
 
     /// `vmm.ping`

@@ -30,20 +30,21 @@ pub fn number(number: u64, to: &mut Vec<u8>) {
 /// not what `text` is.
 pub fn member(text: &[u8], key: &[u8], to: &mut Vec<u8>) -> bool {
     let mut rest = Rest(text);
-    let (mut name, mut value) = (Vec::new(), Vec::new());
-    let (mut before, mut found) = (b'{', false);
-    while rest.token() == Some(before)
-        && rest.string(&mut name).is_some()
-        && rest.token() == Some(b':')
-        && rest.string(&mut value).is_some()
-    {
-        if name == key {
-            found = true;
-            std::mem::swap(to, &mut value);
+    let mut other = Vec::new();
+    let mut found = false;
+    if rest.token() != Some(b'{') {
+        return false;
+    }
+    while rest.string(&mut other).is_some() && rest.token() == Some(b':') {
+        let this = other == key;
+        found |= this;
+        if rest.string(if this { &mut *to } else { &mut other }).is_none() {
+            break;
         }
-        before = b',';
-        if rest.0.trim_ascii() == b"}" {
-            return found;
+        match rest.token() {
+            Some(b',') => {}
+            Some(b'}') => return found && rest.token().is_none(),
+            _ => break,
         }
     }
     false
@@ -60,6 +61,7 @@ impl Rest<'_> {
     }
 
     /// The next byte that is no space.
+    #[inline(never)]
     fn token(&mut self) -> Option<u8> {
         self.0 = self.0.trim_ascii_start();
         self.byte()
@@ -80,11 +82,11 @@ impl Rest<'_> {
                     escaped @ (b'"' | b'\\' | b'/') => byte = escaped,
                     // Beyond ASCII, in four digits.
                     b'u' => {
-                        let mut each = 0;
+                        let mut each = 0u16;
                         for _ in 0..4 {
-                            each = each << 4 | char::from(self.byte()?).to_digit(16)?;
+                            each = each << 4 | char::from(self.byte()?).to_digit(16)? as u16;
                         }
-                        let each = char::from_u32(each)?;
+                        let each = char::from_u32(each.into())?;
                         text.extend_from_slice(each.encode_utf8(&mut [0; 4]).as_bytes());
                         continue;
                     }

@@ -5,7 +5,7 @@
 //! still the one that brisk made.
 
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::child;
@@ -49,7 +49,7 @@ pub fn made() {
 pub fn end() {
     let Some(line) = line() else { return };
     line.write(&[END]);
-    fd::poll(&mut [line.poll(libc::POLLIN)], 1, PATIENCE);
+    fd::poll(&mut [line.poll(libc::POLLIN)], PATIENCE);
 }
 
 /// The child's life.
@@ -69,9 +69,13 @@ fn life(line: &Fd, path: &[u8]) {
 
 /// Which file is at `path`.
 fn id(path: &[u8]) -> Option<(libc::dev_t, libc::ino_t)> {
-    // SAFETY: an all-zero structure, which the call fills, and a path that ends.
+    // SAFETY: a structure, which the call fills where it succeeds, and a path that ends.
     unsafe {
-        let mut meta: libc::stat = std::mem::zeroed();
-        (libc::lstat(path.as_ptr().cast(), &mut meta) == 0).then_some((meta.st_dev, meta.st_ino))
+        let mut meta = MaybeUninit::<libc::stat>::uninit();
+        if libc::lstat(path.as_ptr().cast(), meta.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let meta = meta.assume_init_ref();
+        Some((meta.st_dev, meta.st_ino))
     }
 }

@@ -6,26 +6,21 @@
 //! VM wakes it too.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 use super::http::{Answer, Command};
 use crate::events;
 use crate::fd::{self, Fd};
 
-/// There is a command; what a vCPU looks at when a signal has brought it out of the guest.
-static ASKED: AtomicBool = AtomicBool::new(false);
-
-/// What lies in it.
-#[derive(Default)]
-struct Letters {
-    command: Option<Command>,
-    answer: Option<Answer>,
-}
+/// The command that is there, its number and one, or 0; what a vCPU looks at when a signal has brought it
+/// out of the guest.
+static ASKED: AtomicU8 = AtomicU8::new(0);
 
 /// One for a machine.
 pub struct Mailbox {
-    letters: Mutex<Letters>,
+    /// The answer that is there, a box's, or null.
+    answer: AtomicPtr<Answer>,
     paused: AtomicBool,
     /// The ends of the pair: a byte in one says that there is something for who has the other.
     clients: Fd,
@@ -39,14 +34,13 @@ impl Mailbox {
     /// There is no descriptor left.
     pub fn new() -> io::Result<Mailbox> {
         let [clients, machine] = Fd::pair(libc::SOCK_NONBLOCK)?;
-        let (letters, paused) = Default::default();
-        Ok(Mailbox { letters, paused, clients, machine })
+        let (answer, paused) = Default::default();
+        Ok(Mailbox { answer, paused, clients, machine })
     }
 
     /// Hands a command over. Not before the one before was answered.
     pub fn ask(&self, command: Command) {
-        self.open().command = Some(command);
-        ASKED.store(true, Ordering::Release);
+        ASKED.store(command as u8 + 1, Ordering::Release);
         self.clients.write(&[0]);
         events::kick(0);
     }
@@ -59,7 +53,9 @@ impl Mailbox {
     /// The answer, when it is there.
     pub fn answer(&self) -> Option<Answer> {
         self.clients.read(&mut [0; 8]);
-        self.open().answer.take()
+        let answer = self.answer.swap(ptr::null_mut(), Ordering::Acquire);
+        // SAFETY: a box that `reply` gave away, which nobody else gets.
+        (!answer.is_null()).then(|| unsafe { *Box::from_raw(answer) })
     }
 
     /// Whether the VM is paused.
@@ -72,30 +68,27 @@ impl Mailbox {
     pub fn next(&self, paused: bool) -> Option<Command> {
         loop {
             self.machine.read(&mut [0; 8]);
-            if ASKED.swap(false, Ordering::Acquire) {
-                return self.open().command.take();
+            if let Some(number) = ASKED.swap(0, Ordering::Acquire).checked_sub(1) {
+                return Command::numbered(number);
             }
             // The signal of an end that comes right behind this look comes again.
             if !paused || events::stopping() {
                 return None;
             }
-            fd::poll(&mut [self.machine.poll(libc::POLLIN)], 1, -1);
+            fd::poll(&mut [self.machine.poll(libc::POLLIN)], -1);
         }
     }
 
     /// Answers what [`Self::next`] gave, of a VM that is `paused` now or not.
     pub fn reply(&self, answer: Answer, paused: bool) {
         self.paused.store(paused, Ordering::Relaxed);
-        self.open().answer = Some(answer);
+        // There is none: a command comes only when the answer to the one before was taken.
+        self.answer.store(Box::into_raw(Box::new(answer)), Ordering::Release);
         self.machine.write(&[0]);
-    }
-
-    fn open(&self) -> MutexGuard<'_, Letters> {
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whether the first vCPU, if `id` is its number, is to look into its mailbox.
 pub fn asked(id: u8) -> bool {
-    id == 0 && ASKED.load(Ordering::Relaxed)
+    id == 0 && ASKED.load(Ordering::Relaxed) != 0
 }

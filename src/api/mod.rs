@@ -85,12 +85,12 @@ impl Api {
             return Ok(Api { open: None, button: Button::default() });
         };
         let mailbox = || -> io::Result<Mailbox> {
-            if let Socket::Path(path) = socket {
-                keeper::start(&socket::c_path(path))?;
+            if let Some(path) = socket.path() {
+                keeper::start(&path)?;
             }
             Mailbox::new()
         };
-        let failed = |error| Error::Failed(format!("{}: {error}", socket::FLAG));
+        let failed = Error::file(socket::FLAG, socket.text());
         let mailbox = Box::leak(Box::new(mailbox().map_err(failed)?));
         Ok(Api { open: Some(Open { config, socket, mailbox }), button: Button::default() })
     }
@@ -161,15 +161,10 @@ impl Api {
                 }
                 "vm.counters: there are some in builds with `exit-stats`"
             }
-            Command::Snapshot => {
-                let mut now = paused.is_none().then(|| machine.pause());
-                let still = now.as_mut().or(paused.as_mut());
-                let saved = still.map(|paused| machine.save(paused));
-                if let Some(Err(why)) = saved {
-                    return Answer::failed(&format!("{why}"));
-                }
-                return Answer::done();
-            }
+            Command::Snapshot => match machine.save(paused) {
+                Ok(()) => return Answer::done(),
+                Err(why) => return Answer::failed(&why),
+            },
             Command::PowerButton => match self.button.press(machine) {
                 Ok(()) => return Answer::done(),
                 Err(why) => why,

@@ -3,7 +3,6 @@
 //! Who asks slowly, nothing or without end costs a place of few, which is the first to be taken away when
 //! another client comes; who reads slowly is not asked on. What it takes of memory is bounded by that.
 
-use std::io;
 use std::os::fd::RawFd;
 
 use super::http::{Answer, Asked, Command, Inbox};
@@ -22,7 +21,7 @@ pub struct Server {
     listener: Fd,
     mailbox: &'static Mailbox,
     info: Info,
-    connections: Vec<Connection>,
+    connections: [Option<Connection>; CONNECTIONS],
     /// How often something came from a client: a clock by which connections are old or young.
     turn: u64,
     /// The machine has a command.
@@ -55,7 +54,7 @@ enum Wants {
 impl Server {
     /// For clients that come to `listener`, which does not block.
     pub fn new(listener: Fd, mailbox: &'static Mailbox, info: Info) -> Server {
-        let connections = Vec::with_capacity(CONNECTIONS);
+        let connections = [const { None }; CONNECTIONS];
         Server { listener, mailbox, info, connections, turn: 0, busy: false, backs_off: false }
     }
 
@@ -73,27 +72,28 @@ impl Server {
         if !self.backs_off {
             polls[1] = self.listener.poll(libc::POLLIN);
         }
-        for (poll, connection) in polls[2..].iter_mut().zip(&self.connections) {
-            *poll = connection.socket.poll(connection.waits_for());
+        for (poll, place) in polls[2..].iter_mut().zip(&self.connections) {
+            if let Some(connection) = place {
+                *poll = connection.socket.poll(connection.waits_for());
+            }
         }
         let timeout = if self.backs_off { BACK_OFF } else { -1 };
-        if !fd::poll(&mut polls, 2 + self.connections.len(), timeout) {
-            // The limit of descriptors is lower than what is open.
-            fd::poll(&mut [], 0, BACK_OFF);
+        if !fd::poll(&mut polls, timeout) {
+            // The limit of descriptors is lower than what is waited for.
+            fd::poll(&mut [], BACK_OFF);
         }
         self.backs_off = false;
         let [answered, listener, rest @ ..] = &polls;
         self.turn += 1;
-        // From the last on, so that only one that was looked at takes the place of one that is removed.
-        for (at, poll) in rest.iter().enumerate().take(self.connections.len()).rev() {
-            let connection = &mut self.connections[at];
-            // What comes to one that waits for nothing is that its client has gone.
-            if poll.revents != 0
-                && (connection.waits_for() == 0
-                    || !connection.advance(self.mailbox, &self.info, self.turn))
-            {
-                self.connections.swap_remove(at);
+        for (poll, place) in rest.iter().zip(&mut self.connections) {
+            if poll.revents == 0 {
+                continue;
             }
+            // What comes to one that waits for nothing is that its client has gone.
+            if place.as_ref().is_some_and(|connection| connection.waits_for() == 0) {
+                *place = None;
+            }
+            advance(place, self.mailbox, &self.info, self.turn);
         }
         if answered.revents != 0
             && let Some(answer) = self.mailbox.answer()
@@ -109,15 +109,15 @@ impl Server {
 
     /// The machine's answer goes to who asked, if that one is still there.
     fn answer(&mut self, answer: Answer) {
-        let Some(at) = self.connections.iter().position(|one| one.wants == Wants::Answer) else {
-            return;
-        };
-        let connection = &mut self.connections[at];
-        connection.wants = Wants::Nothing;
-        connection.say(answer);
-        // And to what is asked behind it.
-        if !connection.advance(self.mailbox, &self.info, self.turn) {
-            self.connections.swap_remove(at);
+        for place in &mut self.connections {
+            if let Some(connection) = place
+                && connection.wants == Wants::Answer
+            {
+                connection.wants = Wants::Nothing;
+                connection.say(answer);
+                // And to what is asked behind it.
+                return advance(place, self.mailbox, &self.info, self.turn);
+            }
         }
     }
 
@@ -126,7 +126,8 @@ impl Server {
         if self.busy {
             return;
         }
-        let waiting = self.connections.iter_mut().filter(|one| matches!(one.wants, Wants::This(_)));
+        let waiting = self.connections.iter_mut().flatten();
+        let waiting = waiting.filter(|one| matches!(one.wants, Wants::This(_)));
         if let Some(oldest) = waiting.min_by_key(|one| one.used)
             && let Wants::This(command) = std::mem::replace(&mut oldest.wants, Wants::Answer)
         {
@@ -146,28 +147,35 @@ impl Server {
             unsafe { Fd::new(libc::syscall(libc::SYS_accept4, listener, 0, 0, flags) as RawFd) };
         let Some(socket) = socket else {
             // No descriptor, no memory: no reason to ask again and again.
-            let gone = [Some(libc::EAGAIN), Some(libc::ECONNABORTED)];
-            self.backs_off = !gone.contains(&io::Error::last_os_error().raw_os_error());
+            self.backs_off = !matches!(fd::errno(), libc::EAGAIN | libc::ECONNABORTED);
             return;
         };
-        if self.connections.len() == CONNECTIONS {
-            let others = self.connections.iter().enumerate();
-            let others = others.filter(|(_, one)| one.wants != Wants::Answer);
-            if let Some((oldest, _)) = others.min_by_key(|(_, one)| one.used) {
-                self.connections.swap_remove(oldest);
-            }
-        }
-        let mut connection = Connection {
+        // One that is free, or the oldest one's, but not that of who waits for the machine's answer.
+        let age = |place: &&mut Option<Connection>| match place {
+            None => 0,
+            Some(one) if one.wants == Wants::Answer => u64::MAX,
+            Some(one) => one.used,
+        };
+        let Some(place) = self.connections.iter_mut().min_by_key(age) else { return };
+        *place = Some(Connection {
             socket,
             inbox: Inbox::default(),
             out: Vec::new(),
             used: self.turn,
             wants: Wants::Nothing,
             stays: true,
-        };
-        if connection.advance(self.mailbox, &self.info, self.turn) {
-            self.connections.push(connection);
-        }
+        });
+        advance(place, self.mailbox, &self.info, self.turn);
+    }
+}
+
+/// Has the connection go on, if there is one; its place is free when it has ended.
+#[inline(never)]
+fn advance(place: &mut Option<Connection>, mailbox: &Mailbox, info: &Info, turn: u64) {
+    if let Some(connection) = place
+        && !connection.advance(mailbox, info, turn)
+    {
+        *place = None;
     }
 }
 
@@ -221,8 +229,8 @@ impl Connection {
                 self.flush();
                 events::stop();
             }
-            Ok(Command::Snapshot) if let Err(why) = info.may_write_to(&asked.directory) => {
-                self.say(Answer::failed(&format!("{why}")));
+            Ok(Command::Snapshot) if let Err(why) = info.may_write_to(&asked.url) => {
+                self.say(Answer::failed(&why));
             }
             Ok(command) => self.wants = Wants::This(command),
             Err(answer) => self.say(answer),

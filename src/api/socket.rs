@@ -1,6 +1,7 @@
 //! `--api-socket`: where clients come to.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStringExt;
 
@@ -8,7 +9,7 @@ use super::keeper;
 use crate::cli::words::os_string;
 use crate::config::usage;
 use crate::error::{Error, Result};
-use crate::fd::Fd;
+use crate::fd::{self, Fd};
 
 pub(super) const FLAG: &str = "--api-socket";
 /// Connections that wait to be accepted; more have to wait themselves.
@@ -16,11 +17,11 @@ const BACKLOG: libc::c_int = 64;
 
 /// What the flag names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Socket {
-    /// A socket to be made here.
-    Path(String),
-    /// One that is inherited, as systemd's are from 3 on (sd_listen_fds(3)).
-    Descriptor(RawFd),
+pub struct Socket {
+    /// The path of one to be made, or the words for one that is inherited.
+    text: String,
+    /// That one, as systemd's are from 3 on (sd_listen_fds(3)); -1 for a path.
+    inherited: RawFd,
 }
 
 impl Socket {
@@ -29,16 +30,13 @@ impl Socket {
     /// # Errors
     /// No path, or no number.
     pub fn parse(text: &str) -> Result<Socket> {
-        if let Some(number) = text.strip_prefix("fd=") {
+        let (place, inherited) = match text.strip_prefix("fd=") {
             // The standard ones are something else's.
-            if let Some(number @ 3..) = number_of(number.as_bytes()) {
-                return Ok(Socket::Descriptor(number));
-            }
-        } else {
-            let path = text.strip_prefix("path=").unwrap_or(text);
-            if !path.is_empty() {
-                return Ok(Socket::Path(path.into()));
-            }
+            Some(number) => (text, number_of(number.as_bytes()).filter(|number| *number > 2)),
+            None => (text.strip_prefix("path=").unwrap_or(text), Some(-1)),
+        };
+        if let (false, Some(inherited)) = (place.is_empty(), inherited) {
+            return Ok(Socket { text: place.into(), inherited });
         }
         usage([FLAG, " ", text, ": give a path, path=PATH or fd=N, N from 3 on"].concat())
     }
@@ -48,21 +46,30 @@ impl Socket {
     /// # Errors
     /// It cannot be made, something else is there, or what was inherited is no such socket.
     pub fn open(&self) -> Result<Fd> {
-        let opened = match self {
-            Socket::Path(path) => bind(&c_path(path)),
-            Socket::Descriptor(number) => inherited(*number),
+        let opened = match self.path() {
+            Some(path) => bind(&path),
+            None => inherited(self.inherited),
         };
-        opened.map_err(|why| {
-            let error = io::Error::last_os_error();
-            let text = match self {
-                Socket::Path(path) => path.clone(),
-                Socket::Descriptor(number) => format!("fd={number}"),
-            };
-            match why {
-                Why::System => Error::file(FLAG, &text)(error),
-                Why::Other(why) => Error::Failed([FLAG, " ", &text, ": ", why].concat()),
-            }
+        opened.map_err(|why| match why {
+            Why::System => Error::file(FLAG, &self.text)(io::Error::last_os_error()),
+            Why::Other(why) => Error::Failed([FLAG, " ", &self.text, ": ", why].concat()),
         })
+    }
+
+    /// What it is called in messages.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The path of one to be made, as the system has it: to its first zero byte, of which no argument of a
+    /// program has one.
+    pub(super) fn path(&self) -> Option<Vec<u8>> {
+        if self.inherited >= 0 {
+            return None;
+        }
+        let mut bytes = os_string(&self.text).into_vec();
+        bytes.push(0);
+        Some(bytes)
     }
 }
 
@@ -81,13 +88,6 @@ fn number_of(digits: &[u8]) -> Option<RawFd> {
     if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
 }
 
-/// A path as the system has it: to its first zero byte, of which no argument of a program has one.
-pub(super) fn c_path(path: &str) -> Vec<u8> {
-    let mut bytes = os_string(path).into_vec();
-    bytes.push(0);
-    bytes
-}
-
 /// Why there is no socket at a path.
 enum Why {
     /// The last call's error.
@@ -98,7 +98,7 @@ enum Why {
 
 /// `name` ends with a zero byte.
 fn bind(name: &[u8]) -> std::result::Result<Fd, Why> {
-    // SAFETY: all zeroes are an address and a file's, and the rest are plain calls on them and on new
+    // SAFETY: all zeroes are an address, lstat(2) fills what is of the file where it succeeds, and the rest are plain calls on them and on new
     // descriptors.
     unsafe {
         let mut address: libc::sockaddr_un = std::mem::zeroed();
@@ -114,23 +114,23 @@ fn bind(name: &[u8]) -> std::result::Result<Fd, Why> {
         let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // By its number, as in `Fd::pair`; the last one is a single call in any case.
         let new = || {
-            let fd = libc::syscall(libc::SYS_socket, libc::AF_UNIX, kind, 0);
-            Fd::new(fd as RawFd).ok_or(Why::System)
+            let number = libc::syscall(libc::SYS_socket, libc::AF_UNIX, kind, 0);
+            Fd::new(number as RawFd).ok_or(Why::System)
         };
         let socket = new()?;
-        let fd = socket.number();
+        let number = socket.number();
 
         // A symbolic link is not followed: who may make one here may not choose where the socket is.
-        let mut meta: libc::stat = std::mem::zeroed();
-        if libc::lstat(name, &mut meta) == 0 {
-            if meta.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+        let mut meta = MaybeUninit::<libc::stat>::uninit();
+        if libc::lstat(name, meta.as_mut_ptr()) == 0 {
+            if meta.assume_init_ref().st_mode & libc::S_IFMT != libc::S_IFSOCK {
                 return Err(Why::Other(
                     "is there already, and no socket; remove it, or give another path",
                 ));
             }
             // What nobody listens at is nobody's any more. Of another kind of socket this is not known.
             let alive = libc::connect(new()?.number(), address, len);
-            if alive == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ECONNREFUSED) {
+            if alive == 0 || fd::errno() != libc::ECONNREFUSED {
                 return Err(Why::Other("another process listens there; give another path"));
             }
             if libc::unlink(name) != 0 {
@@ -138,12 +138,14 @@ fn bind(name: &[u8]) -> std::result::Result<Fd, Why> {
             }
         }
         // What bind(2) makes has the socket's own mode, so it is nobody else's at any time.
-        if libc::syscall(libc::SYS_fchmod, fd, 0o600) != 0 || libc::bind(fd, address, len) != 0 {
+        if libc::syscall(libc::SYS_fchmod, number, 0o600) != 0
+            || libc::bind(number, address, len) != 0
+        {
             return Err(Why::System);
         }
         // Before anybody can have seen that it is there.
         keeper::made();
-        if libc::listen(fd, BACKLOG) != 0 {
+        if libc::listen(number, BACKLOG) != 0 {
             return Err(Why::System);
         }
         Ok(socket)
@@ -180,11 +182,12 @@ mod tests {
 
     #[test]
     fn forms_of_the_flag() {
-        let path = |text: &str| Ok::<_, ()>(Socket::Path(text.into()));
+        let socket = |text: &str, inherited| Ok::<_, ()>(Socket { text: text.into(), inherited });
         let parse = |text: &str| Socket::parse(text).map_err(|_| ());
-        assert_eq!(parse("/run/vm"), path("/run/vm"));
-        assert_eq!(parse("path=/run/vm"), path("/run/vm"));
-        assert_eq!(parse("fd=3"), Ok(Socket::Descriptor(3)));
+        assert_eq!(parse("/run/vm"), socket("/run/vm", -1));
+        assert_eq!(parse("path=/run/vm"), socket("/run/vm", -1));
+        assert_eq!(parse("path=fd=3"), socket("fd=3", -1));
+        assert_eq!(parse("fd=3"), socket("fd=3", 3));
         for wrong in ["", "path=", "fd=", "fd=x", "fd=2", "fd=-1", "fd=99999999999", "fd=3x"] {
             assert_eq!(parse(wrong), Err(()), "{wrong}");
         }

@@ -29,6 +29,8 @@ use crate::descriptors;
 use crate::error::{Error, Result};
 use crate::kvm::state::Host;
 use crate::kvm::{System, Vcpu, Vm};
+#[cfg(feature = "api")]
+use crate::machine::Machine;
 use crate::memory::{HUGE, Ram};
 use crate::paused::Paused;
 #[cfg(feature = "seccomp")]
@@ -206,32 +208,47 @@ impl Snapshot {
     }
 }
 
-/// Whether a client may have the machine written to `directory`, which is so of the one that was given.
+/// Whether a client may have the machine written to `url`, `file://` and a directory, which is so of the
+/// one that was given.
 ///
 /// # Errors
 /// None was given, or another.
 #[cfg(feature = "api")]
-pub fn may_write_to(config: &Config, directory: &str) -> Result<()> {
+pub fn may_write_to(config: &Config, url: &[u8]) -> std::result::Result<(), String> {
+    let mut directory = url.strip_prefix(b"file://").unwrap_or_default();
+    while let Some(shorter) = directory.strip_suffix(b"/") {
+        directory = shorter;
+    }
     let only = config.snapshot.as_ref().map(|snapshot| snapshot.path.as_str());
     let why: &[&str] = match only {
-        Some(only) if only == directory => return Ok(()),
+        Some(only) if only.as_bytes() == directory => return Ok(()),
         Some(only) => {
             &["vm.snapshot: can be written to file://", only, " only, as --snapshot says"]
         }
         None => &["vm.snapshot: no directory was given to write below; run brisk with --snapshot \
                    path=DIR"],
     };
-    Err(Error::Failed(why.concat()))
+    Err(why.concat())
 }
 
 /// For clients.
 #[cfg(feature = "api")]
 impl Snapshot {
-    /// Writes a machine that stands still to the directory that was given.
+    /// Writes a machine to the directory that was given; it stands still for that, if it is not `paused`.
     ///
     /// # Errors
     /// It was written already, KVM failed, or there is no room; then nothing stays.
-    pub fn write(&self, paused: &mut Paused<'_>) -> Result<()> {
+    pub fn write<'a>(
+        &self,
+        machine: &'a Machine,
+        paused: &mut Option<Paused<'a>>,
+    ) -> std::result::Result<(), String> {
+        let mut now = paused.is_none().then(|| machine.pause());
+        let still = now.as_mut().or(paused.as_mut());
+        still.map_or(Ok(()), |paused| self.write_still(paused).map_err(|why| why.to_string()))
+    }
+
+    fn write_still(&self, paused: &mut Paused<'_>) -> Result<()> {
         let Some(prepared) = &self.saves else { return Ok(()) };
         let taken = {
             let at = &mut paused.bus().snapshot_at;

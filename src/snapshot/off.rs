@@ -8,6 +8,8 @@ use crate::bus::Bus;
 use crate::config::{Config, MemoryConfig};
 use crate::error::Result;
 use crate::kvm::{System, Vcpu, Vm};
+#[cfg(feature = "api")]
+use crate::machine::Machine;
 use crate::memory::Ram;
 use crate::paused::Paused;
 use crate::virtio::Devices;
@@ -57,16 +59,19 @@ impl Snapshot {
 
     #[cfg(feature = "api")]
     #[inline(always)]
-    pub fn write(&self, _: &mut Paused<'_>) -> Result<()> {
+    pub fn write<'a>(
+        &self,
+        _: &'a Machine,
+        _: &mut Option<Paused<'a>>,
+    ) -> std::result::Result<(), String> {
         Ok(())
     }
 }
 
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]
 #[cfg(feature = "api")]
-pub fn may_write_to(_: &Config, _: &str) -> Result<()> {
-    let why = "vm.snapshot: this brisk was built without the feature `snapshot`";
-    Err(crate::error::Error::Failed(why.into()))
+pub fn may_write_to(_: &Config, _: &[u8]) -> std::result::Result<(), String> {
+    Err("vm.snapshot: this brisk was built without the feature `snapshot`".into())
 }
 
 #[allow(missing_docs, clippy::missing_errors_doc, reason = "as in the module that has one")]

@@ -79,8 +79,9 @@ fn a_snapshot_has_a_directory() {
     assert_eq!(ask(body), (Ok(Command::Snapshot), true));
     let length = format!("Content-Length: {}\r\n", body.len());
     let text = curl("PUT /api/v1/vm.snapshot", &length) + body;
-    assert_eq!(inbox(&text).take().unwrap().directory, "/a/b");
-    for body in ["", "{}", "{\"destination_url\":\"/a/b\"}", "{\"destination_url\":1}"] {
+    assert_eq!(inbox(&text).take().unwrap().url, b"file:///a/b/");
+    let more = format!("{body} x");
+    for body in ["", "{}", "{\"destination_url\":\"/a/b\"}", "{\"destination_url\":1}", &more] {
         assert_eq!(ask(body), (Err(400), true), "{body}");
     }
 }

@@ -27,7 +27,8 @@ impl Saved {
     }
 
     fn body(&self) -> String {
-        format!("{{\"destination_url\": \"file://{}\"}}", self.dir.display())
+        // With a slash at its end it is the same one.
+        format!("{{\"destination_url\": \"file://{}/\"}}", self.dir.display())
     }
 
     #[track_caller]
