@@ -255,7 +255,7 @@ impl Machine {
     /// It was written already, or cannot be; then nothing stays.
     #[cfg(feature = "api")]
     pub fn save<'a>(&'a self, paused: &mut Option<Paused<'a>>) -> std::result::Result<(), String> {
-        self.snapshot.write(self, paused)
+        self.snapshot.write(|| self.pause(), paused)
     }
 
     /// What `--stats` would write by now; nothing where there is no such thing.

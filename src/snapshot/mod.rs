@@ -29,8 +29,6 @@ use crate::descriptors;
 use crate::error::{Error, Result};
 use crate::kvm::state::Host;
 use crate::kvm::{System, Vcpu, Vm};
-#[cfg(feature = "api")]
-use crate::machine::Machine;
 use crate::memory::{HUGE, Ram};
 use crate::paused::Paused;
 #[cfg(feature = "seccomp")]
@@ -234,16 +232,17 @@ pub fn may_write_to(config: &Config, url: &[u8]) -> std::result::Result<(), Stri
 /// For clients.
 #[cfg(feature = "api")]
 impl Snapshot {
-    /// Writes a machine to the directory that was given; it stands still for that, if it is not `paused`.
+    /// Writes a machine to the directory that was given; it stands still for that, by `pause`, if it is not
+    /// `paused`.
     ///
     /// # Errors
     /// It was written already, KVM failed, or there is no room; then nothing stays.
     pub fn write<'a>(
         &self,
-        machine: &'a Machine,
+        pause: impl FnOnce() -> Paused<'a>,
         paused: &mut Option<Paused<'a>>,
     ) -> std::result::Result<(), String> {
-        let mut now = paused.is_none().then(|| machine.pause());
+        let mut now = paused.is_none().then(pause);
         let still = now.as_mut().or(paused.as_mut());
         still.map_or(Ok(()), |paused| self.write_still(paused).map_err(|why| why.to_string()))
     }

@@ -8,8 +8,6 @@ use crate::bus::Bus;
 use crate::config::{Config, MemoryConfig};
 use crate::error::Result;
 use crate::kvm::{System, Vcpu, Vm};
-#[cfg(feature = "api")]
-use crate::machine::Machine;
 use crate::memory::Ram;
 use crate::paused::Paused;
 use crate::virtio::Devices;
@@ -61,7 +59,7 @@ impl Snapshot {
     #[inline(always)]
     pub fn write<'a>(
         &self,
-        _: &'a Machine,
+        _: impl FnOnce() -> Paused<'a>,
         _: &mut Option<Paused<'a>>,
     ) -> std::result::Result<(), String> {
         Ok(())
