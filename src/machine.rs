@@ -357,7 +357,7 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config, source: &Source) -> R
             Ok(vcpu)
         })
         .collect();
-    // As large as KVM's list may be, so the allocator would have it unmapped: a call for nothing.
+    // The allocator has a mapping for it alone, which it would undo: a call for nothing.
     std::mem::forget(supported);
     vcpus
 }

@@ -121,7 +121,7 @@ impl Answer {
         add(out, "\r\nServer: brisk\r\nConnection: ");
         add(out, if stays { "keep-alive" } else { "close" });
         // Each command has one method (RFC 9110, 15.5.6), and who took the wrong one took the other.
-        if status.starts_with("405") {
+        if *status == WRONG_METHOD {
             add(out, "\r\nAllow: GET, PUT");
         }
         // None has neither a length nor a type (RFC 9110, 8.6).

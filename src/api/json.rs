@@ -77,7 +77,7 @@ impl Rest<'_> {
         loop {
             let mut byte = self.byte()?;
             match byte {
-                b'"' => return Some(()),
+                b'"' => return std::str::from_utf8(text).ok().map(|_| ()),
                 b'\\' => match self.byte()? {
                     escaped @ (b'"' | b'\\' | b'/') => byte = escaped,
                     // Beyond ASCII, in four digits.
@@ -142,6 +142,7 @@ mod tests {
         ] {
             assert_eq!(url(text), None, "{text}");
         }
+        assert!(!member(b"{\"url\":\"\xff\"}", b"url", &mut Vec::new()));
     }
 
     #[test]

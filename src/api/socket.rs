@@ -98,8 +98,8 @@ enum Why {
 
 /// `name` ends with a zero byte.
 fn bind(name: &[u8]) -> std::result::Result<Fd, Why> {
-    // SAFETY: all zeroes are an address, lstat(2) fills what is of the file where it succeeds, and the rest are plain calls on them and on new
-    // descriptors.
+    // SAFETY: all zeroes are an address, lstat(2) fills what is of the file where it succeeds, and the rest
+    // are plain calls on them and on new descriptors.
     unsafe {
         let mut address: libc::sockaddr_un = std::mem::zeroed();
         address.sun_family = libc::AF_UNIX as libc::sa_family_t;

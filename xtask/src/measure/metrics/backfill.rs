@@ -59,7 +59,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         args.metrics.split(',').map(suite::find).collect::<Result<Vec<&'static BootMetric>>>()?;
     let file = history::path();
     let known = history::read(&file)?;
-    let now = Line { kernels: collect::kernels(collect::Extent::Exact)?, ..like() };
+    let now = Line {
+        suite: METRICS.to_owned(),
+        vmm: "brisk".to_owned(),
+        clock: "lab".to_owned(),
+        kernels: collect::kernels(collect::Extent::Exact)?,
+        ..Line::default()
+    };
     let has = |commit: &str| {
         let mut same = known.iter().filter(|line| line.comparable(&now));
         same.any(|line| commit.starts_with(&line.version))
@@ -82,12 +88,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     crate::build::docs::write()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What a line of brisk's in the lab has.
-fn like() -> Line {
-    let (suite, vmm, clock) = (METRICS.to_owned(), "brisk".to_owned(), "lab".to_owned());
-    Line { suite, vmm, clock, ..Line::default() }
 }
 
 /// The commits of a range that change what brisk is built from, the first and the last among them.

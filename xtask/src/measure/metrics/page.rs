@@ -257,8 +257,8 @@ fn point(line: &Line, metric: &Metric) -> Option<Point> {
 /// Changes from one point to the next: on the instruction clock those beyond the noise, elsewhere what
 /// E-divisive finds among the samples.
 fn changes(of: &[(&Line, &Metric)], clock: &str, floor: f64) -> Vec<Change> {
-    let values: Vec<f64> =
-        of.iter().map(|(_, metric)| metric.value().unwrap_or_default()).collect();
+    // As `metrics check` compares them, whose floor it is.
+    let values: Vec<f64> = of.iter().map(|(_, metric)| metric.best().unwrap_or_default()).collect();
     let mut found = Vec::new();
     let mut add = |at: usize, before: f64, after: f64| {
         let ((_, old), (_, new)) = (of[at - 1], of[at]);

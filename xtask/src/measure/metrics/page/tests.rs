@@ -33,6 +33,12 @@ fn a_series_has_its_changes_and_peers() {
     assert_eq!((change.at, change.verdict), (2, "better"));
     assert!(change.parts.contains("guest -18.01 ms"), "{}", change.parts);
     assert_eq!(series.points[0].kernel, "guest 6.12");
+    // What chance added to most boots of a run is no change, as it is none to `metrics check`.
+    let mut shaken = line(4, "brisk", 43.0);
+    shaken.metrics.values_mut().for_each(|metric| metric.s = vec![43.4, 43.0, 43.5]);
+    lines.insert(3, shaken);
+    assert_eq!(super::data(&lines).metrics[0].changes.len(), 1);
+    lines.remove(3);
     // Another kernel is another series: no change of brisk's.
     lines[2].kernels.insert("guest".into(), "6.13".into());
     assert!(super::data(&lines).metrics[0].changes.is_empty());
