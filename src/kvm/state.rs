@@ -1,6 +1,7 @@
 //! A vCPU's state, read and set as KVM has it (Documentation/virt/kvm/api.rst).
 
 use std::mem::offset_of;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
@@ -147,9 +148,18 @@ const TSS_BUSY: u8 = 2;
 const TSC_TOLERANCE: u32 = 4000;
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
+const MSR_IA32_DEBUGCTL: u32 = 0x1d9;
+/// Hyper-V's (KVM's arch/x86/include/asm/hyperv-tlfs.h).
+const HYPERV: Range<u32> = 0x4000_0000..0x4000_0200;
 /// INIT came, SIPI has not, or has just come (KVM_MP_STATE_*).
 const STARTING: [u32; 2] =
     [kvm_bindings::KVM_MP_STATE_INIT_RECEIVED, kvm_bindings::KVM_MP_STATE_SIPI_RECEIVED];
+
+/// Whether it is zero in a new vCPU, and had better not be written to for nothing: Hyper-V's make KVM keep
+/// what such a guest needs, and for DEBUGCTL it writes a line into the host's log on a CPU of AMD's.
+fn starts_as_zero(index: u32) -> bool {
+    index == MSR_IA32_DEBUGCTL || HYPERV.contains(&index)
+}
 
 /// What has to be known of a host to save a vCPU.
 pub struct Host {
@@ -349,6 +359,9 @@ impl Vcpu {
             for &index in wanted.as_slice().iter().filter(|&&index| turn(index) == now) {
                 // One that the host has and this guest has not is left out.
                 let Some(mut value) = self.msr(index) else { continue };
+                if value == 0 && starts_as_zero(index) {
+                    continue;
+                }
                 // A timer that fired, and whose interrupt did not come yet, is no state that KVM gives:
                 // let it fire once more.
                 if (index, value) == (MSR_IA32_TSC_DEADLINE, 0) {
