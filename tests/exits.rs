@@ -16,6 +16,8 @@ mod common;
 #[cfg(feature = "block")]
 #[path = "exits/devices.rs"]
 mod devices;
+#[path = "exits/ends.rs"]
+mod ends;
 #[path = "exits/guests.rs"]
 mod guests;
 #[cfg(feature = "smp")]
@@ -31,6 +33,8 @@ mod signals;
 #[cfg(feature = "streams")]
 #[path = "exits/streams.rs"]
 mod streams;
+#[path = "exits/typed.rs"]
+mod typed;
 
 #[path = "exits/hostile.rs"]
 mod hostile;
@@ -47,14 +51,10 @@ mod snapshot;
 #[path = "exits/snapshot_cpus.rs"]
 mod snapshot_cpus;
 
-use std::fs::File;
-use std::io::Write;
-use std::process::{Command, Stdio};
-use std::thread::sleep;
-use std::time::Duration;
+use std::process::Command;
 
 use common::kernel::{Code, Elf, check_disassembly};
-use common::{Ended, Running, Scratch, Stats, boot_log, brisk, codes, key, run, wait_for};
+use common::{Ended, Scratch, Stats, boot_log, brisk, codes, key, run};
 
 /// What the guests that have it find at `kernel::DATA`.
 const TEXT: &[u8] = b"hello\n123456789abcdefghijklm";
@@ -120,7 +120,8 @@ impl Lab {
 
 #[test]
 fn the_disassembly_is_that_of_the_bytes() {
-    for (name, code, bits, base) in guests::ALL {
+    let all = [guests::ALL, guests::cpus::ALL, guests::ends::ALL, guests::saved::ALL];
+    for (name, code, bits, base) in all.into_iter().flatten() {
         check_disassembly(name, code, *bits, *base);
     }
 }
@@ -278,104 +279,6 @@ fn a_virtio_window_says_what_it_is() {
 }
 
 #[test]
-fn a_signal_ends_a_guest_that_halted_and_one_that_spins() {
-    for guest in [guests::HLT, guests::SPIN] {
-        for signal in [libc::SIGTERM, libc::SIGINT] {
-            let lab = Lab::new(guest);
-            let running = Running::start(&mut lab.command(&[]));
-            wait_for("the guest's first line", || lab.serial() == "\n");
-            running.signal(signal);
-            running.end().silent().with_status(0);
-            let (points, _) = boot_log(lab.scratch.path("log"));
-            assert_eq!(points.last().map(|point| &*point.name), Some("exit"));
-            assert_eq!(lab.stats().at("pio_out", 0x3f8), (1, 0));
-        }
-    }
-}
-
-#[test]
-fn a_triple_fault_is_a_crash() {
-    let lab = Lab::new(guests::UD2);
-    let ended = lab.run(&[]).with_status(3);
-    assert!(ended.stderr.contains("the guest crashed: triple fault"), "{ended:?}");
-    assert_eq!(ended.stderr.lines().count(), 1);
-    assert_eq!(lab.stats().userspace_exits(), 0);
-}
-
-/// Whoever sees a guest fail and nothing else is told how to see more; who saw something is not.
-#[test]
-fn a_crash_without_a_word_says_how_to_see_some() {
-    let hint = "nothing was shown: add --";
-    let ended = Lab::new(guests::UD2).run(&[]).with_status(3);
-    assert!(ended.stderr.contains(hint), "{ended:?}");
-    let ended = Lab::new(guests::PRINT_AND_UD2).run(&[]).with_status(3);
-    assert!(ended.stderr.contains("triple fault\n"), "{ended:?}");
-}
-
-#[test]
-fn a_breakpoint_without_a_table_is_a_crash() {
-    let ended = Lab::new(guests::INT3).run(&[]).with_status(3);
-    // An internal error of KVM on PVM, whose emulator knows no int3.
-    assert!(ended.stderr.contains("the guest crashed: "), "{ended:?}");
-    assert_eq!(ended.stderr.lines().count(), 1);
-}
-
-#[test]
-fn the_reset_register_ends_the_vm() {
-    let lab = Lab::new(guests::RESET);
-    lab.run_to_the_end();
-    assert_eq!(lab.stats().at("pio_out", 0x604), (1, 0));
-}
-
-#[test]
-fn the_reset_control_register_ends_the_vm() {
-    let lab = Lab::new(guests::RESET_CONTROL);
-    lab.run_to_the_end();
-    assert_eq!(lab.stats().at("pio_out", 0xcf9), (2, 0));
-}
-
-/// As with `reboot=k`, which Firecracker's users give their kernels.
-#[test]
-fn the_keyboard_controller_resets() {
-    let lab = Lab::new(guests::KEYBOARD);
-    lab.run_to_the_end();
-    // Ready for a command; another command is lost.
-    assert_eq!(lab.codes(), [0, 0x81]);
-    assert_eq!(lab.stats().at("pio_in", 0x64), (1, 0));
-    assert_eq!(lab.stats().at("pio_out", 0x64), (2, 0));
-}
-
-/// As with `reboot=t`: who has marked the reset first means it.
-#[test]
-fn a_triple_fault_may_be_a_reset() {
-    Lab::new(guests::TRIPLE_RESET).run_to_the_end();
-    let ended = Lab::new(guests::TRIPLE_PANIC).run(&[]).with_status(3);
-    assert!(ended.stderr.contains("panicked"), "{ended:?}");
-    let lab = Lab::new(guests::TRIPLE_PANIC);
-    lab.run(&["--cmdline", "reboot=t,w"]).silent().with_status(0);
-}
-
-#[test]
-fn a_reset_with_the_mark_of_a_panic_is_a_crash() {
-    let lab = Lab::new(guests::PANIC);
-    let ended = lab.run(&[]).with_status(3);
-    assert!(ended.stderr.contains("panicked"), "{ended:?}");
-    // The mark means something else where the user decides how the kernel resets.
-    lab.run(&["--cmdline", "reboot=warm"]).silent().with_status(0);
-    lab.run(&["--cmdline-exact"]).silent().with_status(0);
-}
-
-#[test]
-fn only_the_right_values_end_the_vm() {
-    let lab = Lab::new(guests::NOT_OFF);
-    lab.run_to_the_end();
-    assert_eq!(lab.codes(), [0x81]);
-    assert_eq!(lab.stats().at("pio_out", 0x600), (3, 0));
-    assert_eq!(lab.stats().at("pio_out", 0x604), (1, 0));
-    assert_eq!(lab.stats().at("pio_out", 0x601), (1, 0));
-}
-
-#[test]
 fn the_boot_log_has_all_points_in_order() {
     let lab = Lab::new(guests::POINTS);
     let ended = lab.run(&["--timeline"]).with_status(0);
@@ -437,64 +340,6 @@ fn a_guest_cannot_grow_the_log_without_limit() {
 }
 
 #[test]
-fn typed_bytes_reach_the_serial_port() {
-    let lab = Lab::new(guests::ECHO);
-    let mut command = lab.command(&["--serial", "tty"]);
-    let mut running = Running::start(command.stdin(Stdio::piped()));
-    let mut stdin = running.child().stdin.take().expect("a pipe");
-    // More than the FIFO holds, and Ctrl-A twice for one.
-    stdin.write_all(b"0123456789abcdefghijklmnop\x01\x01\nq").expect("brisk reads its input");
-    let ended = running.end().silent().with_status(0);
-    assert_eq!(ended.stdout, "0123456789abcdefghijklmnop\x01\nq");
-}
-
-/// Types `parts`, each when the guest has said its first byte, with some time in between.
-#[track_caller]
-fn quits_after(guest: Code, parts: &[&[u8]]) {
-    let lab = Lab::new(guest);
-    let mut command = lab.command(&["--serial", "tty"]);
-    let mut running = Running::start(command.stdin(Stdio::piped()));
-    let mut stdin = running.child().stdin.take().expect("a pipe");
-    for part in parts {
-        sleep(Duration::from_millis(200));
-        stdin.write_all(part).expect("brisk reads its input");
-    }
-    running.end().silent().with_status(0);
-}
-
-#[test]
-fn ctrl_a_x_quits() {
-    for guest in [guests::ECHO, guests::HLT, guests::SPIN] {
-        quits_after(guest, &[b"\x01", b"x"]);
-    }
-}
-
-#[test]
-fn ctrl_a_x_quits_a_guest_that_reads_nothing() {
-    quits_after(guests::HLT, &[b"typed before, and not taken by the guest", b"\x01x"]);
-}
-
-/// Input that was there before brisk was, and is found in a port access and not by a signal.
-#[test]
-fn ctrl_a_x_quits_at_once() {
-    for guest in [guests::ECHO, guests::HLT] {
-        let lab = Lab::new(guest);
-        let typed = File::open(lab.scratch.file("typed", b"\x01x")).expect("the file");
-        run(lab.command(&["--serial", "tty"]).stdin(typed)).silent().with_status(0);
-    }
-}
-
-#[test]
-fn the_end_of_the_input_is_not_the_end_of_the_vm() {
-    let lab = Lab::new(guests::HLT);
-    let mut running = Running::start(&mut lab.command(&["--serial", "tty"]));
-    sleep(Duration::from_millis(300));
-    assert!(running.runs());
-    running.signal(libc::SIGTERM);
-    assert_eq!(running.end().silent().with_status(0).stdout, "\n");
-}
-
-#[test]
 fn ram_ends_where_the_hole_for_devices_begins() {
     let lab = Lab::new(guests::LOW_RAM);
     lab.run(&["--memory", "size=3G"]).silent().with_status(0);
@@ -516,7 +361,8 @@ fn ram_goes_on_above_4_gib() {
 fn a_second_vcpu_starts_and_may_end_the_vm() {
     // With and without counters, which are also of the first vCPU, still in the guest.
     for stats in [false, true] {
-        let lab = Lab::with_data(guests::WAKE_OTHER, &common::kernel::bytes(guests::OTHER));
+        let lab =
+            Lab::with_data(guests::cpus::WAKE_OTHER, &common::kernel::bytes(guests::cpus::OTHER));
         let mut command = brisk();
         command.arg("--kernel").arg(lab.scratch.file("kernel", lab.elf.file()));
         command.args(["--memory", "size=16M", "--serial", "null", "--cpus", "boot=2"]);

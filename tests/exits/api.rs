@@ -88,7 +88,7 @@ fn beats(client: &mut Client) -> u64 {
 
 #[test]
 fn a_client_is_told_of_brisk_and_its_vm() {
-    let served = Served::with(Lab::new(guests::SPIN), &["--cmdline", "say=\"it\""]);
+    let served = Served::with(Lab::new(guests::ends::SPIN), &["--cmdline", "say=\"it\""]);
     let mut client = served.client();
     let ping = client.get("vmm.ping");
     assert_eq!(ping["version"], env!("CARGO_PKG_VERSION"));
@@ -114,7 +114,7 @@ fn a_client_is_told_of_brisk_and_its_vm() {
 /// Nothing is made that nobody asked for.
 #[test]
 fn there_is_no_thread_without_a_socket() {
-    let lab = Lab::new(guests::SPIN);
+    let lab = Lab::new(guests::ends::SPIN);
     let running = Running::start(&mut lab.command(&[]));
     wait_for("the guest's line", || lab.serial() == "\n");
     let served = Served { socket: lab.scratch.path("api"), lab, running };
@@ -122,7 +122,7 @@ fn there_is_no_thread_without_a_socket() {
     served.running.signal(libc::SIGTERM);
     served.ends();
 
-    let served = Served::start(guests::SPIN);
+    let served = Served::start(guests::ends::SPIN);
     served.client().get("vmm.ping");
     assert_eq!(served.threads().iter().filter(|name| *name == "api").count(), 1);
     assert_eq!(served.threads().len(), 2, "{:?}", served.threads());
@@ -161,7 +161,7 @@ fn a_guest_that_is_paused_stands_still_and_goes_on() {
 #[test]
 fn so_do_several_vcpus() {
     for cpus in ["boot=2", "boot=4"] {
-        let lab = Lab::with_data(guests::BEAT_ALL, &bytes(guests::COUNT_OUT));
+        let lab = Lab::with_data(guests::cpus::BEAT_ALL, &bytes(guests::cpus::COUNT_OUT));
         stands_still_and_goes_on(Served::with(lab, &["--cpus", cpus]));
     }
 }
@@ -169,7 +169,7 @@ fn so_do_several_vcpus() {
 /// A guest that never leaves by itself uses all the time that there is, but for when it is paused.
 #[test]
 fn a_guest_that_spins_is_paused() {
-    let served = Served::start(guests::SPIN);
+    let served = Served::start(guests::ends::SPIN);
     let mut client = served.client();
     for _ in 0..3 {
         client.put("vm.pause");
@@ -188,7 +188,7 @@ fn a_guest_that_spins_is_paused() {
 #[test]
 fn a_signal_ends_a_guest_that_is_paused() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
-        for guest in [guests::HLT, guests::SPIN] {
+        for guest in [guests::ends::HLT, guests::ends::SPIN] {
             let served = Served::start(guest);
             served.client().put("vm.pause");
             served.running.signal(signal);
@@ -201,7 +201,7 @@ fn a_signal_ends_a_guest_that_is_paused() {
 #[cfg(feature = "exit-status")]
 #[test]
 fn the_status_says_that_the_vm_was_ended() {
-    let served = Served::with(Lab::new(guests::SPIN), &["--exit-status"]);
+    let served = Served::with(Lab::new(guests::ends::SPIN), &["--exit-status"]);
     served.client().put("vmm.shutdown");
     served.running.end().silent().with_status(128 + libc::SIGTERM);
 }
@@ -235,7 +235,7 @@ fn a_guest_whose_output_nobody_reads_can_be_ended() {
 #[test]
 fn the_socket_is_its_users_and_goes_with_the_vm() {
     for how in [libc::SIGTERM, libc::SIGKILL] {
-        let served = Served::start(guests::SPIN);
+        let served = Served::start(guests::ends::SPIN);
         served.client().get("vmm.ping");
         let meta = fs::symlink_metadata(&served.socket).expect("the socket");
         assert!(meta.file_type().is_socket());
@@ -286,7 +286,7 @@ fn what_is_there_and_alive_stays() {
 
 #[test]
 fn a_socket_that_is_dead_makes_room() {
-    let lab = Lab::new(guests::SPIN);
+    let lab = Lab::new(guests::ends::SPIN);
     drop(UnixListener::bind(lab.scratch.path("api")).expect("a socket"));
     let served = Served::with(lab, &[]);
     served.client().put("vmm.shutdown");
@@ -296,7 +296,7 @@ fn a_socket_that_is_dead_makes_room() {
 /// One that somebody put in the place of brisk's is not brisk's to remove.
 #[test]
 fn another_socket_in_its_place_stays() {
-    let served = Served::start(guests::SPIN);
+    let served = Served::start(guests::ends::SPIN);
     let mut client = served.client();
     fs::remove_file(&served.socket).expect("its removal");
     let _other = UnixListener::bind(&served.socket).expect("another");
@@ -308,7 +308,7 @@ fn another_socket_in_its_place_stays() {
 /// As of a socket unit of systemd's, whose descriptors begin at 3.
 #[test]
 fn a_socket_may_be_inherited() {
-    let lab = Lab::new(guests::SPIN);
+    let lab = Lab::new(guests::ends::SPIN);
     let socket = lab.scratch.path("api");
     let listener = UnixListener::bind(&socket).expect("a socket");
     let fd = listener.as_raw_fd();

@@ -132,7 +132,7 @@ fn call(thread: i32) -> Call {
 /// Runs a guest on so many CPUs: all calls until the first KVM_RUN, that one included.
 #[track_caller]
 fn calls(cpus: usize, more: &[&str]) -> Vec<Call> {
-    let lab = Lab::new(guests::RESET);
+    let lab = Lab::new(guests::ends::RESET);
     let mut command = brisk();
     command.arg("--kernel").arg(lab.scratch.file("kernel", lab.elf.file()));
     command.current_dir(lab.scratch.path("")).args(["--memory", "size=16M", "--serial", "null"]);
@@ -220,7 +220,7 @@ fn calls_for_an_image() {
 /// be stopped and continued ends nothing.
 #[test]
 fn a_signal_at_any_moment_of_the_set_up() {
-    let lab = Lab::new(guests::HLT);
+    let lab = Lab::new(guests::ends::HLT);
     let command = || {
         let mut command = brisk();
         command.arg("--kernel").arg(lab.scratch.file("kernel", lab.elf.file()));

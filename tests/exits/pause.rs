@@ -18,7 +18,7 @@ use super::guests;
 const COUNTERS: u64 = 0x7010;
 
 fn build(scratch: &Scratch, guest: Code, cpus: u8) -> &'static Machine {
-    let kernel = scratch.file("kernel", Elf::new(guests::WAKE_ALL, &bytes(guest)).file());
+    let kernel = scratch.file("kernel", Elf::new(guests::cpus::WAKE_ALL, &bytes(guest)).file());
     let kernel = kernel.to_str().expect("a path in UTF-8");
     let cpus = format!("boot={cpus}");
     let mut words = vec!["--kernel", kernel, "--cpus", &cpus, "--memory", "size=16M"];
@@ -79,7 +79,7 @@ fn pauses_and_goes_on(guest: Code, cpus: u8) {
 /// One after the other, for each takes the numbers of the process's vCPUs.
 #[test]
 fn nothing_moves_while_the_machine_is_paused() {
-    for guest in [guests::COUNT, guests::COUNT_OUT] {
+    for guest in [guests::cpus::COUNT, guests::cpus::COUNT_OUT] {
         for cpus in [2, 4] {
             pauses_and_goes_on(guest, cpus);
         }

@@ -80,8 +80,10 @@ fn with_messages_that_nobody_reads() {
 #[test]
 fn with_another_vcpu_that_waits() {
     let (reader, writer) = full_pipe();
-    let lab =
-        Lab::with_data(guests::WAKE_OTHER, &super::common::kernel::bytes(guests::OTHER_LINES));
+    let lab = Lab::with_data(
+        guests::cpus::WAKE_OTHER,
+        &super::common::kernel::bytes(guests::cpus::OTHER_LINES),
+    );
     let mut command = lab.command(&["--serial", "tty", "--cpus", "boot=2"]);
     command.stdout(writer).stderr(Stdio::null());
     ends(command, &reader);

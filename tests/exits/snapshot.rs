@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::common::kernel::Code;
-use super::common::{Ended, Running, Scratch, brisk, codes, run};
+use super::common::{Ended, Running, Scratch, brisk, codes, run, wait_for};
 use super::{Lab, guests};
 
 /// A guest that writes 0x11, 0x22 and 0x33 to port 0x80, saved after the first.
@@ -93,7 +93,7 @@ fn a_guest_can_run_on_after_it_was_saved() {
 
 #[test]
 fn the_first_time_counts() {
-    let saved = Saved::after(guests::AGAIN, "at=0x11,then=go-on");
+    let saved = Saved::after(guests::saved::AGAIN, "at=0x11,then=go-on");
     assert_eq!(saved.lab.codes(), [0x11, 0x11, 0x11, 0x22]);
     run(&mut saved.restore()).silent().with_status(0);
     assert_eq!(saved.codes(), [0x11, 0x11, 0x22]);
@@ -102,7 +102,7 @@ fn the_first_time_counts() {
 #[test]
 fn a_snapshot_of_a_restored_guest() {
     // The page that is read last is not touched in between: it is in the first snapshot only.
-    let saved = Saved::after(guests::REMEMBER, "at=0x11");
+    let saved = Saved::after(guests::saved::REMEMBER, "at=0x11");
     let second = saved.lab.scratch.path("second");
     let flag = format!("path={},at=0x22", second.display());
     run(saved.restore().args(["--snapshot", &flag])).silent().with_status(0);
@@ -115,10 +115,10 @@ fn a_snapshot_of_a_restored_guest() {
 /// Who never may be a snapshot has no id: the bytes are zero.
 #[test]
 fn clones_have_generation_ids_of_their_own() {
-    let alone = Lab::new(guests::GENERATION);
+    let alone = Lab::new(guests::saved::GENERATION);
     alone.run_to_the_end();
     assert_eq!(alone.codes(), [0x11, 0, 0, 0, 0]);
-    let saved = Saved::after(guests::GENERATION, "at=0x11");
+    let saved = Saved::after(guests::saved::GENERATION, "at=0x11");
     let memory = fs::read(saved.dir.join("memory")).unwrap();
     let mut ids = vec![memory[0x20..0x24].to_vec()];
     for _ in 0..2 {
@@ -133,7 +133,7 @@ fn clones_have_generation_ids_of_their_own() {
 
 #[test]
 fn a_run_records_what_later_ones_have_at_once() {
-    let saved = Saved::after(guests::INCREMENT, "at=0x11");
+    let saved = Saved::after(guests::saved::INCREMENT, "at=0x11");
     let set = saved.dir.join("working-set");
     let source = format!("source_url=file://{}", saved.dir.display());
     let record = |more: &str| {
@@ -151,7 +151,7 @@ fn a_run_records_what_later_ones_have_at_once() {
         names.sort_unstable();
         names
     };
-    super::wait_for("the half of a working set to go", || names() == ["memory", "state"]);
+    wait_for("the half of a working set to go", || names() == ["memory", "state"]);
     record(",record=0x33");
     assert_eq!(names(), ["memory", "state", "working-set"]);
     let first = fs::read(&set).unwrap();
@@ -308,12 +308,12 @@ fn a_tsc_of_another_rate_is_scaled_or_refused() {
 #[cfg(feature = "smp")]
 #[test]
 fn a_cpu_that_is_just_being_started_is_no_snapshot() {
-    let lab = Lab::new(guests::INIT_ONLY);
+    let lab = Lab::new(guests::saved::INIT_ONLY);
     let dir = lab.scratch.path("snapshot");
     let flag = format!("path={},at=0x11", dir.display());
     let ended = lab.run(&["--cpus", "boot=2", "--snapshot", &flag]).with_status(1);
     assert!(ended.stderr.contains("vCPU 1 is just being started"), "{ended:#?}");
-    super::wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
+    wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
     assert!(!dir.exists());
 }
 
@@ -344,7 +344,7 @@ fn nothing_stays_of_a_snapshot_that_is_not_taken() {
     // The guest never writes this.
     let flag = format!("path={},at=0x99", dir.display());
     lab.run(&["--snapshot", &flag]).silent().with_status(0);
-    super::wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
+    wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
     assert!(!dir.exists());
 }
 
@@ -370,14 +370,14 @@ fn no_room_for_a_snapshot_is_an_error_and_leaves_nothing() {
     command.arg(brisk.get_program()).args(brisk.get_args());
     let ended = run(&mut command).with_status(1);
     assert!(ended.stderr.contains("--snapshot"), "{ended:#?}");
-    super::wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
+    wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
     assert!(!dir.exists());
 }
 
 /// Neither does a guest that was to run on end by it.
 #[test]
 fn a_guest_runs_on_where_there_is_no_room_for_its_snapshot() {
-    let lab = Lab::new(guests::CODE_AND_ECHO);
+    let lab = Lab::new(guests::saved::CODE_AND_ECHO);
     let dir = lab.scratch.path("snapshot");
     let flag = format!("path={},at=0x11,then=go-on", dir.display());
     let mut command = Command::new("prlimit");
@@ -385,7 +385,7 @@ fn a_guest_runs_on_where_there_is_no_room_for_its_snapshot() {
     let brisk = lab.command(&["--snapshot", &flag, "--serial", "tty"]);
     command.arg(brisk.get_program()).args(brisk.get_args()).stdin(Stdio::piped());
     let mut running = Running::start(&mut command);
-    super::wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
+    wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
     assert!(running.runs());
     let input = running.child().stdin.take();
     input.expect("piped").write_all(b"xq").unwrap();

@@ -11,9 +11,9 @@ use super::{Lab, guests, snapshot};
 /// one that counted; and what the second's thread had to tell it took for itself, now and then.
 #[test]
 fn the_second_cpu_can_ask_for_one() {
-    for first in [guests::WAKE_OTHER, guests::WAKE_AND_FLOOD] {
+    for first in [guests::cpus::WAKE_OTHER, guests::cpus::WAKE_AND_FLOOD] {
         for _ in 0..20 {
-            let lab = Lab::with_data(first, &bytes(guests::OTHER));
+            let lab = Lab::with_data(first, &bytes(guests::cpus::OTHER));
             let dir = lab.scratch.path("snapshot");
             let flag = format!("path={},at=0x82", dir.display());
             lab.run(&["--cpus", "boot=2", "--snapshot", &flag]).silent().with_status(0);

@@ -17,7 +17,7 @@ use super::{Lab, Served, beats, counted};
 const CROWD: usize = 1000;
 
 fn start() -> Served {
-    let served = Served::start(guests::SPIN);
+    let served = Served::start(guests::ends::SPIN);
     wait_for("the guest's line", || served.lab.serial() == "\n");
     served
 }
@@ -143,7 +143,7 @@ fn who_reads_nothing_keeps_nobody_waiting() {
 /// What comes in pieces, is nonsense or needs no machine is none of the guest's.
 #[test]
 fn the_guest_has_no_exits_of_it() {
-    let lab = Lab::new(guests::HLT);
+    let lab = Lab::new(guests::ends::HLT);
     let served = Served::with(lab, &[]);
     wait_for("the guest's line", || served.lab.serial() == "\n");
     let mut client = served.client();
@@ -166,7 +166,7 @@ fn the_guest_has_no_exits_of_it() {
 /// Where there is no descriptor for a client it waits, and brisk does not ask again without end.
 #[test]
 fn no_descriptor_is_a_wait() {
-    let served = Served::start(guests::HLT);
+    let served = Served::start(guests::ends::HLT);
     wait_for("the guest's line", || served.lab.serial() == "\n");
     served.client().get("vmm.ping");
     let limit = |number: u32| {

@@ -155,7 +155,7 @@ fn no_room_for_a_snapshot_leaves_the_guest_and_nothing_else() {
 #[test]
 fn a_button_that_nobody_hears_says_so() {
     for (cmdline, part) in [("", "not that far yet"), ("acpi=off", "without ACPI")] {
-        let served = Served::with(Lab::new(guests::SPIN), &["--cmdline", cmdline]);
+        let served = Served::with(Lab::new(guests::ends::SPIN), &["--cmdline", cmdline]);
         let mut client = served.client();
         let (status, why) = client.fails("PUT", "vm.power-button", "");
         assert!(status == 500 && why.contains(part), "{why}");
