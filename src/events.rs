@@ -5,6 +5,26 @@
 //! then takes the bits and hands them to the bus. The process's signals go to the first vCPU's thread,
 //! since all others block them; what another thread has to say, [`raise`] brings to any vCPU.
 
+#[cfg(any(feature = "streams", feature = "exit-status"))]
+mod ends;
+#[cfg(not(any(feature = "streams", feature = "exit-status")))]
+#[path = "events/ends/off.rs"]
+mod ends;
+#[cfg(all(feature = "streams", feature = "seccomp"))]
+pub(crate) use ends::RULES as END_RULES;
+#[cfg(feature = "exit-status")]
+pub use ends::last_signal;
+#[cfg(feature = "streams")]
+pub use ends::{forward, install as install_for_workload, take_forwarded};
+mod timer;
+#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
+pub use timer::Timer;
+#[cfg(feature = "smp")]
+mod vcpus;
+#[cfg(not(feature = "smp"))]
+#[path = "events/vcpus/off.rs"]
+mod vcpus;
+
 use std::cell::Cell;
 use std::ops::BitOr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -99,7 +119,7 @@ extern "C" fn handle(signal: libc::c_int) {
     // A call that waits (a write to a pipe that nobody reads) ends by a signal, but one that began right
     // after this signal does not. So it comes again, until the process ends.
     if events & !before & Events::STOP.0 != 0 {
-        start_timer(STOP_AGAIN, libc::SIGTERM);
+        timer::start(STOP_AGAIN, libc::SIGTERM);
     }
     if signal == libc::SIGTERM {
         vcpus::kick_others();
@@ -121,64 +141,6 @@ pub fn seconds() -> u32 {
 
 /// Milliseconds until whatever waits is interrupted again.
 const STOP_AGAIN: u32 = 50;
-
-/// A signal each so many milliseconds; the timer's number, `None` where the kernel has none left. Only
-/// system calls, as a handler may make them.
-fn start_timer(milliseconds: u32, signal: libc::c_int) -> Option<libc::c_int> {
-    // SAFETY: an all-zero sigevent is valid; both calls read and write what they are given.
-    unsafe {
-        let mut event: libc::sigevent = std::mem::zeroed();
-        event.sigev_notify = libc::SIGEV_SIGNAL;
-        event.sigev_signo = signal;
-        let mut id: libc::c_int = 0;
-        let clock = libc::CLOCK_MONOTONIC;
-        if libc::syscall(libc::SYS_timer_create, clock, &raw mut event, &raw mut id) != 0 {
-            return None;
-        }
-        let time = libc::timespec {
-            tv_sec: (milliseconds / 1000).into(),
-            tv_nsec: (milliseconds % 1000 * 1_000_000).into(),
-        };
-        let times = libc::itimerspec { it_interval: time, it_value: time };
-        let none = std::ptr::null::<libc::itimerspec>();
-        libc::syscall(libc::SYS_timer_settime, id, 0, &raw const times, none);
-        Some(id)
-    }
-}
-
-/// An event at regular times, for as long as this is kept.
-#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
-pub struct Timer(libc::c_int);
-
-#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
-impl Timer {
-    /// `event`, one bit, once a second; `None` where the kernel has no timer left.
-    pub fn every_second(event: Events) -> Option<Timer> {
-        let signal = kick_signal() + event.0.trailing_zeros() as libc::c_int;
-        catch(signal);
-        start_timer(1000, signal).map(Timer)
-    }
-}
-
-#[cfg(any(feature = "serial", feature = "console", feature = "pmem"))]
-impl Drop for Timer {
-    fn drop(&mut self) {
-        // SAFETY: a timer of our own.
-        unsafe { libc::syscall(libc::SYS_timer_delete, self.0) };
-    }
-}
-
-#[cfg(any(feature = "streams", feature = "exit-status"))]
-mod ends;
-#[cfg(not(any(feature = "streams", feature = "exit-status")))]
-#[path = "events/ends/off.rs"]
-mod ends;
-#[cfg(all(feature = "streams", feature = "seccomp"))]
-pub(crate) use ends::RULES as END_RULES;
-#[cfg(feature = "exit-status")]
-pub use ends::last_signal;
-#[cfg(feature = "streams")]
-pub use ends::{forward, install as install_for_workload, take_forwarded};
 
 /// Writes to the page of the vCPU on this thread, if one is.
 fn set_immediate_exit(value: u8) {
@@ -334,7 +296,7 @@ pub fn stop() {
     ends::note(libc::SIGTERM);
     if PENDING.fetch_or(Events::STOP.0, Ordering::AcqRel) & Events::STOP.0 == 0 {
         // Whatever the first vCPU's thread waits for, and the others'.
-        start_timer(STOP_AGAIN, libc::SIGTERM);
+        timer::start(STOP_AGAIN, libc::SIGTERM);
     }
     kick(0);
 }
@@ -342,62 +304,6 @@ pub fn stop() {
 /// Whether the VM is to end, for what may take long.
 pub fn stopping() -> bool {
     PENDING.load(Ordering::Relaxed) & Events::STOP.0 != 0
-}
-
-/// Which thread runs which vCPU.
-#[cfg(feature = "smp")]
-mod vcpus {
-    use std::cell::Cell;
-    use std::sync::atomic::{AtomicI32, Ordering};
-
-    /// `--cpus` takes no more.
-    const MAX: usize = 254;
-    static THREADS: [AtomicI32; MAX] = [const { AtomicI32::new(0) }; MAX];
-
-    thread_local! {
-        static THIS: Cell<u8> = const { Cell::new(0) };
-    }
-
-    pub fn attach(id: u8) {
-        THIS.set(id);
-        if let Some(thread) = THREADS.get(usize::from(id)) {
-            // SAFETY: asks for a number.
-            thread.store(unsafe { libc::gettid() }, Ordering::Release);
-        }
-    }
-
-    pub fn this() -> u8 {
-        THIS.get()
-    }
-
-    /// Brings all vCPUs but the first, which gets the process's signals, out of the guest or a call.
-    pub fn kick_others() {
-        (1..MAX as u8).for_each(super::kick);
-    }
-
-    pub fn thread(id: u8) -> Option<libc::pid_t> {
-        THREADS
-            .get(usize::from(id))
-            .map(|thread| thread.load(Ordering::Acquire))
-            .filter(|thread| *thread != 0)
-    }
-}
-
-/// The one vCPU runs on the process's first thread.
-#[cfg(not(feature = "smp"))]
-mod vcpus {
-    pub fn attach(_id: u8) {}
-
-    pub fn kick_others() {}
-
-    pub fn this() -> u8 {
-        0
-    }
-
-    pub fn thread(_id: u8) -> Option<libc::pid_t> {
-        // SAFETY: asks for a number.
-        Some(unsafe { libc::getpid() })
-    }
 }
 
 #[cfg(test)]
