@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     fs::write(root.join("brisk.bash"), &texts.completion)?;
     let example = root.join("example");
     fs::create_dir(&example)?;
-    bundle::example(&Cache::open()?, &example.join("hello"))?;
+    bundle::examples::hello(&Cache::open()?, &example.join("hello"))?;
     for file in ["features.md", "SECURITY.md", "CHANGELOG.md", "LICENSE-APACHE", "LICENSE-MIT"] {
         fs::copy(paths::workspace().join(file), root.join(file)).context(file)?;
     }

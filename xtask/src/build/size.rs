@@ -11,8 +11,9 @@ use tabled::settings::{Alignment, Style, object::Columns};
 
 use crate::build::docs;
 use crate::build::docs::measured::{Cost, Linked, Measured};
+use crate::build::flags::{VARIATIONS, Variation};
 use crate::build::scenario::{self, Scenario};
-use crate::build::{self, Libc, Order, Variation, features};
+use crate::build::{self, Libc, Order, features};
 use crate::paths;
 use crate::ui::Step;
 
@@ -157,8 +158,8 @@ fn trials() -> Result<Vec<(String, Linked)>> {
     let shipped = both(tried, &Variation::NONE)?;
     let glibc = Linked { r#static: bytes(tried, Libc::Glibc, &Variation::NONE)?, ..shipped };
     let mut found = vec![("as shipped".to_owned(), shipped), ("glibc for musl".to_owned(), glibc)];
-    let mut step = Step::counted("building with other choices", build::VARIATIONS.len() as u64);
-    for variation in build::VARIATIONS {
+    let mut step = Step::counted("building with other choices", VARIATIONS.len() as u64);
+    for variation in VARIATIONS {
         found.push((variation.what.to_owned(), both(tried, variation)?));
         step.tick();
     }

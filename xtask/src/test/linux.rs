@@ -169,7 +169,7 @@ fn dealt(names: &[String]) -> [Vec<&str>; 2] {
 /// are to be run behind. They find what they boot by the environment: on L1's tmpfs `BRISK_BIN`,
 /// `BRISK_KERNEL`, `BRISK_BZIMAGE`, `BRISK_MICRO`, `BRISK_MICRO_SMP` and the `System.map` of each, which
 /// ends in `_MAP`, where `bundles`
-/// `BRISK_BUNDLE` and others (see `build::bundle::for_tests`),
+/// `BRISK_BUNDLE` and others (see `build::bundle::examples::for_tests`),
 /// `BRISK_INITRAMFS` and `BRISK_SHELL_INITRAMFS`; read-only `BRISK_STOCK`, a directory with
 /// `NAME.vmlinuz`, `NAME.initramfs` and `NAME.initramfs-xfs` for each of Debian's kernels, and
 /// `BRISK_DISK_*`, which a test that writes copies first; `BRISK_RUN_*` (see `lab::run::for_tests`);
@@ -196,7 +196,7 @@ fn prepare(tests: &[&str], bundles: bool) -> Result<(String, Vec<PathBuf>)> {
     ];
     if bundles {
         debian::ensure(debian::ENGINES)?;
-        files.extend(build::bundle::for_tests(&cache)?);
+        files.extend(build::bundle::examples::for_tests(&cache)?);
     }
     let mut script = "mkdir /tmp/files\n".to_owned();
     for (name, path) in &files {

@@ -178,7 +178,7 @@ type Work = fn() -> Result<u32>;
 const SHIPPED: &[(&str, Work)] = &[
     ("sizes within budgets", size::check_budgets),
     ("the same bytes from another directory", build::twice::check_usual),
-    ("the same bundle twice", build::bundle::check_twice),
+    ("the same bundle twice", build::bundle::examples::check_twice),
     ("exit and usage tests of the static binary", static_binary),
     ("usage tests with every scenario's program", matrix::usage),
     ("every scenario boots in the lab", matrix::boots),

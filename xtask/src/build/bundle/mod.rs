@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::build::scenario::{self, Scenario, Workload};
-use crate::build::{self, Libc, Order, features, source};
-use crate::cache::{self, Cache};
-use crate::guest::oci::{self, Recipe, Source};
+use crate::build::{self, Libc, Order, features};
+use crate::cache::Cache;
+use crate::guest::oci::{self, Recipe};
 use crate::guest::{init, kernel, tree};
 use crate::ui::Step;
 use crate::{debian, paths};
@@ -23,6 +23,7 @@ use crate::{debian, paths};
 mod about;
 mod deploy;
 mod elf;
+pub mod examples;
 mod file;
 mod layout;
 
@@ -149,7 +150,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             }
             oci::ensure(&cache, &source, false)?
         }
-        None if args.hello => hello(&cache)?,
+        None if args.hello => examples::hello_image(&cache)?,
         None => bail!("give one of --scenario, --oci, --tar, --rootfs, --image and --hello"),
     };
     let sizes = make(&cache, &name, &workload, image, &out)?;
@@ -241,81 +242,6 @@ fn make_from(
         init: parts.initramfs.len() as u64,
         image: fs::metadata(&parts.image)?.len(),
     })
-}
-
-/// Makes the example, which greets.
-///
-/// # Errors
-/// Something does not build.
-pub fn example(cache: &Cache, out: &Path) -> Result<Sizes> {
-    make(cache, "hello", &Workload::default(), hello(cache)?, out)
-}
-
-/// Makes the example twice, the second time with brisk's source copied elsewhere and nothing of our init or
-/// the image out of the cache.
-///
-/// # Errors
-/// Bytes differ.
-pub fn check_twice() -> Result<u32> {
-    let cache = Cache::open()?;
-    let dir = tempfile::Builder::new().prefix("bundle-").tempdir()?;
-    let [first, again] = ["first", "again"].map(|name| dir.path().join(name));
-    example(&cache, &first)?;
-    let other = Cache::at(&dir.path().join("cache"))?;
-    let (source, target_dir) = (&dir.path().join("a/copy"), &dir.path().join("target"));
-    source::copy(paths::workspace(), source)?;
-    let origin = Origin { cache: &other, kernels: &cache, source, target_dir };
-    make_from(&origin, "hello", &Workload::default(), hello(&other)?, &again)?;
-    let sums = [cache::file_sum(&first)?, cache::file_sum(&again)?];
-    ensure!(sums[0] == sums[1], "the same bundle twice: {} and {}", sums[0], sums[1]);
-    Ok(1)
-}
-
-/// What the Linux tests get: names of variables, and bundles in the cache's or cargo's directory: the
-/// example, the same where nothing can be written, a root with busybox alone, and that with a disk; the
-/// example as an image's layout, and the directory of the files that engines want.
-///
-/// # Errors
-/// Something does not build.
-pub fn for_tests(cache: &Cache) -> Result<Vec<(&'static str, PathBuf)>> {
-    let dir = paths::target()?.join("bundles");
-    fs::create_dir_all(&dir)?;
-    let usual = Workload::default();
-    let fixed = Workload { writable: Some("no".to_owned()), ..usual.clone() };
-    let shell = Workload {
-        command: Some(vec!["/bin/busybox".to_owned()]),
-        env: vec!["GREETING=hello there".to_owned()],
-        ..usual.clone()
-    };
-    let root = tempfile::tempdir()?;
-    world_readable(root.path())?;
-    fs::create_dir(root.path().join("bin"))?;
-    fs::copy("/bin/busybox", root.path().join("bin/busybox")).context("busybox-static")?;
-    std::os::unix::fs::symlink("busybox", root.path().join("bin/sh"))?;
-    fs::write(root.path().join("file"), "old\n")?;
-    let busybox = oci::ensure(cache, &Source::Rootfs(root.path().to_owned()), false)?;
-    let stays = Workload { writable: Some("disk:state.raw".to_owned()), ..shell.clone() };
-    let mut made = Vec::new();
-    for (variable, name, workload, image) in [
-        ("BRISK_BUNDLE", "hello", &usual, hello(cache)?),
-        ("BRISK_BUNDLE_FIXED", "fixed", &fixed, hello(cache)?),
-        ("BRISK_BUNDLE_DISK", "stays", &stays, busybox.clone()),
-        ("BRISK_BUNDLE_SHELL", "shell", &shell, busybox),
-    ] {
-        let path = dir.join(name);
-        make(cache, name, workload, image, &path)?;
-        made.push((variable, path));
-    }
-    let (hello, out) = (dir.join("hello"), dir.join("layout"));
-    if out.exists() {
-        fs::remove_dir_all(&out)?;
-    }
-    layout::write(&out.to_string_lossy(), &hello, "hello")?;
-    made.push(("BRISK_BUNDLE_LAYOUT", out));
-    let out = dir.join("deploy");
-    deploy::write(&out, &hello, "hello")?;
-    made.push(("BRISK_BUNDLE_DEPLOY", out));
-    Ok(made)
 }
 
 /// What the command line says goes before the file.
@@ -441,24 +367,4 @@ fn program(origin: &Origin<'_>, scenario: &Scenario) -> Result<Vec<u8>> {
     let product = build::make(&Order { source, target_dir, scenario, libc: Libc::Musl, target })?;
     step.done();
     Ok(product.program)
-}
-
-/// The image of the example.
-fn hello(cache: &Cache) -> Result<oci::Image> {
-    let guest = init::ensure(cache)?;
-    let root = tempfile::tempdir()?;
-    world_readable(root.path())?;
-    for name in ["dev", "proc", "sys"] {
-        fs::create_dir(root.path().join(name))?;
-    }
-    fs::copy(&guest.hello, root.path().join("hello"))?;
-    world_readable(&root.path().join("hello"))?;
-    let mut image = oci::ensure(cache, &Source::Rootfs(root.path().to_owned()), false)?;
-    image.recipe.entrypoint = vec!["/hello".to_owned()];
-    Ok(image)
-}
-
-fn world_readable(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }

@@ -50,7 +50,7 @@ pub fn measure(runs: u32) -> Result<Measured> {
     let dir = paths::target()?.join("bundles/bench");
     fs::create_dir_all(&dir)?;
     let file = dir.join("hello");
-    let sizes = bundle::example(&Cache::open()?, &file)?;
+    let sizes = bundle::examples::hello(&Cache::open()?, &file)?;
     let program = "/bench/hello".to_owned();
     let own = vmm::files(&file, "")?.into_iter().filter(|path| *path != file).collect();
     let plan = Plan {
