@@ -16,6 +16,11 @@ use std::path::{Path, PathBuf};
 const HANDLERS: [(&str, &str); 2] =
     [("rust_begin_unwind", "brisk_panicked"), ("rust_alloc_error_handler", "brisk_has_no_memory")];
 
+/// What the parts of the standard library that come compiled call to unwind, and what an unwinder calls back. A
+/// panic ends the process, so nothing ever calls them; yet for their sake libgcc's unwinder was linked, which is
+/// 19 KB, or loaded with each start. Any address does.
+const NEVER: [&str; 2] = ["_Unwind_Resume", "rust_eh_personality"];
+
 /// The linker's arguments.
 ///
 /// # Errors
@@ -29,7 +34,8 @@ pub fn link_args(source: &Path, target: &str) -> Result<Vec<String>> {
         ensure!(found.next().is_none(), "std has more than one {theirs}");
         Ok(format!("-Wl,--defsym={name}={ours}"))
     };
-    HANDLERS.into_iter().map(arg).collect()
+    let never = NEVER.map(|name| Ok(format!("-Wl,--defsym={name}={}", HANDLERS[0].1)));
+    HANDLERS.into_iter().map(arg).chain(never).collect()
 }
 
 /// `libstd-HASH.rlib`.
