@@ -66,6 +66,8 @@ mod gate;
 #[cfg(not(feature = "smp"))]
 #[path = "gate/off.rs"]
 mod gate;
+#[cfg(any(test, target_feature = "crt-static", target_env = "musl"))]
+pub mod heap;
 #[cfg(any(feature = "block", feature = "pmem"))]
 mod image;
 mod inputs;

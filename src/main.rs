@@ -8,6 +8,10 @@
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt;
 
+#[cfg(any(target_feature = "crt-static", target_env = "musl"))]
+#[global_allocator]
+static HEAP: brisk::heap::Allocator = brisk::heap::Allocator::new();
+
 /// Where the C library's start-up code goes. The arguments are its own, since
 /// [`std::env::args_os`] has them from glibc only.
 ///

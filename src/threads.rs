@@ -9,6 +9,8 @@ use std::ffi::c_void;
 use std::io;
 use std::marker::PhantomData;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What threads ask of the kernel to wait for one another.
 #[cfg(feature = "seccomp")]
@@ -55,6 +57,9 @@ pub fn start<T: Send + 'static>(
     Ok(Thread { id: create(own)?, gives: PhantomData })
 }
 
+/// Whether there was ever a thread beside the first one.
+static SEVERAL: AtomicBool = AtomicBool::new(false);
+
 /// What a thread starts with.
 struct Start {
     block: fn(),
@@ -64,6 +69,7 @@ struct Start {
 
 #[inline(never)]
 fn create(start: Start) -> io::Result<libc::pthread_t> {
+    SEVERAL.store(true, Ordering::Relaxed);
     one_heap();
     let start = Box::into_raw(Box::new(start));
     // SAFETY: an all-zero structure, which the first call fills and the last one empties; the thread gets
@@ -92,6 +98,25 @@ extern "C" fn begin(start: *mut c_void) -> *mut c_void {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     settled::is_ready();
     work()
+}
+
+/// For what threads use one after the other. It costs nothing until there are several.
+pub struct Lock(Mutex<()>);
+
+#[allow(dead_code, reason = "a C library that is shared has a heap of its own")]
+impl Lock {
+    /// Nobody has it.
+    pub const fn new() -> Lock {
+        Lock(Mutex::new(()))
+    }
+
+    /// Waits until no other thread has it. A thread is made by one that holds no lock, so who found itself alone
+    /// stays so until it is done.
+    #[inline]
+    pub fn lock(&self) -> Option<MutexGuard<'_, ()>> {
+        let several = SEVERAL.load(Ordering::Relaxed);
+        several.then(|| self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Does `own` here, and each of `others` on a thread; what all gave. Those for which there is no thread to
