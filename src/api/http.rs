@@ -40,22 +40,36 @@ pub enum Command {
     Shutdown,
 }
 
-/// Their names, in the order of [`COMMANDS`].
-const NAMES: &[u8] =
-    b"vmm.ping vm.info vm.counters vm.pause vm.resume vm.snapshot vm.power-button \
-      vm.shutdown vmm.shutdown";
-/// Each at the place of its number; the last one has another name besides.
-const COMMANDS: [Command; 9] = [
-    Command::Ping,
-    Command::Info,
-    Command::Counters,
-    Command::Pause,
-    Command::Resume,
-    Command::Snapshot,
-    Command::PowerButton,
-    Command::Shutdown,
-    Command::Shutdown,
-];
+/// Makes [`NAMES`] and [`COMMANDS`] of one list.
+macro_rules! commands {
+    ($first:literal => $command:ident, $($name:literal => $more:ident,)*) => {
+        /// Their names, with spaces between, in the order of [`COMMANDS`].
+        const NAMES: &[u8] = concat!($first, $(" ", $name),*).as_bytes();
+        const COMMANDS: &[Command] = &[Command::$command, $(Command::$more),*];
+    };
+}
+
+// Each at the place of its number; the last one has another name besides.
+commands! {
+    "vmm.ping" => Ping,
+    "vm.info" => Info,
+    "vm.counters" => Counters,
+    "vm.pause" => Pause,
+    "vm.resume" => Resume,
+    "vm.snapshot" => Snapshot,
+    "vm.power-button" => PowerButton,
+    "vm.shutdown" => Shutdown,
+    "vmm.shutdown" => Shutdown,
+}
+
+const _: () = {
+    let mut at = 0;
+    while at < COMMANDS.len() {
+        let number = COMMANDS[at] as usize;
+        assert!(COMMANDS[number] as usize == number, "a command at another's place");
+        at += 1;
+    }
+};
 
 impl Command {
     /// The one whose number this is.
