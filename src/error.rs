@@ -29,6 +29,13 @@ pub enum Error {
     },
 }
 
+/// Why the last system call of this thread failed.
+#[allow(dead_code, reason = "a build may have nobody who asks")]
+pub fn errno() -> libc::c_int {
+    // SAFETY: a number of this thread's.
+    unsafe { *libc::__errno_location() }
+}
+
 /// What most functions of this crate return.
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -5,6 +5,8 @@
 use std::io;
 use std::os::fd::RawFd;
 
+use crate::error::errno;
+
 /// One that is ours.
 pub struct Fd(RawFd);
 
@@ -71,12 +73,6 @@ impl Drop for Fd {
         // SAFETY: ours, and not used any more.
         unsafe { libc::close(self.0) };
     }
-}
-
-/// Why the last call failed.
-pub fn errno() -> libc::c_int {
-    // SAFETY: a number of this thread's.
-    unsafe { *libc::__errno_location() }
 }
 
 fn moved(count: isize) -> Moved {

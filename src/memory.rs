@@ -169,7 +169,7 @@ impl Ram {
                 libc::madvise(at, layout::HIGH_MEMORY as usize, libc::MADV_POPULATE_WRITE)
             };
             // A kernel before 5.14 has no such advice.
-            if status != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+            if status != 0 && crate::error::errno() != libc::EINVAL {
                 return Err(Error::Failed(NO_HUGE_PAGE.into()));
             }
         }

@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 use super::http::{Answer, Asked, Command, Inbox};
 use super::info::Info;
 use super::mailbox::Mailbox;
+use crate::error::errno;
 use crate::events;
 use crate::fd::{self, Fd, Moved};
 
@@ -147,7 +148,7 @@ impl Server {
             unsafe { Fd::new(libc::syscall(libc::SYS_accept4, listener, 0, 0, flags) as RawFd) };
         let Some(socket) = socket else {
             // No descriptor, no memory: no reason to ask again and again.
-            self.backs_off = !matches!(fd::errno(), libc::EAGAIN | libc::ECONNABORTED);
+            self.backs_off = !matches!(errno(), libc::EAGAIN | libc::ECONNABORTED);
             return;
         };
         // One that is free, or the oldest one's, but not that of who waits for the machine's answer.

@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use super::keeper;
 use crate::cli::words::os_string;
 use crate::config::usage;
-use crate::error::{Error, Result};
-use crate::fd::{self, Fd};
+use crate::error::{Error, Result, errno};
+use crate::fd::Fd;
 
 pub(super) const FLAG: &str = "--api-socket";
 /// Connections that wait to be accepted; more have to wait themselves.
@@ -130,7 +130,7 @@ fn bind(name: &[u8]) -> std::result::Result<Fd, Why> {
             }
             // What nobody listens at is nobody's any more. Of another kind of socket this is not known.
             let alive = libc::connect(new()?.number(), address, len);
-            if alive == 0 || fd::errno() != libc::ECONNREFUSED {
+            if alive == 0 || errno() != libc::ECONNREFUSED {
                 return Err(Why::Other("another process listens there; give another path"));
             }
             if libc::unlink(name) != 0 {

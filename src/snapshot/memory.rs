@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
+use crate::error::errno;
+
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
 /// `/proc/self/pagemap`: the page is in memory, or was and is in swap (admin-guide/mm/pagemap.rst).
@@ -124,7 +126,7 @@ pub fn data(file: &File) -> Vec<std::ops::Range<u64>> {
         };
         match (start, end) {
             (0.., 0..) => found.push(start as u64..end as u64),
-            _ if io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => return found,
+            _ if errno() == libc::ENXIO => return found,
             _ => return std::iter::once(0..u64::MAX).collect(),
         }
         at = end;

@@ -17,7 +17,7 @@ use crate::cli::Flags;
 use crate::cli::words::os_string;
 use crate::config::{on_off, pairs, unknown, usage};
 use crate::descriptors;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, errno};
 use crate::events::{self, Events, Timer};
 use crate::image::{self, Image, Wish};
 use crate::inputs::{self, Id};
@@ -248,7 +248,7 @@ impl Pmem {
         let at = (self.host + first) as *mut libc::c_void;
         // SAFETY: a page of our own mapping; populating writes nothing.
         let status = unsafe { libc::madvise(at, PAGE as usize, libc::MADV_POPULATE_WRITE) };
-        if status == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT) {
+        if status == 0 || errno() != libc::EFAULT {
             return false;
         }
         let path = &self.path;

@@ -19,6 +19,7 @@ use io_uring::{IoUring, opcode, register::Restriction, types};
 use super::disk::Disk;
 use super::flight::{Flight, Operation};
 use super::{DiskConfig, Options};
+use crate::error::errno;
 use crate::events::{self, Events};
 use crate::virtio::queue;
 
@@ -119,7 +120,7 @@ impl Engine {
         // By number: musl has these two since 1.2.5. The offset's upper half is for machines of 32 bits.
         // SAFETY: `collect` checked each buffer to be in guest memory, which stays mapped.
         let moved = unsafe { libc::syscall(call, file, buffers.as_ptr(), count, offset, 0, flag) };
-        if moved < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) {
+        if moved < 0 && errno() == libc::EOPNOTSUPP {
             // This file system always waits: ext4 to write, a network's to do anything.
             *flags = None;
         }
