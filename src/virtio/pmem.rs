@@ -239,7 +239,8 @@ impl Pmem {
         let mut holes = Vec::new();
         let mut at = 0;
         while let Some(hole) = self.seek(at, libc::SEEK_HOLE).filter(|hole| *hole < self.mapped) {
-            at = self.seek(hole, libc::SEEK_DATA).unwrap_or(self.mapped);
+            // In an image that somebody made longer, the next data may be behind what is mapped.
+            at = self.seek(hole, libc::SEEK_DATA).unwrap_or(self.mapped).min(self.mapped);
             holes.push((hole.next_multiple_of(PAGE), at / PAGE * PAGE));
         }
         // The one sure sign: no page to be had there, as the guest wants one (madvise(2): EFAULT is what

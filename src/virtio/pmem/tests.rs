@@ -63,6 +63,23 @@ fn holes_without_room_become_memory() {
     }
 }
 
+/// Of an image that was made longer meanwhile, no more than what is mapped is replaced.
+#[test]
+fn what_is_behind_the_image_stays() {
+    let (file, config) = image(&[0]);
+    let (mut model, mut pmem, size) = Pmem::map(&config, 4 << 30).unwrap();
+    // Of the reservation, which is longer, and no image's.
+    let behind = (pmem.host + size) as *mut u8;
+    // SAFETY: within the reservation, and nobody else's.
+    unsafe { behind.write_volatile(5) };
+    file.as_file().set_len(3 * ALIGN).unwrap();
+    file.as_file().write_all_at(&[7], 2 * ALIGN).unwrap();
+    let full = || pmem.poll(Events::MEMORY, &mut model).repaired;
+    assert!(failing(libc::SYS_madvise, libc::EFAULT, full));
+    // SAFETY: as above.
+    assert_eq!(unsafe { behind.read_volatile() }, 5);
+}
+
 #[test]
 fn who_has_no_inotify_does_without() {
     let (file, config) = image(&[]);
