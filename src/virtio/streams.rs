@@ -172,6 +172,9 @@ impl Streams {
         }
         let mut buffers = std::mem::take(&mut self.buffers);
         let result = queue::drain(queue, |chain| {
+            if self.waiting.is_empty() {
+                self.tell();
+            }
             self.take_input();
             if self.waiting.is_empty() {
                 return Ok(Taken::Requeue);
@@ -253,8 +256,12 @@ impl Streams {
         self.frame(wire::INPUT, &bytes[..count]);
     }
 
-    /// Tells the guest what became of what it sent.
+    /// Tells the guest what became of what it sent; later, and of all at once, where it does not take what
+    /// it is told.
     fn tell(&mut self) {
+        if self.waiting.len() >= wire::WINDOW {
+            return;
+        }
         for index in 0..self.outputs.len() {
             let sink = &mut self.outputs[index];
             let kind = sink.output.kind();
@@ -392,6 +399,39 @@ mod tests {
         assert_eq!(parameter(Some(b"")), Some("brisk.args"));
         assert_eq!(parameter(None), None);
     }
+
+    /// Who only sends is told no more than is kept, and the rest when it takes that.
+    #[test]
+    fn a_guest_that_takes_nothing_grows_nothing() {
+        use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+        let mut streams = Streams::new(None);
+        let nowhere = File::options().write(true).open("/dev/null").unwrap();
+        streams.outputs[0].file = ManuallyDrop::new(nowhere);
+        let frame = [&wire::header(wire::OUTPUT, ENOUGH)[..], &[7; ENOUGH]].concat();
+        for _ in 0..wire::WINDOW / 2 {
+            streams.take(&frame);
+            streams.tell();
+        }
+        let told = wire::header(wire::TAKEN, 5).len() + 5;
+        assert!((wire::WINDOW..wire::WINDOW + told).contains(&streams.waiting.len()));
+        let before = streams.waiting.len() / told;
+
+        // It takes all of that, and has one buffer more.
+        streams.waiting.clear();
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+        let mut queue = Queue::new(16, [0, 0x1000, 0x2000], false, &memory).unwrap();
+        memory.write_obj([0x8000u64, 4096 | 2 << 32], GuestAddress(0)).unwrap();
+        memory.write_obj([0u16, 1, 0], GuestAddress(0x1000)).unwrap();
+        streams.receive(&mut queue).unwrap();
+        let left = (wire::WINDOW / 2 - before) * ENOUGH;
+        let mut wanted = wire::header(wire::TAKEN, 5).to_vec();
+        wanted.push(wire::OUTPUT);
+        wanted.extend((left as u32).to_le_bytes());
+        let mut found = vec![0; wanted.len()];
+        memory.read_slice(&mut found, GuestAddress(0x8000)).unwrap();
+        assert_eq!(found, wanted);
+    }
+
     #[test]
     fn who_cannot_write_now_or_ever() {
         let sink = |kind: io::ErrorKind| {
