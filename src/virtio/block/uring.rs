@@ -44,8 +44,9 @@ pub struct Engine {
 
 /// What the waiting thread and the vCPUs tell one another.
 struct Shared {
-    /// Whether the thread waits for the ring, or is to.
-    waits: Mutex<bool>,
+    /// How many requests the thread is to hand to the kernel before it waits for the ring; `None` where it
+    /// does not wait.
+    waits: Mutex<Option<u32>>,
     asked: Condvar,
     done: AtomicBool,
     /// Who is to be told: the vCPU that submitted last.
@@ -163,6 +164,7 @@ impl Engine {
         if self.in_flight == 0 {
             return;
         }
+        // Without memory for them the kernel takes fewer, or none: the other thread tries again.
         if let Err(error) = self.ring.submit() {
             log::debug!("io_uring_enter: {error}");
         }
@@ -177,7 +179,7 @@ impl Engine {
     pub fn quiesce(&mut self, disk: &Disk, mut each: impl FnMut(u16, u32)) {
         while self.in_flight > 0 && !events::stopping() {
             if let Err(error) = self.ring.submit_and_wait(1)
-                && error.kind() != io::ErrorKind::Interrupted
+                && !matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
             {
                 log::error!("--disk: io_uring_enter: {error}");
                 return;
@@ -213,9 +215,10 @@ impl Engine {
     }
 
     /// Has the other thread wait for the next completion.
-    fn watch(&self) {
+    fn watch(&mut self) {
         self.shared.vcpu.store(events::this_vcpu(), Ordering::Relaxed);
-        if !std::mem::replace(&mut *self.shared.waits(), true) {
+        let left = self.ring.submission().len() as u32;
+        if self.shared.waits().replace(left).is_none() {
             self.shared.asked.notify_one();
         }
     }
@@ -286,7 +289,7 @@ impl Shared {
     /// Starts the thread.
     fn start(ring: RawFd, event: Events) -> io::Result<Arc<Shared>> {
         let shared = Arc::new(Shared {
-            waits: Mutex::new(false),
+            waits: Mutex::new(None),
             asked: Condvar::new(),
             done: AtomicBool::new(false),
             vcpu: AtomicU8::new(0),
@@ -294,9 +297,9 @@ impl Shared {
         let seen = Arc::clone(&shared);
         crate::threads::start(events::block, "disk", move || {
             loop {
-                seen.until_asked();
-                wait(ring);
-                *seen.waits() = false;
+                let left = seen.until_asked();
+                wait(ring, left);
+                *seen.waits() = None;
                 seen.done.store(true, Ordering::Release);
                 events::raise(event, seen.vcpu.load(Ordering::Relaxed));
             }
@@ -304,24 +307,30 @@ impl Shared {
         Ok(shared)
     }
 
-    fn waits(&self) -> MutexGuard<'_, bool> {
+    fn waits(&self) -> MutexGuard<'_, Option<u32>> {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn until_asked(&self) {
+    fn until_asked(&self) -> u32 {
         let mut waits = self.waits();
-        while !*waits {
+        loop {
+            if let Some(left) = *waits {
+                return left;
+            }
             waits = self.asked.wait(waits).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// Returns when the completion queue is not empty.
-fn wait(ring: RawFd) {
+/// Hands the `left` requests over that the ring still has, and returns when the completion queue is not
+/// empty; at once where the kernel takes fewer.
+fn wait(ring: RawFd, left: u32) {
     const GETEVENTS: libc::c_uint = 1;
-    // SAFETY: submits nothing, gives no memory to the kernel.
+    // SAFETY: what a request refers to stays until it is done; the kernel lets one thread at a time take
+    // from the ring.
     unsafe {
-        libc::syscall(libc::SYS_io_uring_enter, ring, 0, 1, GETEVENTS, std::ptr::null::<u8>(), 0);
+        let none = std::ptr::null::<u8>();
+        libc::syscall(libc::SYS_io_uring_enter, ring, left, 1, GETEVENTS, none, 0);
     }
 }
 

@@ -179,3 +179,58 @@ fn quiescing_waits_for_what_is_on_its_way() {
     assert!(data.iter().all(|&byte| byte == 7));
     writer.join().unwrap();
 }
+
+/// What the kernel has no memory for when the guest asks is done all the same, without another notification.
+#[test]
+fn what_the_kernel_could_not_take_is_not_forgotten() {
+    let disk = holding(b"image", false);
+    // The other thread is made before this one's calls fail.
+    let mut engine = Engine::new(4, &disk, Events::NONE).unwrap();
+    let (mut bytes, mut status) = ([0; 5], 0xff);
+    let (operation, status) = (Operation::Read, &raw mut status);
+    let buffers = vec![buffer(&mut bytes)];
+    assert!(
+        engine.push(Flight { head: 0, operation, buffers, offset: 0, room: 6, status }).is_ok()
+    );
+    failing(libc::SYS_io_uring_enter, libc::EAGAIN, || {
+        engine.run(&disk, |_, _| panic!("it was not taken"));
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !engine.done() {
+            assert!(std::time::Instant::now() < patience, "nobody has tried again");
+            std::thread::yield_now();
+        }
+        let mut done = false;
+        engine.run(&disk, |_, _| done = true);
+        assert!(done && engine.in_flight == 0);
+    });
+    assert_eq!(&bytes, b"image");
+}
+
+/// A reset waits for the kernel's memory, and so for all that is on its way, unless the VM is to end.
+#[test]
+fn quiescing_waits_for_memory() {
+    use crate::virtio::failing::in_a_process;
+    extern "C" fn end(_: libc::c_int) {
+        // SAFETY: as a user would.
+        unsafe { libc::raise(libc::SIGTERM) };
+    }
+    assert!(in_a_process(|| {
+        let disk = holding(b"image", false);
+        let mut engine = Engine::new(4, &disk, Events::NONE).unwrap();
+        let (mut bytes, mut status) = ([0; 5], 0xff);
+        let (operation, status) = (Operation::Read, &raw mut status);
+        let buffers = vec![buffer(&mut bytes)];
+        let flight = Flight { head: 0, operation, buffers, offset: 0, room: 6, status };
+        let pushed = engine.push(flight).is_ok();
+        let nothing = libc::timeval { tv_sec: 0, tv_usec: 0 };
+        let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
+        let once = libc::itimerval { it_interval: nothing, it_value: soon };
+        // SAFETY: a handler that makes a system call, and a time that is read.
+        unsafe {
+            libc::signal(libc::SIGALRM, end as *const () as usize);
+            libc::setitimer(libc::ITIMER_REAL, &raw const once, std::ptr::null_mut());
+        }
+        failing(libc::SYS_io_uring_enter, libc::EAGAIN, || engine.quiesce(&disk, |_, _| ()));
+        pushed && events::stopping()
+    }));
+}
