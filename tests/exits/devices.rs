@@ -254,7 +254,32 @@ fn a_clone_has_the_devices() {
         assert!(ended.stderr.contains("is not what it was"), "{ended:?}");
         restore(",images=any").silent().with_status(0);
         assert!(fs::read(lab.scratch.path("serial")).unwrap() == expected, "{more}");
+        // Of another length none will do.
+        fs::write(&path, [&image[..], &[0; 512]].concat()).unwrap();
+        let ended = restore(",images=any").with_status(1);
+        assert!(ended.stderr.contains("any of its length"), "{ended:?}");
     }
+}
+
+/// A clone has as many devices as its original had, or it would wait for one that is not there.
+#[test]
+#[cfg(feature = "snapshot")]
+fn a_clone_has_all_devices() {
+    let mut script = Script::default();
+    script.add(Out8, 0x80, 0x11).add(Out8, 0x80, 0x22);
+    let lab = lab(&script, Memory::default());
+    let disks = ["a", "b"].map(|name| key("path", lab.scratch.file(name, pattern(512, 1))));
+    let dir = lab.scratch.path("snapshot");
+    let snapshot = format!("path={},at=0x11", dir.display());
+    lab.run(&["--disk", &disks[0], &disks[1], "--snapshot", &snapshot]).silent().with_status(0);
+    let restore = |disks: &[String]| {
+        let mut command: Command = brisk();
+        command.arg("--restore").arg(&dir).arg("--disk").args(disks);
+        run(&mut command)
+    };
+    restore(&disks).silent().with_status(0);
+    let ended = restore(&disks[..1]).with_status(1);
+    assert!(ended.stderr.contains("taken with more devices"), "{ended:?}");
 }
 
 /// An image that somebody cuts while the guest uses it: the guest goes on with memory that is nobody's, and

@@ -77,13 +77,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
 
     fn restore(&mut self, index: usize, from: &Parts<'_>, memory: &GuestMemoryMmap) -> Result<()> {
         if let Some(now) = self.image() {
-            let was: ImageState = from.read(Kind::Image, index)?;
-            if !from.any_images && now.ok() != Some(was) {
-                return Err(Error::Failed(format!(
-                    "--restore: the image of virtio device {index} is not what it was when the snapshot \
-                     was taken; give that one, or allow any by --restore source_url=DIR,images=any"
-                )));
-            }
+            check(now, index, from)?;
         }
         let common: &mut State = &mut self.common;
         let saved: Saved = from.read(Kind::Virtio, index)?;
@@ -106,6 +100,21 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         }
         Ok(())
     }
+}
+
+/// Whether the image of device `index`, which is `now` like this, is the one that was saved. (Not within its
+/// caller, of which there is one for each kind of device.)
+#[inline(never)]
+fn check(now: io::Result<ImageState>, index: usize, from: &Parts<'_>) -> Result<()> {
+    let was: ImageState = from.read(Kind::Image, index)?;
+    // Of another length it is another device: behind a pmem are the next one's addresses.
+    if now.is_ok_and(|now| now == was || from.any_images && now.len == was.len) {
+        return Ok(());
+    }
+    Err(Error::Failed(format!(
+        "--restore: the image of virtio device {index} is not what it was when the snapshot was taken; \
+         give that one, or allow any of its length by --restore source_url=DIR,images=any"
+    )))
 }
 
 impl Devices {
@@ -151,6 +160,11 @@ impl Devices {
         }
         for (index, slot) in self.slots.iter_mut().enumerate() {
             each!(slot, device => device.restore(index, from, self.memory)?);
+        }
+        // The guest would wait for ever for what is not there.
+        if from.get(Kind::Virtio, self.slots.len()).is_ok() {
+            let why = "--restore: the snapshot was taken with more devices; give all of them";
+            return Err(Error::Failed(why.into()));
         }
         // A terminal may have another size than that one had.
         events::expect(Events::WINDOW);
