@@ -248,6 +248,11 @@ fn a_clone_has_the_devices() {
             assert_eq!(codes(lab.scratch.path("again")), [0x22]);
             assert!(fs::read(lab.scratch.path("serial")).unwrap() == expected, "{more}");
         }
+        // What the guest wrote is in the snapshot: an image without that is not its to write to.
+        let mut command: Command = brisk();
+        command.arg("--restore").arg(&dir).arg("--pmem").arg(pmem.replace("=on", "=off"));
+        let ended = run(&mut command).with_status(1);
+        assert!(ended.stderr.contains("discard_writes of virtio device"), "{ended:?}");
         // The same bytes, written anew.
         fs::write(&path, &image).unwrap();
         let ended = restore("").with_status(1);

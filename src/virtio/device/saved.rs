@@ -77,7 +77,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
 
     fn restore(&mut self, index: usize, from: &Parts<'_>, memory: &GuestMemoryMmap) -> Result<()> {
         if let Some(now) = self.image() {
-            check(now, index, from)?;
+            check(now, self.private().is_some(), index, from)?;
         }
         let common: &mut State = &mut self.common;
         let saved: Saved = from.read(Kind::Virtio, index)?;
@@ -102,10 +102,18 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
     }
 }
 
-/// Whether the image of device `index`, which is `now` like this, is the one that was saved. (Not within its
-/// caller, of which there is one for each kind of device.)
+/// Whether the image of device `index`, which is `now` like this, is the one that was saved, and what the guest
+/// writes goes where it went, `private` or not. (Not within its caller, of which there is one for each kind of
+/// device.)
 #[inline(never)]
-fn check(now: io::Result<ImageState>, index: usize, from: &Parts<'_>) -> Result<()> {
+fn check(now: io::Result<ImageState>, private: bool, index: usize, from: &Parts<'_>) -> Result<()> {
+    // To an image that lacks what the guest wrote before, it would write what does not go with it.
+    if private != from.get(Kind::PrivatePages, index).is_ok() {
+        return Err(Error::Failed(format!(
+            "--restore: discard_writes of virtio device {index} is as it was when the snapshot was taken; \
+             give it as then"
+        )));
+    }
     let was: ImageState = from.read(Kind::Image, index)?;
     // Of another length it is another device: behind a pmem are the next one's addresses.
     if now.is_ok_and(|now| now == was || from.any_images && now.len == was.len) {
