@@ -71,13 +71,15 @@ fn events(machine: &Machine<'_>, aml: &mut Aml<'_>) {
     if events.clone().next().is_none() {
         return;
     }
-    if machine.generation_id.is_some() {
+    if let Some(id) = &machine.generation_id {
         aml.device(b"VGEN", |aml| {
             aml.name_string(b"_HID", "BRSK0001");
             // By the one name or the other Linux knows it, since 6.10 by the shorter.
             aml.name_string(b"_CID", "VM_Gen_Counter");
             aml.name_string(b"_DDN", "VM_Gen_Counter");
             aml.name_package(b"ADDR", &[layout::GENERATION_ID.start as u8, 0]);
+            // For a driver that would rather have the interrupt itself than what _EVT says of it.
+            aml.name_resources(b"_CRS", |aml| interrupt(aml, id.gsi, SHARED));
         });
     }
     if machine.power_button.is_some() {
@@ -86,7 +88,7 @@ fn events(machine: &Machine<'_>, aml: &mut Aml<'_>) {
     aml.device(b"GED_", |aml| {
         aml.name_string(b"_HID", "ACPI0013");
         aml.name_resources(b"_CRS", |aml| {
-            events.clone().for_each(|(gsi, ..)| interrupt(aml, gsi, EXCLUSIVE));
+            events.clone().for_each(|(gsi, ..)| interrupt(aml, gsi, SHARED));
         });
         aml.method(b"_EVT", 1, |aml| {
             events.clone().for_each(|(gsi, device, code)| aml.notify_if(gsi, device, code));

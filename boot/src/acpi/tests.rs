@@ -171,6 +171,11 @@ fn iasl_agrees_events() {
     for name in [&b"VM_Gen_Counter\0"[..], b"ACPI0013\0", b"PWRB", b"_EVT"] {
         assert!(dsdt.windows(name.len()).any(|part| part == name), "{name:?}");
     }
+    // The id's own, and the generic event device's, which also has the button's.
+    let shared = |gsi| {
+        dsdt.windows(9).filter(|part| **part == [0x89, 6, 0, 0b1011, 1, gsi, 0, 0, 0]).count()
+    };
+    assert_eq!([shared(5), shared(6)], [2, 1]);
     // Not a byte where there are none.
     let without = &tables_of(&machine())["DSDT"];
     assert!(!without.windows(4).any(|part| part == b"GED_"));

@@ -39,6 +39,7 @@ const TUNING: &[&str] = &[
     include_str!("../../kernel/struct-pages.patch"),
     include_str!("../../kernel/pages-together.patch"),
     include_str!("../../kernel/dax-waiters.patch"),
+    include_str!("../../kernel/clones-at-once.patch"),
 ];
 
 const MICRO: &str = include_str!("../../kernel/micro.config");
