@@ -211,12 +211,34 @@ impl Vm {
     /// # Errors
     /// The call that failed, or the part is wrong.
     pub fn restore_clock(&self, from: &Parts<'_>) -> Result<()> {
-        const FLAGS: usize = offset_of!(kvm_clock_data, flags) / 8;
         let mut clock = part(from, &CLOCK, 0)?;
         // The others say what the host was like.
-        clock[FLAGS] &= u64::from(kvm_bindings::KVM_CLOCK_REALTIME);
+        clock[CLOCK_FLAGS] &= u64::from(kvm_bindings::KVM_CLOCK_REALTIME);
         set(&self.fd, CLOCK.set, &clock)
     }
+}
+
+/// Words of a `kvm_clock_data`.
+const CLOCK_FLAGS: usize = offset_of!(kvm_clock_data, flags) / 8;
+const CLOCK_REALTIME: usize = offset_of!(kvm_clock_data, realtime) / 8;
+
+/// What a TSC that counts at `khz` would have counted in the time by which [`Vm::restore_clock`] lets the
+/// other clock go on. A guest that takes the time from one of them looks at the other to see whether it is
+/// right (Documentation/virt/kvm/devices/vcpu.rst, 4.1).
+///
+/// # Errors
+/// The part is wrong.
+fn ticks_since(from: &Parts<'_>, khz: u32) -> Result<u64> {
+    let clock = part(from, &CLOCK, 0)?;
+    if clock[CLOCK_FLAGS] & u64::from(kvm_bindings::KVM_CLOCK_REALTIME) == 0 {
+        return Ok(0);
+    }
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: fills the structure.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
+    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    let passed = now.saturating_sub(clock[CLOCK_REALTIME]);
+    Ok((u128::from(passed) * u128::from(khz) / 1_000_000) as u64)
 }
 
 impl Vcpu {
@@ -277,7 +299,9 @@ impl Vcpu {
         let cpuid = CpuId::from_entries(shown)
             .map_err(|_| crate::snapshot::Wrong::Part(Kind::Cpuid, number as u32))?;
         self.set_cpuid(&cpuid)?;
-        self.set_tsc_rate(from.read::<U32>(Kind::TscRate, number)?.get())?;
+        let khz = from.read::<U32>(Kind::TscRate, number)?.get();
+        self.set_tsc_rate(khz)?;
+        let ticks = ticks_since(from, khz)?;
         for plain in &VCPU {
             let mut bytes = part(from, plain, number)?;
             match plain.kind {
@@ -290,7 +314,7 @@ impl Vcpu {
                 }
                 Kind::DebugRegs => self.set_xsave(from.get(Kind::Xsave, number)?, xsave_len)?,
                 // The APIC has to be there for its timer's deadline.
-                Kind::Events => self.set_msrs_of(from.get(Kind::Msrs, number)?)?,
+                Kind::Events => self.set_msrs_of(from.get(Kind::Msrs, number)?, ticks)?,
                 _ => {}
             }
             set(&self.fd, plain.set, &bytes)?;
@@ -382,8 +406,8 @@ impl Vcpu {
         (count == 1).then_some(list[2])
     }
 
-    /// Sets those that [`Self::msrs`] has read, in their order.
-    fn set_msrs_of(&self, part: &[u8]) -> Result<()> {
+    /// Sets those that [`Self::msrs`] has read, in their order, the TSC and its deadline `ticks` later.
+    fn set_msrs_of(&self, part: &[u8], ticks: u64) -> Result<()> {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
         // struct kvm_msrs of as many entries as there are whole ones, each two words. On the stack: for
         // more of the allocator's than this is, the kernel is asked to map and to unmap pages.
@@ -395,6 +419,10 @@ impl Vcpu {
             list[0] = count;
             for (entry, msr) in list[1..].chunks_exact_mut(2).zip(msrs) {
                 (entry[0], entry[1]) = (word(&msr[..8]), word(&msr[8..]));
+                // The timer is as far away as it was: what a clone is for comes before it.
+                if [MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE].map(u64::from).contains(&entry[0]) {
+                    entry[1] = entry[1].wrapping_add(ticks);
+                }
             }
             // SAFETY: KVM reads as many entries as the list says, which are there.
             let set = unsafe { libc::ioctl(self.fd.as_raw_fd(), KVM_SET_MSRS, list.as_ptr()) };

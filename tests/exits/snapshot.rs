@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::common::kernel::Code;
 use super::common::{Ended, Running, Scratch, brisk, codes, run, wait_for};
@@ -222,6 +223,7 @@ fn edit(state: &mut [u8], kind: u32, change: impl FnOnce(&mut [u8])) {
 /// Parts of a vCPU's.
 const CPUID: u32 = 16;
 const MSRS: u32 = 25;
+const TSC_RATE: u32 = 26;
 const SUPPORTED: u32 = 27;
 /// `struct kvm_cpuid_entry2`: its bytes, and where its ecx is.
 const ENTRY: usize = 40;
@@ -273,9 +275,38 @@ fn registers_that_nobody_used_are_left_alone() {
     assert!(!msrs.iter().any(|msr| (0x4000_0000..0x4000_0200).contains(msr)), "{msrs:x?}");
 }
 
+/// Linux takes a TSC for broken that says another time than KVM's clock.
+#[test]
+fn the_tsc_goes_on_as_the_clock_does() {
+    const CLOCK: u32 = 3;
+    const REALTIME: u64 = 1 << 2;
+    const A_WHILE: Duration = Duration::from_secs(1);
+    let saved = Saved::new();
+    std::thread::sleep(A_WHILE);
+    let second = saved.lab.scratch.path("second");
+    let flag = format!("path={},at=0x22", second.display());
+    run(saved.restore().args(["--snapshot", &flag])).silent().with_status(0);
+    // KVM's clock and its flags, and the TSC as time.
+    let [before, after] = [&saved.dir, &second].map(|dir| {
+        let state = fs::read(dir.join("state")).unwrap();
+        let words = |kind| -> Vec<u64> {
+            let part = &state[part(&state, kind, 0)];
+            part.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
+        };
+        let rate = u32::from_le_bytes(state[part(&state, TSC_RATE, 0)].try_into().unwrap());
+        let (clock, msrs) = (words(CLOCK), words(MSRS));
+        assert_eq!(msrs[0], 0x10, "the TSC");
+        let tsc = u128::from(msrs[1]) * 1_000_000 / u128::from(rate);
+        (Duration::from_nanos(clock[0]), clock[1], Duration::from_nanos(tsc as u64))
+    });
+    let (clock, tsc) = (after.0 - before.0, after.2 - before.2);
+    assert!(clock.abs_diff(tsc) < A_WHILE / 2, "the clock {clock:?}, the TSC {tsc:?}");
+    // Where KVM cannot tell how much real time has passed, both stood still.
+    assert_eq!(clock > A_WHILE, before.1 & REALTIME != 0, "{clock:?}, flags {:#x}", before.1);
+}
+
 #[test]
 fn a_tsc_of_another_rate_is_scaled_or_refused() {
-    const TSC_RATE: u32 = 26;
     const KVM_CHECK_EXTENSION: libc::c_ulong = 0xae03;
     const KVM_CAP_TSC_CONTROL: libc::c_ulong = 60;
     let saved = Saved::new();

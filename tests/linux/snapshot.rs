@@ -1,6 +1,7 @@
 //! A Linux that is saved, and goes on as often as one likes.
 
 use std::process::Command;
+use std::time::Duration;
 
 use super::common::{Running, brisk, key, run, wait_for};
 use super::terminals::{OnTerminal, resize, settings, terminal};
@@ -75,6 +76,29 @@ fn time_never_runs_backwards() {
         let after = uptime(&restore(&guest, &dir, "--serial", &[]));
         assert!(after >= before, "{before} s, then {after}");
     }
+}
+
+/// The TSC and KVM's clock agree on how much: Linux' watchdog would call the TSC unstable otherwise. Here the
+/// time is too long for it, of which it says how long by the one and by the other.
+#[test]
+fn time_goes_on_by_what_has_passed() {
+    const A_WHILE: Duration = Duration::from_secs(2);
+    let doing = format!("cat=/proc/uptime,say=before,{READY},touch=64,cat=/proc/uptime,say=after");
+    let mut guest = Guest::doing(&doing);
+    guest.cmdline = guest.cmdline.replace("quiet", "loglevel=6");
+    let dir = save(&guest);
+    let before = uptime(&guest.output());
+    std::thread::sleep(A_WHILE);
+    let text = restore(&guest, &dir, "--serial", &[]);
+    let after = uptime(&text);
+    assert!(after - before >= A_WHILE.as_secs_f64(), "{before} s, then {after}");
+    let nanoseconds = |of: &str| {
+        let (_, from) = text.split_once(of)?;
+        from.split_whitespace().next()?.parse::<u64>().ok().map(Duration::from_nanos)
+    };
+    let both = nanoseconds("cs_nsec: ").zip(nanoseconds("wd_nsec: "));
+    let (tsc, clock) = both.expect("a long interval of the watchdog's");
+    assert!(tsc.abs_diff(clock) < A_WHILE / 2, "the TSC {tsc:?}, the clock {clock:?}");
 }
 
 #[test]
