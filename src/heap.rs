@@ -23,7 +23,8 @@ const LARGEST: usize = 16 << 10;
 const SIZES: usize = (LARGEST / SMALLEST).ilog2() as usize + 1;
 /// The host's pages, to which blocks of a page and more are aligned.
 const PAGE: usize = 4096;
-/// Bytes that are there with the program. A page that nobody touches costs nothing.
+/// Bytes that are there with the program. A page that nobody touches costs nothing; where it begins other data
+/// of the program is, so that is touched anyway.
 const FIRST: usize = 128 << 10;
 /// Bytes that are mapped each time when all is used up.
 const MORE: usize = 256 << 10;
@@ -91,7 +92,8 @@ impl Heap {
             false => (map(MORE), MORE),
         };
         if !start.is_null() {
-            (self.low, self.high) = (start, start.wrapping_add(bytes));
+            let end = start.wrapping_add(bytes);
+            (self.low, self.high) = (start, end.wrapping_sub(end as usize % PAGE));
         }
         !start.is_null()
     }
@@ -99,10 +101,12 @@ impl Heap {
     /// What is there with the program; it is the one heap's that is in use.
     #[cfg(not(test))]
     fn first() -> *mut u8 {
-        #[repr(align(4096))]
+        #[repr(align(16))]
         struct First(UnsafeCell<[u8; FIRST]>);
         // SAFETY: its address is all that is asked for here.
         unsafe impl Sync for First {}
+        // Behind all other data, which so shares its pages with the first blocks.
+        #[unsafe(link_section = ".bss.heap")]
         static THERE: First = First(UnsafeCell::new([0; FIRST]));
         THERE.0.get().cast()
     }

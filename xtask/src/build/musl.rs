@@ -53,6 +53,11 @@ pub fn link_args(source: &Path, dir: &Path) -> Result<Vec<String>> {
         "-Wl,--wrap=open,--wrap=open64".to_owned(),
         // musl-gcc names one for static programs too.
         "-Wl,--no-dynamic-linker".to_owned(),
+        // Each segment is a mapping more at the start, and pages that are looked up or copied for its ends. musl
+        // makes nothing read-only in a static program once that is relocated, which this one is from the start; and
+        // constants lie with the code, where they are as little writable.
+        "-Wl,-z,norelro".to_owned(),
+        "-Wl,--no-rosegment".to_owned(),
     ])
 }
 
