@@ -119,12 +119,12 @@ impl Wish<'_> {
 
     /// Refuses what is not raw: to the guest it would be rubbish, and what that writes would ruin it.
     fn check_format(&self, file: &File) -> Result<()> {
-        // As O_DIRECT wants it.
-        #[repr(align(4096))]
-        struct Head([u8; 4096]);
-        let mut head = Head([0; 4096]);
-        let have = file.read_at(&mut head.0, 0).unwrap_or(0);
-        match format::recognise(&head.0[..have]) {
+        let mut head = [0; HEAD];
+        let have = match self.direct {
+            true => read_directly(file, &mut head),
+            false => file.read_at(&mut head, 0).unwrap_or(0),
+        };
+        match format::recognise(&head[..have]) {
             Some(Format::Disk(name)) => Err(self.wrong(&format!(
                 "is a {name} image, and only raw ones are used; try: qemu-img convert -O raw {} NEW",
                 self.path
@@ -169,6 +169,21 @@ impl Wish<'_> {
     }
 }
 
+/// Bytes of an image's start that tell what it is.
+const HEAD: usize = 512;
+
+/// Fills `head` from a file that is read by whole blocks of a disk only; how much of it is there. By itself, as
+/// what it takes of the stack is pages that nobody else would touch.
+#[inline(never)]
+fn read_directly(file: &File, head: &mut [u8; HEAD]) -> usize {
+    #[repr(align(4096))]
+    struct Block([u8; 4096]);
+    let mut block = Block([0; 4096]);
+    let have = file.read_at(&mut block.0, 0).unwrap_or(0);
+    head.copy_from_slice(&block.0[..HEAD]);
+    have.min(HEAD)
+}
+
 /// Bytes of an image now, of a file and a block device alike: a device's are not in its metadata.
 ///
 /// # Errors
@@ -194,4 +209,22 @@ pub fn id(path: &str) -> [u8; 20] {
         *to = *from;
     }
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_is_the_same_by_whole_blocks() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("image");
+        for len in [3, HEAD, 5000] {
+            std::fs::write(&path, &b"QFI\xfb".repeat(1250)[..len]).unwrap();
+            let file = File::open(&path).unwrap();
+            let (mut one, mut other) = ([0; HEAD], [0; HEAD]);
+            assert_eq!(read_directly(&file, &mut one), file.read_at(&mut other, 0).unwrap());
+            assert_eq!(one, other);
+        }
+    }
 }

@@ -71,16 +71,22 @@ pub fn with_defaults(
     let kernel_text = kernel.trim_ascii_end();
     push(kernel_text);
     let mut empty = kernel_text.is_empty();
-    for default in defaults {
-        let wanted = key(default.as_bytes());
-        if Words(kernel, 0).any(|word| same_key(key(word.text), wanted)) {
-            continue;
+    for some in defaults.chunks(64) {
+        // A bit for each: the line is gone through once for all.
+        let mut given = 0u64;
+        for word in Words(kernel, 0) {
+            let name = key(word.text);
+            for (at, default) in some.iter().enumerate() {
+                given |= u64::from(same_key(name, key(default.as_bytes()))) << at;
+            }
         }
-        if !empty {
-            push(b" ");
+        for (_, default) in some.iter().enumerate().filter(|(at, _)| given & 1 << at == 0) {
+            if !empty {
+                push(b" ");
+            }
+            push(default.as_bytes());
+            empty = false;
         }
-        push(default.as_bytes());
-        empty = false;
     }
     if !init.is_empty() {
         if !empty {
@@ -93,7 +99,7 @@ pub fn with_defaults(
 
 /// Whether the line has `word` among what is for the kernel.
 pub fn has(line: &[u8], word: &[u8]) -> bool {
-    Words(split(line).0, 0).any(|other| other.text == word)
+    Words(line, 0).take_while(|other| other.text != b"--").any(|other| other.text == word)
 }
 
 /// What is for the kernel, and what is for init: all from a lone `--` on.
@@ -182,6 +188,22 @@ mod tests {
         let defaults = ["a.device=1", "a.device=2"];
         assert_eq!(add("b", &defaults).unwrap(), "b a.device=1 a.device=2");
         assert_eq!(add("a.device=3", &defaults).unwrap(), "a.device=3");
+    }
+
+    #[test]
+    fn there_may_be_any_number_of_defaults() {
+        let all: Vec<String> = (0..150).map(|at| std::format!("d{at}")).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let line = add("d149 d64=x d3", &all).unwrap();
+        let mut words: Vec<&str> = line.split(' ').map(key_of).collect();
+        assert_eq!((words.len(), &words[..3]), (150, &["d149", "d64", "d3"][..]));
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), 150);
+    }
+
+    fn key_of(word: &str) -> &str {
+        word.split('=').next().unwrap()
     }
 
     #[test]

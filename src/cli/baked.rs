@@ -23,6 +23,9 @@ const HELP: &str = "\n\nBaked in; a flag that is given replaces it, another --di
 /// # Errors
 /// They are wrong.
 pub fn add(baked: &str, given: &mut Vec<String>) -> Result<()> {
+    if baked.is_empty() {
+        return Ok(());
+    }
     let stays = |line: &&str| {
         let flag = line.split('\t').next().unwrap_or(line);
         words::is_repeated(flag) || !words::flags(given).any(|(given, _)| given == flag)

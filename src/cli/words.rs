@@ -64,20 +64,21 @@ pub fn read(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Read> {
             _ if !word.starts_with("--") => words.push(word),
             _ => {
                 let (flag, joined) = match word.split_once('=') {
-                    Some((flag, value)) => (flag, Some(value.to_owned())),
-                    None => (&*word, None),
+                    Some((flag, value)) => (flag.to_owned(), Some(value.to_owned())),
+                    None => (word, None),
                 };
-                words.push(flag.to_owned());
-                let switch = SWITCHES.contains(&flag);
-                if switch && joined.is_some() {
-                    return Err(Error::Usage(format!("{word}: {flag} takes no value")));
+                let switch = SWITCHES.contains(&&*flag);
+                if let (true, Some(value)) = (switch, &joined) {
+                    return Err(Error::Usage(format!("{flag}={value}: {flag} takes no value")));
                 }
-                if !switch {
-                    // One that is missing is argh's to say.
-                    let Some(value) = joined.or_else(|| arguments.next().map(text)) else { break };
-                    words.push(keyed(flag, value)?);
-                    many = is_repeated(flag).then(|| flag.to_owned());
-                }
+                many = is_repeated(&flag).then(|| flag.clone());
+                // One that is missing is argh's to say.
+                let value = match switch {
+                    true => None,
+                    false => joined.or_else(|| arguments.next().map(text)),
+                };
+                let value = value.map(|value| keyed(&flag, value)).transpose()?;
+                words.extend([Some(flag), value].into_iter().flatten());
             }
         }
     }
@@ -116,6 +117,33 @@ fn keyed(flag: &str, value: String) -> Result<String> {
         return Ok(value);
     }
     let wrong = |what: &[&str]| Err(Error::Usage(format!("{flag} {value}: {}", what.concat())));
+    let unquoted = match value.contains('"') {
+        true => match without_quotes(&value) {
+            None => return wrong(&["a quote without its end"]),
+            unquoted => unquoted,
+        },
+        false => None,
+    };
+    let bare = unquoted.as_ref().unwrap_or(&value);
+    let mut keys: Vec<&[u8]> = Vec::new();
+    for part in bare.as_bytes().split(|&byte| byte == b',') {
+        let key = part.iter().position(|&byte| byte == b'=').map(|end| &part[..end]);
+        if let Some(key) = key {
+            if keys.contains(&key) {
+                return wrong(&["`", &String::from_utf8_lossy(key), "` is given twice"]);
+            }
+            keys.push(key);
+        } else if keys.is_empty()
+            && let Some((_, first)) = FIRST_KEYS.iter().find(|(keyed, _)| *keyed == flag)
+        {
+            return wrong(&["give ", first, "=", &value]);
+        }
+    }
+    Ok(unquoted.unwrap_or(value))
+}
+
+/// What is meant by a value with quotes in it; none where one has no end.
+fn without_quotes(value: &str) -> Option<String> {
     let mut bare = String::with_capacity(value.len());
     let (mut quoted, mut last) = (false, '\0');
     for each in value.chars() {
@@ -132,24 +160,7 @@ fn keyed(flag: &str, value: String) -> Result<String> {
         }
         last = each;
     }
-    if quoted {
-        return wrong(&["a quote without its end"]);
-    }
-    let mut keys: Vec<&[u8]> = Vec::new();
-    for part in bare.as_bytes().split(|&byte| byte == b',') {
-        let key = part.iter().position(|&byte| byte == b'=').map(|end| &part[..end]);
-        if let Some(key) = key {
-            if keys.contains(&key) {
-                return wrong(&["`", &String::from_utf8_lossy(key), "` is given twice"]);
-            }
-            keys.push(key);
-        } else if keys.is_empty()
-            && let Some((_, first)) = FIRST_KEYS.iter().find(|(keyed, _)| *keyed == flag)
-        {
-            return wrong(&["give ", first, "=", &value]);
-        }
-    }
-    Ok(bare)
+    if quoted { None } else { Some(bare) }
 }
 
 /// The character for a byte that is no text.
@@ -159,7 +170,7 @@ fn character(byte: u8) -> char {
 
 fn text(argument: OsString) -> String {
     let bytes = match argument.into_string() {
-        Ok(text) if text.chars().all(is_text) => return text,
+        Ok(text) if is_plain(&text) || text.chars().all(is_text) => return text,
         Ok(text) => text.into_bytes(),
         Err(bytes) => bytes.into_vec(),
     };
@@ -176,12 +187,21 @@ fn text(argument: OsString) -> String {
     text
 }
 
+/// Whether no character for a byte can be in it, nor one that looks like it: they all begin with this byte, and
+/// what people write does not.
+fn is_plain(text: &str) -> bool {
+    !text.as_bytes().contains(&0xf4)
+}
+
 fn is_text(each: char) -> bool {
     u32::from(each) < BYTES
 }
 
 /// What was given as text on the command line, as bytes for the system.
 pub fn os_string(text: &str) -> OsString {
+    if is_plain(text) {
+        return text.into();
+    }
     let mut bytes = Vec::with_capacity(text.len());
     for each in text.chars() {
         match u32::from(each).checked_sub(BYTES) {

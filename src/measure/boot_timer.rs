@@ -66,16 +66,26 @@ impl BootTimer {
 
     /// Starts the log, which [`crate::output::open`] makes.
     pub fn start(config: &'static Config) -> BootTimer {
-        let start = clock::process_start();
         let log = config.boot_log.as_deref().map(|path| Output::to("--boot-log", path));
-        let mut points = Vec::with_capacity(32);
-        points.push((Point::ProcessStart, start));
-        BootTimer { start, points, dropped: 0, log, timeline: config.timeline }
+        let timeline = config.timeline;
+        let mut timer = BootTimer { start: 0, points: Vec::new(), dropped: 0, log, timeline };
+        if timer.is_asked_for() {
+            timer.start = clock::process_start();
+            timer.points.reserve(32);
+            timer.points.push((Point::ProcessStart, timer.start));
+        }
+        timer
+    }
+
+    /// Whether anybody will see it. Where nobody does, no clock is read either, which takes two pages and,
+    /// with some clocks, calls.
+    fn is_asked_for(&self) -> bool {
+        self.log.is_some() || self.timeline
     }
 
     /// Notes that `point` is passed now.
     pub fn mark(&mut self, point: Point) {
-        if self.log.is_none() && !self.timeline {
+        if !self.is_asked_for() {
             return;
         }
         if self.points.len() < MAX_POINTS || point == Point::Exit {

@@ -107,14 +107,17 @@ pub fn add_saved(from: Option<&Restored>, words: &mut Vec<String>) -> Result<()>
     let parts = &from.parts;
     let text = std::str::from_utf8(parts.get(Kind::Arguments, 0)?)
         .map_err(|_| parts.wrong(Kind::Arguments, 0))?;
-    let saved: Vec<String> = text.split_terminator('\0').map(str::to_owned).collect();
-    let mut more = Vec::new();
-    for (flag, own) in flags(&saved) {
-        if !flags(words).any(|(given, _)| given == flag) {
-            more.extend_from_slice(own);
+    let given = words.len();
+    words.extend(text.split_terminator('\0').map(str::to_owned));
+    let mut at = given;
+    while let Some((flag, own)) = flags(&words[at..]).next() {
+        let behind = at + own.len();
+        if flags(&words[..given]).any(|(other, _)| other == flag) {
+            words.drain(at..behind);
+        } else {
+            at = behind;
         }
     }
-    words.append(&mut more);
     Ok(())
 }
 

@@ -15,5 +15,7 @@ impl Lock {
     }
 
     #[inline(always)]
-    pub fn lock(&self) {}
+    pub fn lock(&self) -> Option<()> {
+        None
+    }
 }
