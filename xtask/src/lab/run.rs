@@ -114,7 +114,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     debian::ensure(debian::BOOT)?;
     debian::ensure(debian::IMAGES)?;
     let cache = Cache::open()?;
-    let root = root(&cache, args, source)?;
+    let root = root(&cache, args, source, &own_dir()?)?;
     let (way, config) = config(args, &root, terminal)?;
     let on = if args.print { On::Host } else { place(args.on)? };
     let initramfs = initramfs(&cache, &config)?;
@@ -145,10 +145,10 @@ pub fn for_tests(cache: &Cache) -> Result<Vec<(&'static str, PathBuf)>> {
     const INIT: &str = "#!/bin/sh\necho own init is $$\necho written > /file\ncat /file\n\
                         exec /bin/busybox poweroff -f\n";
     let dir = own_dir()?.join("tests");
-    let tree = dir.join("root");
-    if tree.exists() {
-        fs::remove_dir_all(&tree)?;
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
     }
+    let tree = dir.join("root");
     fs::create_dir_all(tree.join("bin"))?;
     fs::copy("/bin/busybox", tree.join("bin/busybox")).context("busybox-static")?;
     for name in ["sh", "cat", "stty", "tty", "sleep"] {
@@ -176,7 +176,7 @@ pub fn for_tests(cache: &Cache) -> Result<Vec<(&'static str, PathBuf)>> {
         let given = [&["--root", &text], flags].concat();
         let args =
             Args::from_args(&["run"], &given).map_err(|exit| anyhow::anyhow!(exit.output))?;
-        let root = root(cache, &args, format::source(&args.root)?)?;
+        let root = root(cache, &args, format::source(&args.root)?, &dir)?;
         let (way, config) = config(&args, &root, true)?;
         let words = words(&args, &kernel, &initramfs(cache, &config)?, &root, &way);
         let path = dir.join(name);
@@ -189,8 +189,8 @@ pub fn for_tests(cache: &Cache) -> Result<Vec<(&'static str, PathBuf)>> {
     Ok(made)
 }
 
-/// The image that `source` is, or is made of.
-fn root(cache: &Cache, args: &Args, source: Source) -> Result<Root> {
+/// The image that `source` is, or is made of; one that can be written to is made in `own`.
+fn root(cache: &Cache, args: &Args, source: Source, own: &Path) -> Result<Root> {
     let has_init = match &source {
         // A link, as Debian's to systemd, may be an absolute one.
         Source::Rootfs(dir) => Some(
@@ -202,7 +202,7 @@ fn root(cache: &Cache, args: &Args, source: Source) -> Result<Root> {
     };
     let (path, recipe) = match (&source, args.writable) {
         (Source::Image(path), _) => (path.clone(), recipe_of(path)?),
-        (Source::Rootfs(dir), true) => (writable_image(dir)?, oci::bare()),
+        (Source::Rootfs(dir), true) => (writable_image(dir, own)?, oci::bare()),
         (_, true) => bail!(
             "--writable --root {}: unpack it and give the directory, or give an image of ext4 or XFS",
             args.root
@@ -232,15 +232,24 @@ fn recipe_of(image: &Path) -> Result<Recipe> {
     }
 }
 
-/// An ext4 image of a directory.
-fn writable_image(dir: &Path) -> Result<PathBuf> {
+/// An ext4 image of a directory, in `own`; not over one that has what a run before wrote.
+fn writable_image(dir: &Path, own: &Path) -> Result<PathBuf> {
+    let name = dir.file_name().map_or("root".into(), |name| name.to_string_lossy());
+    let out = own.join(format!("{name}.ext4"));
+    let shown = out.display();
+    ensure!(
+        !out.exists(),
+        "--writable --root {}: {shown} is there, with what was written to it; go on with --root {shown}, \
+         or remove it",
+        dir.display()
+    );
     let bytes = duct::cmd!("du", "-s", "-k", dir).read().context("cannot run du")?;
     let used: u64 = bytes.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
-    let name = dir.file_name().map_or("root".into(), |name| name.to_string_lossy());
-    let out = own_dir()?.join(format!("{name}.ext4"));
-    // Small files take a block each, and the tables their part.
-    images::ext4(dir, &out, 0, (used / 1024 * 5 / 4 + ROOM).next_multiple_of(2))?;
-    eprintln!("run: what is written stays in {}; go on with --root of it", out.display());
+    // Whole or not at all. Small files take a block each, and the tables their part.
+    let part = out.with_extension("part");
+    images::ext4(dir, &part, 0, (used / 1024 * 5 / 4 + ROOM).next_multiple_of(2))?;
+    fs::rename(&part, &out)?;
+    eprintln!("run: what is written stays in {shown}; go on with --root of it");
     Ok(out)
 }
 
@@ -348,4 +357,29 @@ fn in_lab(args: &Args, brisk: &Path, words: &[String], root: &Root, way: &Way) -
 
 fn shell_words(words: &[String]) -> String {
     words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a run before wrote is not written over by the same command.
+    #[test]
+    fn an_image_that_was_written_to_stays() {
+        let own = tempfile::tempdir().unwrap();
+        let tree = own.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("file"), "content").unwrap();
+        let image = writable_image(&tree, own.path()).unwrap();
+        assert_eq!(image, own.path().join("tree.ext4"));
+        assert_eq!(format::place(&image).unwrap().format, Format::Ext4);
+        fs::write(&image, "written").unwrap();
+        let error = writable_image(&tree, own.path()).unwrap_err().to_string();
+        assert!(error.contains("tree.ext4 is there, with what was written to it"), "{error}");
+        assert_eq!(fs::read(&image).unwrap(), b"written");
+        // What could not be made whole is not there.
+        let nothing = own.path().join("nothing");
+        assert!(writable_image(&nothing, own.path()).is_err());
+        assert!(!own.path().join("nothing.ext4").exists());
+    }
 }
