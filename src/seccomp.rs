@@ -90,9 +90,6 @@ const ALWAYS: &[Rule] = &[
     Rule::without(libc::SYS_mmap, 2, libc::PROT_EXEC),
     Rule::call(libc::SYS_munmap),
     Rule::call(libc::SYS_mremap),
-    // musl's allocator: for more of its own records, and for pages of which nothing is left.
-    Rule::without(libc::SYS_mprotect, 2, libc::PROT_EXEC),
-    Rule::madvise(libc::MADV_FREE),
     // A panic's message has the thread's number in it.
     Rule::call(libc::SYS_gettid),
 ];

@@ -42,6 +42,7 @@ impl Rule {
     }
 
     /// This advice only (madvise(2)).
+    #[cfg(feature = "pmem")]
     pub const fn madvise(advice: c_int) -> Rule {
         Rule { call: libc::SYS_madvise as u32, only: Only::Is(2, advice as u32) }
     }

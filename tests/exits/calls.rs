@@ -170,9 +170,8 @@ fn count(cpus: usize, more: &[&str]) -> [usize; 3] {
     [calls.len(), calls.len() - first, calls.iter().filter(|call| ioctl(call)).count()]
 }
 
-/// Each call has its reason, and one more is to be worth it. The margin is for musl, whose allocator asks
-/// the kernel some six times more, and for KVM on Intel, which needs an ioctl more. For the user's files'
-/// sake: one that looks for standard descriptors that are closed, one that closes inherited ones, one that
+/// Each call has its reason, and one more is to be worth it. The margin is for the C library's allocator, and for
+/// KVM on Intel, which needs an ioctl more. For the user's files' sake: one that looks for standard descriptors that are closed, one that closes inherited ones, one that
 /// closes /dev/kvm (two in a debug build), and one that keeps guest memory out of core dumps.
 #[test]
 fn calls_until_the_first_instruction() {

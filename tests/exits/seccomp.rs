@@ -117,20 +117,15 @@ fn each_system_call() {
     }
     attempt(u64::from(u32::MAX), ALL);
     for value in tracee.filter.iter().map(|step| u64::from(step.3)) {
-        for (number, argument) in [
-            (libc::SYS_ioctl, 1),
-            (libc::SYS_fcntl, 1),
-            (libc::SYS_mmap, 2),
-            (libc::SYS_mprotect, 2),
-            (libc::SYS_tgkill, 0),
-        ] {
+        for (number, argument) in
+            [(libc::SYS_ioctl, 1), (libc::SYS_fcntl, 1), (libc::SYS_mmap, 2), (libc::SYS_tgkill, 0)]
+        {
             attempt(number as u64, with(argument, value));
         }
     }
     for bit in 0..32 {
         attempt(libc::SYS_ioctl as u64, with(1, KVM_RUN ^ 1 << bit));
         attempt(libc::SYS_mmap as u64, with(2, 1 << bit));
-        attempt(libc::SYS_mprotect as u64, with(2, 1 << bit));
     }
     assert!(tried > 1300);
     // The same numbers mean others in the 32-bit table.
@@ -264,7 +259,6 @@ fn name(number: u64) -> String {
         (libc::SYS_poll, "poll"),
         (libc::SYS_lseek, "lseek"),
         (libc::SYS_mmap, "mmap"),
-        (libc::SYS_mprotect, "mprotect"),
         (libc::SYS_munmap, "munmap"),
         (libc::SYS_brk, "brk"),
         (libc::SYS_rt_sigreturn, "rt_sigreturn"),
@@ -337,7 +331,6 @@ fn request(call: u64, value: u64) -> String {
         (libc::SYS_ioctl, libc::TCGETS, "TCGETS"),
         (libc::SYS_ioctl, libc::TIOCGPGRP, "TIOCGPGRP"),
         (libc::SYS_madvise, libc::MADV_POPULATE_WRITE as u64, "MADV_POPULATE_WRITE"),
-        (libc::SYS_madvise, libc::MADV_FREE as u64, "MADV_FREE"),
         (libc::SYS_ioctl, libc::TCSETS, "TCSETS"),
         (libc::SYS_ioctl, libc::TIOCGWINSZ, "TIOCGWINSZ"),
         (libc::SYS_fcntl, libc::F_GETFL as u64, "F_GETFL"),
