@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod kernel;
+pub mod state;
 pub mod terminal;
 
 use std::ffi::OsStr;

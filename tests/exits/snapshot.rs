@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io::Write;
-use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::common::kernel::Code;
+use super::common::state::{Clocks, HEADER, MSRS, TSC_RATE, part, words};
 use super::common::{Ended, Running, Scratch, brisk, codes, run, wait_for};
 use super::{Lab, guests};
 
@@ -199,19 +199,6 @@ fn every_length_and_flipped_bits_of_a_state_are_refused() {
     run(&mut saved.restore()).silent().with_status(0);
 }
 
-/// Bytes before the first part.
-const HEADER: usize = 32;
-
-/// Where part `kind` of vCPU `number` is in a state file.
-pub fn part(state: &[u8], kind: u32, number: u32) -> Range<usize> {
-    let word = |at: usize| u32::from_le_bytes(state[at..at + 4].try_into().unwrap());
-    let mut at = HEADER;
-    while (word(at), word(at + 4)) != (kind, number) {
-        at += 16 + (word(at + 8) as usize).next_multiple_of(8);
-    }
-    at + 16..at + 16 + word(at + 8) as usize
-}
-
 /// Changes part `kind` of vCPU 0 in a state file, and makes its checksum right.
 fn edit(state: &mut [u8], kind: u32, change: impl FnOnce(&mut [u8])) {
     let part = part(state, kind, 0);
@@ -222,8 +209,6 @@ fn edit(state: &mut [u8], kind: u32, change: impl FnOnce(&mut [u8])) {
 
 /// Parts of a vCPU's.
 const CPUID: u32 = 16;
-const MSRS: u32 = 25;
-const TSC_RATE: u32 = 26;
 const SUPPORTED: u32 = 27;
 /// `struct kvm_cpuid_entry2`: its bytes, and where its ecx is.
 const ENTRY: usize = 40;
@@ -268,8 +253,7 @@ fn a_cpu_that_lacks_what_the_guest_was_shown_is_refused() {
 #[test]
 fn registers_that_nobody_used_are_left_alone() {
     let state = fs::read(Saved::new().dir.join("state")).unwrap();
-    let entries = state[part(&state, MSRS, 0)].chunks_exact(16);
-    let msrs: Vec<u64> = entries.map(|e| u64::from_le_bytes(e[..8].try_into().unwrap())).collect();
+    let msrs: Vec<u64> = words(&state, MSRS).into_iter().step_by(2).collect();
     assert_eq!(msrs.first(), Some(&0x10), "the TSC: {msrs:x?}");
     assert!(!msrs.contains(&0x1d9), "{msrs:x?}");
     assert!(!msrs.iter().any(|msr| (0x4000_0000..0x4000_0200).contains(msr)), "{msrs:x?}");
@@ -278,31 +262,17 @@ fn registers_that_nobody_used_are_left_alone() {
 /// Linux takes a TSC for broken that says another time than KVM's clock.
 #[test]
 fn the_tsc_goes_on_as_the_clock_does() {
-    const CLOCK: u32 = 3;
-    const REALTIME: u64 = 1 << 2;
     const A_WHILE: Duration = Duration::from_secs(1);
     let saved = Saved::new();
     std::thread::sleep(A_WHILE);
     let second = saved.lab.scratch.path("second");
     let flag = format!("path={},at=0x22", second.display());
     run(saved.restore().args(["--snapshot", &flag])).silent().with_status(0);
-    // KVM's clock and its flags, and the TSC as time.
-    let [before, after] = [&saved.dir, &second].map(|dir| {
-        let state = fs::read(dir.join("state")).unwrap();
-        let words = |kind| -> Vec<u64> {
-            let part = &state[part(&state, kind, 0)];
-            part.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect()
-        };
-        let rate = u32::from_le_bytes(state[part(&state, TSC_RATE, 0)].try_into().unwrap());
-        let (clock, msrs) = (words(CLOCK), words(MSRS));
-        assert_eq!(msrs[0], 0x10, "the TSC");
-        let tsc = u128::from(msrs[1]) * 1_000_000 / u128::from(rate);
-        (Duration::from_nanos(clock[0]), clock[1], Duration::from_nanos(tsc as u64))
-    });
-    let (clock, tsc) = (after.0 - before.0, after.2 - before.2);
+    let [before, after] = [&saved.dir, &second].map(|dir| Clocks::of(dir));
+    let (clock, tsc) = (after.clock - before.clock, after.tsc - before.tsc);
     assert!(clock.abs_diff(tsc) < A_WHILE / 2, "the clock {clock:?}, the TSC {tsc:?}");
     // Where KVM cannot tell how much real time has passed, both stood still.
-    assert_eq!(clock > A_WHILE, before.1 & REALTIME != 0, "{clock:?}, flags {:#x}", before.1);
+    assert_eq!(clock > A_WHILE, before.is_real, "{clock:?}");
 }
 
 #[test]

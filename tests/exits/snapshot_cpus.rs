@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use super::common::kernel::{BASE, Bits, Code, bytes, check_disassembly};
+use super::common::state::part;
 use super::common::{Scratch, brisk, codes, run};
-use super::{Lab, guests, snapshot};
+use super::{Lab, guests};
 
 /// Meanwhile the first one writes codes of its own. By the time that it was told, its last one was the
 /// one that counted; and what the second's thread had to tell it took for itself, now and then.
@@ -134,7 +135,7 @@ impl Model {
         let sums: Vec<u32> = (SUMS..).step_by(4).take(self.sums.len()).map(word).collect();
         assert!(sums == self.sums, "memory after {}", self.count);
         let state = fs::read(dir.join("state")).unwrap();
-        let regs = &state[snapshot::part(&state, REGS, 0)];
+        let regs = &state[part(&state, REGS, 0)];
         let reg = |at: usize| u64::from_le_bytes(regs[8 * at..8 * at + 8].try_into().unwrap());
         // struct kvm_regs: rax, rbx, rcx, rdx, rsi, rdi
         assert_eq!([reg(1), reg(5)], [self.random, self.count].map(u64::from));
