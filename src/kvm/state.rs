@@ -238,7 +238,9 @@ fn ticks_since(from: &Parts<'_>, khz: u32) -> Result<u64> {
     unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
     let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
     let passed = now.saturating_sub(clock[CLOCK_REALTIME]);
-    Ok((u128::from(passed) * u128::from(khz) / 1_000_000) as u64)
+    // Whole milliseconds, and the rest: together they would not fit.
+    let (whole, rest) = (passed / 1_000_000, passed % 1_000_000);
+    Ok(whole.wrapping_mul(khz.into()).wrapping_add(rest * u64::from(khz) / 1_000_000))
 }
 
 impl Vcpu {
@@ -420,7 +422,7 @@ impl Vcpu {
             for (entry, msr) in list[1..].chunks_exact_mut(2).zip(msrs) {
                 (entry[0], entry[1]) = (word(&msr[..8]), word(&msr[8..]));
                 // The timer is as far away as it was: what a clone is for comes before it.
-                if [MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE].map(u64::from).contains(&entry[0]) {
+                if matches!(entry[0] as u32, MSR_IA32_TSC | MSR_IA32_TSC_DEADLINE) {
                     entry[1] = entry[1].wrapping_add(ticks);
                 }
             }
