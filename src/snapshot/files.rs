@@ -92,12 +92,22 @@ pub fn is_taken(path: &str) -> bool {
     false
 }
 
+/// Opens a file to be read. A FIFO is not waited for: it is as long as an empty file.
+///
+/// # Errors
+/// It is not there, or may not be read.
+pub fn open(path: &str) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    options.open(os_string(path))
+}
+
 /// All that is in a file.
 ///
 /// # Errors
 /// It is not there, or cannot be read.
 pub fn read(path: &str) -> io::Result<Vec<u8>> {
-    let file = File::open(os_string(path))?;
+    let file = open(path)?;
     let mut bytes = vec![0; file.metadata()?.len() as usize];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)

@@ -252,7 +252,7 @@ impl Snapshot {
             std::mem::replace(&mut at.written, true) || at.came.saves
         };
         if taken {
-            let why = "vm.snapshot: was taken already, which is once in a run";
+            let why = "vm.snapshot: was taken or tried already; a run writes one";
             return Err(Error::Failed(why.into()));
         }
         prepared.write(paused).inspect_err(|_| {

@@ -12,7 +12,6 @@ use super::parts::{Kind, Parts};
 use super::working_set::{self, WorkingSet};
 use super::{FILES, Shape, files, leak, memory};
 use crate::bus::Bus;
-use crate::cli::words::os_string;
 use crate::config::{Config, MemoryConfig};
 use crate::error::{Error, Result};
 use crate::kvm::{Vcpu, Vm};
@@ -37,7 +36,7 @@ impl Restored {
     /// They are not there, or are none.
     pub fn open(path: &str, any_images: bool, record: Option<u8>) -> Result<Restored> {
         let [state, memory] = FILES.map(|name| files::below(path, name));
-        let memory = File::open(os_string(&memory)).map_err(Error::file("--restore", &memory))?;
+        let memory = files::open(&memory).map_err(Error::file("--restore", &memory))?;
         let state = files::read(&state).map_err(Error::file("--restore", &state))?;
         let (path, file) = (path.to_owned(), Vec::leak(state));
         let mut parts = Parts::parse(file)?;

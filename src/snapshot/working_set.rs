@@ -19,7 +19,6 @@ use super::files;
 use super::keeper::Keeper;
 use super::memory::{self, PAGE, PageMap};
 use super::parts::{Kind, Parts, Writer};
-use crate::cli::words::os_string;
 use crate::error::{Error, Result};
 use crate::kvm::Vcpu;
 use crate::memory::HUGE;
@@ -157,7 +156,7 @@ impl WorkingSet {
     /// The one of the snapshot in `dir` with this `state`; `None` where there is none, or one of another
     /// snapshot or version: what is only faster is not required.
     pub fn open(dir: &str, state: &[u8]) -> Option<WorkingSet> {
-        let file = File::open(os_string(&files::below(dir, NAME))).ok()?;
+        let file = files::open(&files::below(dir, NAME)).ok()?;
         let set = WorkingSet::read(file, state);
         if set.is_none() {
             log::warn!("--restore: {dir}/{NAME} is not this snapshot's: record it anew");

@@ -329,6 +329,23 @@ fn memory_that_is_cut_or_gone_is_refused() {
     saved.is_refused(&["--restore", "memory", "No such file"]);
 }
 
+/// In the place of each of a snapshot's files: nobody is waited for.
+#[test]
+fn a_fifo_is_no_snapshot() {
+    let saved = Saved::new();
+    for name in ["memory", "state"] {
+        let [file, away] = [name, "away"].map(|name| saved.dir.join(name));
+        fs::rename(&file, &away).unwrap();
+        assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+        saved.is_refused(&["--restore", "take the snapshot anew"]);
+        fs::rename(&away, &file).unwrap();
+    }
+    let set = saved.dir.join("working-set");
+    assert!(Command::new("mkfifo").arg(&set).status().unwrap().success());
+    run(&mut saved.restore()).with_status(0);
+    assert_eq!(saved.codes(), [0x22, 0x33]);
+}
+
 #[test]
 fn what_the_machine_is_cannot_be_another() {
     let saved = Saved::new();

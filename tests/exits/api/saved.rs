@@ -85,7 +85,7 @@ fn a_guest_that_runs_is_saved_and_runs_on() {
     let mut client = saved.served.client();
     // The guest counts through the code first: that was the one time.
     wait_for("the guest", || beats(&mut client) > 300);
-    assert!(client.fails("PUT", "vm.snapshot", &saved.body()).1.contains("once in a run"));
+    assert!(client.fails("PUT", "vm.snapshot", &saved.body()).1.contains("a run writes one"));
     client.put("vmm.shutdown");
     assert_eq!(saved.first_code(&[]), 1);
     saved.served.ends();
@@ -95,7 +95,7 @@ fn a_guest_that_runs_is_saved_and_runs_on() {
     saved.save(&mut client);
     let count = beats(&mut client);
     wait_for("the guest to go on", || beats(&mut client) > count);
-    assert!(client.fails("PUT", "vm.snapshot", &saved.body()).1.contains("once in a run"));
+    assert!(client.fails("PUT", "vm.snapshot", &saved.body()).1.contains("a run writes one"));
     client.put("vmm.shutdown");
     saved.first_code(&[]);
     saved.served.ends();
