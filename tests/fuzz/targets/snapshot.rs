@@ -21,8 +21,15 @@ use vm_memory::GuestMemoryMmap;
 use zerocopy::{FromBytes, IntoBytes};
 
 const DEVICES: usize = 4;
-const KINDS: [Kind; 6] =
-    [Kind::Virtio, Kind::Queues, Kind::Image, Kind::Function, Kind::ConfigPorts, Kind::IoApic];
+const KINDS: [Kind; 7] = [
+    Kind::Virtio,
+    Kind::Queues,
+    Kind::Image,
+    Kind::PrivatePages,
+    Kind::Function,
+    Kind::ConfigPorts,
+    Kind::IoApic,
+];
 /// The most steps of one run.
 const MAX_STEPS: usize = 32;
 
@@ -99,6 +106,10 @@ impl Host {
     fn save(&mut self) -> Vec<u8> {
         let mut to = Writer::default();
         self.devices.save(&mut to, &mut nobody);
+        for (index, ..) in self.devices.private() {
+            // Where they would begin in the memory file; none.
+            to.add(Kind::PrivatePages, index, &[0; 8]);
+        }
         self.interrupts.save(&mut to);
         to.finish()
     }
