@@ -112,7 +112,7 @@ impl System {
 }
 
 /// Entries that hosts have, with room for more: 30 to 70 have been seen. As many as KVM allows are 10 KiB that
-/// both it and we clear, and that the allocator maps.
+/// both it and we clear.
 const USUAL_CPUID_ENTRIES: usize = 96;
 
 /// A virtual machine.

@@ -343,7 +343,7 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config, source: &Source) -> R
     if intel {
         vm.prepare_intel()?;
     }
-    let vcpus = (0..config.cpus)
+    (0..config.cpus)
         .map(|id| {
             let vcpu = vm.create_vcpu(id)?;
             if !source.boots() {
@@ -356,10 +356,7 @@ fn create_vcpus(system: &System, vm: &Vm, config: &Config, source: &Source) -> R
             vcpu.set_msrs(intel)?;
             Ok(vcpu)
         })
-        .collect();
-    // The allocator has a mapping for it alone, which it would undo: a call for nothing.
-    std::mem::forget(supported);
-    vcpus
+        .collect()
 }
 
 /// Starts all vCPUs but the first, each on a thread.

@@ -13,6 +13,7 @@ use zerocopy::little_endian::U32;
 
 use super::{System, Vcpu, Vm};
 use crate::error::{Error, Result};
+use crate::measure::clock;
 use crate::snapshot::parts::{Kind, Parts, Writer};
 
 /// A structure of KVM's that is a part as it is: plain bytes, of a length that its calls' numbers have.
@@ -229,16 +230,11 @@ const CLOCK_REALTIME: usize = offset_of!(kvm_clock_data, realtime) / 8;
 /// # Errors
 /// The part is wrong.
 fn ticks_since(from: &Parts<'_>, khz: u32) -> Result<u64> {
-    let clock = part(from, &CLOCK, 0)?;
-    if clock[CLOCK_FLAGS] & u64::from(kvm_bindings::KVM_CLOCK_REALTIME) == 0 {
+    let saved = part(from, &CLOCK, 0)?;
+    if saved[CLOCK_FLAGS] & u64::from(kvm_bindings::KVM_CLOCK_REALTIME) == 0 {
         return Ok(0);
     }
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // As a call, since it is the only one: the way without takes two pages, and a search for it.
-    // SAFETY: fills the structure.
-    unsafe { libc::syscall(libc::SYS_clock_gettime, libc::CLOCK_REALTIME, &raw mut now) };
-    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-    let passed = now.saturating_sub(clock[CLOCK_REALTIME]);
+    let passed = clock::real().saturating_sub(saved[CLOCK_REALTIME]);
     // Whole milliseconds, and the rest: together they would not fit.
     let (whole, rest) = (passed / 1_000_000, passed % 1_000_000);
     Ok(whole.wrapping_mul(khz.into()).wrapping_add(rest * u64::from(khz) / 1_000_000))
@@ -412,8 +408,8 @@ impl Vcpu {
     /// Sets those that [`Self::msrs`] has read, in their order, the TSC and its deadline `ticks` later.
     fn set_msrs_of(&self, part: &[u8], ticks: u64) -> Result<()> {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-        // struct kvm_msrs of as many entries as there are whole ones, each two words. On the stack: for
-        // more of the allocator's than this is, the kernel is asked to map and to unmap pages.
+        // struct kvm_msrs of as many entries as there are whole ones, each two words. On the stack,
+        // whose pages are there.
         let mut list = [0; 1 + 2 * MSRS_AT_ONCE];
         let mut left = part;
         while left.len() >= MSR {

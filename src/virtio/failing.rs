@@ -56,3 +56,19 @@ pub fn in_a_process(life: impl FnOnce() -> bool) -> bool {
     }
     status == 0
 }
+
+/// SIGTERM in 50 ms, as from a user, for a `life` of [`in_a_process`].
+pub fn end_soon() {
+    extern "C" fn end(_: libc::c_int) {
+        // SAFETY: as a user would.
+        unsafe { libc::raise(libc::SIGTERM) };
+    }
+    let nothing = libc::timeval { tv_sec: 0, tv_usec: 0 };
+    let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
+    let once = libc::itimerval { it_interval: nothing, it_value: soon };
+    // SAFETY: a handler that makes a system call, and a time that is read.
+    unsafe {
+        libc::signal(libc::SIGALRM, end as *const () as usize);
+        libc::setitimer(libc::ITIMER_REAL, &raw const once, std::ptr::null_mut());
+    }
+}

@@ -168,7 +168,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::virtio::failing::{failing, in_a_process};
+    use crate::virtio::failing::{end_soon, failing, in_a_process};
 
     fn buffers(lengths: &[usize]) -> Vec<libc::iovec> {
         let buffer = |len: &usize| libc::iovec { iov_base: std::ptr::null_mut(), iov_len: *len };
@@ -297,10 +297,6 @@ mod tests {
     /// A call that signals interrupt is made again until the VM is to end.
     #[test]
     fn an_interrupted_call_is_made_again() {
-        extern "C" fn end(_: libc::c_int) {
-            // SAFETY: as a user would.
-            unsafe { libc::raise(libc::SIGTERM) };
-        }
         let fails = || {
             let file = tempfile::tempfile().unwrap();
             let disk = Disk { file: file.into(), direct: false, write_through: false };
@@ -309,14 +305,7 @@ mod tests {
             disk.transfer(&mut list, 0, libc::preadv).is_err()
         };
         assert!(in_a_process(|| {
-            let nothing = libc::timeval { tv_sec: 0, tv_usec: 0 };
-            let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
-            let once = libc::itimerval { it_interval: nothing, it_value: soon };
-            // SAFETY: a handler that makes a system call, and a time that is read.
-            unsafe {
-                libc::signal(libc::SIGALRM, end as *const () as usize);
-                libc::setitimer(libc::ITIMER_REAL, &raw const once, std::ptr::null_mut());
-            }
+            end_soon();
             failing(libc::SYS_preadv, libc::EINTR, fails) && events::stopping()
         }));
     }

@@ -209,11 +209,7 @@ fn what_the_kernel_could_not_take_is_not_forgotten() {
 /// A reset waits for the kernel's memory, and so for all that is on its way, unless the VM is to end.
 #[test]
 fn quiescing_waits_for_memory() {
-    use crate::virtio::failing::in_a_process;
-    extern "C" fn end(_: libc::c_int) {
-        // SAFETY: as a user would.
-        unsafe { libc::raise(libc::SIGTERM) };
-    }
+    use crate::virtio::failing::{end_soon, in_a_process};
     assert!(in_a_process(|| {
         let disk = holding(b"image", false);
         let mut engine = Engine::new(4, &disk, Events::NONE).unwrap();
@@ -222,14 +218,7 @@ fn quiescing_waits_for_memory() {
         let buffers = vec![buffer(&mut bytes)];
         let flight = Flight { head: 0, operation, buffers, offset: 0, room: 6, status };
         let pushed = engine.push(flight).is_ok();
-        let nothing = libc::timeval { tv_sec: 0, tv_usec: 0 };
-        let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
-        let once = libc::itimerval { it_interval: nothing, it_value: soon };
-        // SAFETY: a handler that makes a system call, and a time that is read.
-        unsafe {
-            libc::signal(libc::SIGALRM, end as *const () as usize);
-            libc::setitimer(libc::ITIMER_REAL, &raw const once, std::ptr::null_mut());
-        }
+        end_soon();
         failing(libc::SYS_io_uring_enter, libc::EAGAIN, || engine.quiesce(&disk, |_, _| ()));
         pushed && events::stopping()
     }));
