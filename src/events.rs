@@ -32,6 +32,8 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use kvm_bindings::kvm_run;
 
+use crate::last_words;
+
 /// Timers, and a thread that brings a vCPU out of the guest.
 #[cfg(feature = "seccomp")]
 pub(crate) const RULES: &[crate::seccomp::rule::Rule] = &[
@@ -174,6 +176,14 @@ pub fn install_for_raw_terminal() {
     catch(libc::SIGHUP);
     catch(libc::SIGQUIT);
     catch(libc::SIGCONT);
+    handle_by(libc::SIGBUS, memory_is_gone as *const ());
+}
+
+/// brisk itself touched memory of a file, of a guest's ring for instance, and the file has no page there.
+extern "C" fn memory_is_gone(_signal: libc::c_int) {
+    last_words::end(format_args!(
+        "memory of a file is gone: an image or a snapshot was made shorter, or its file system is full"
+    ))
 }
 
 /// Catches SIGWINCH.
@@ -210,10 +220,15 @@ pub fn watch(file: &impl AsRawFd, event: Events) {
 }
 
 fn catch(signal: libc::c_int) {
-    // SAFETY: an all-zero sigaction is valid; the handler only touches atomics and the run page.
+    handle_by(signal, handle as *const ());
+}
+
+fn handle_by(signal: libc::c_int, handler: *const ()) {
+    // SAFETY: an all-zero sigaction is valid; the one handler only touches atomics and the run page, the
+    // other does not return.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = handle as *const () as usize;
+        action.sa_sigaction = handler as usize;
         libc::sigaction(signal, &action, std::ptr::null_mut());
     }
 }
@@ -274,8 +289,9 @@ fn block_all_but(signal: Option<libc::c_int>) {
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut set);
-        // A forbidden system call is the thread's own.
+        // A forbidden system call is the thread's own, and so is memory that is gone.
         libc::sigdelset(&mut set, libc::SIGSYS);
+        libc::sigdelset(&mut set, libc::SIGBUS);
         if let Some(signal) = signal {
             libc::sigdelset(&mut set, signal);
         }

@@ -11,8 +11,9 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use crate::child;
 use crate::fd::{self, Fd, Moved};
 
-/// Milliseconds that an end waits at most.
+/// Milliseconds that an end waits at most; where signals come, so often as long as the next takes to come.
 const PATIENCE: libc::c_int = 1000;
+const SIGNALS: usize = 20;
 
 /// What it is told: the socket is there; it is to go.
 const MADE: u8 = 1;
@@ -49,7 +50,8 @@ pub fn made() {
 pub fn end() {
     let Some(line) = line() else { return };
     line.write(&[END]);
-    fd::poll(&mut [line.poll(libc::POLLIN)], PATIENCE);
+    // A signal ends a wait, and what ended the VM comes again and again.
+    let _ = (0..SIGNALS).any(|_| fd::poll(&mut [line.poll(libc::POLLIN)], PATIENCE));
 }
 
 /// The child's life.

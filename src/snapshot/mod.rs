@@ -264,10 +264,8 @@ impl Snapshot {
 impl Prepared {
     fn new(config: &'static SnapshotConfig, restored: Option<&Restored>) -> Result<Prepared> {
         let path = &config.path;
-        if files::is_taken(path) {
-            return Err(Error::Failed(format!(
-                "--snapshot {path}: is there already; remove it, or give another path"
-            )));
+        if let Some(why) = files::obstacle(path) {
+            return Err(Error::Failed(format!("--snapshot {path}: {why}")));
         }
         let pages = PageMap::open().map_err(failed("/proc/self/pagemap"))?;
         let partial = files::partial(path);

@@ -189,3 +189,22 @@ fn a_job_in_the_background() {
     shell.types(&format!("pkill -TERM -P {}; wait; jobs; echo over $((6*12))\n", shell.child.id()));
     shell.shows("over 72");
 }
+
+/// As where a guest has brisk touch memory of an image that somebody made shorter.
+#[test]
+fn memory_that_is_gone_leaves_no_raw_terminal() {
+    let lab = Lab::new(guests::ECHO);
+    let kernel = lab.scratch.file("kernel", lab.elf.file()).display().to_string();
+    let program = brisk().get_program().to_string_lossy().into_owned();
+    let mut shell = Shell::start();
+    shell.shows("ready$ ");
+    shell.types(&format!(
+        "{program} --kernel {kernel} --memory size=16M --serial tty; echo ended $? $((6*7))\n"
+    ));
+    wait_for("the terminal to be the guest's", || shell.is_raw());
+    let signal = format!("pkill -BUS -P {}", shell.child.id());
+    assert!(Command::new("sh").args(["-c", &signal]).status().expect("sh").success());
+    shell.shows("brisk: memory of a file is gone");
+    shell.shows("ended 1 42");
+    wait_for("the terminal to be the shell's", || !shell.is_raw());
+}

@@ -378,6 +378,13 @@ fn what_is_there_already_stays() {
 }
 
 #[test]
+fn a_mount_point_is_refused_before_the_guest_has_run() {
+    let lab = Lab::new(guests::TO_TIMER);
+    let ended = lab.run(&["--snapshot", "path=/proc,at=0x11"]).with_status(1);
+    assert!(ended.stderr.contains("--snapshot /proc: is a mount point"), "{ended:#?}");
+}
+
+#[test]
 fn no_room_for_a_snapshot_is_an_error_and_leaves_nothing() {
     let lab = Lab::new(guests::TO_TIMER);
     let dir = lab.scratch.path("snapshot");

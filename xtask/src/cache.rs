@@ -4,6 +4,9 @@
 //! beside its final place and renamed when whole, so a killed build leaves nothing that looks
 //! finished. The files' SHA-256 sums are recorded and checked when the artifact is asked for, unless
 //! size, inode and times of all its files are those of the last check.
+//!
+//! Each change of its inputs makes an artifact anew, and of a disk image that is half a gigabyte. So one
+//! that nobody asked for in [`KEPT`] goes when another of its name is made.
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -13,9 +16,17 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// Name of the file in an artifact that lists its files' sums.
 const MANIFEST: &str = "sha256.json";
+
+/// How long an artifact stays that nobody asks for: who goes back and forth between two branches makes
+/// nothing twice.
+const KEPT: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+
+/// Hexadecimal digits of a key.
+const KEY: usize = 16;
 
 /// The cache's directory.
 pub struct Cache {
@@ -61,10 +72,10 @@ impl Inputs {
         Ok(self.with(&path.file_name().unwrap_or_default().to_string_lossy(), content))
     }
 
-    /// The key: 16 hex digits.
+    /// The key: [`KEY`] hex digits.
     pub fn key(&self) -> String {
         let mut key = hex(&self.0.clone().finalize());
-        key.truncate(16);
+        key.truncate(KEY);
         key
     }
 }
@@ -120,6 +131,7 @@ impl Cache {
     ) -> Result<PathBuf> {
         let place = self.place(name, inputs);
         if self.check(&place)? {
+            asked_for(&place);
             return Ok(place);
         }
         let _lock = self.lock(name)?;
@@ -138,7 +150,25 @@ impl Cache {
         fs::write(out.join(MANIFEST), serde_json::to_vec_pretty(&sums)?)?;
         fs::rename(&out, &place).with_context(|| format!("{}: cannot finish", place.display()))?;
         remove(&work)?;
+        self.drop_unused(name)?;
         Ok(place)
+    }
+
+    /// Removes the artifacts of this name for which nobody asked in [`KEPT`].
+    fn drop_unused(&self, name: &str) -> Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let stem = entry.file_name();
+            let key = stem.to_str().and_then(|stem| stem.strip_prefix(name)?.strip_prefix('-'));
+            let is_key = |key: &str| key.len() == KEY && key.bytes().all(|b| b.is_ascii_hexdigit());
+            let last = entry.metadata()?.modified()?;
+            let unused = SystemTime::now().duration_since(last).unwrap_or_default();
+            if key.is_some_and(is_key) && unused > KEPT {
+                remove(&entry.path())?;
+                let _ = fs::remove_file(self.root.join("checked").join(stem));
+            }
+        }
+        Ok(())
     }
 
     /// Takes the lock called `name`, waiting for another xtask that holds it. It ends with the
@@ -245,6 +275,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Notes when an artifact was last asked for; in a cache that is read-only nothing is removed either.
+fn asked_for(place: &Path) {
+    let _ = File::open(place).and_then(|dir| dir.set_modified(SystemTime::now()));
+}
+
 /// Removes a directory with all in it; that it is not there is fine.
 fn remove(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
@@ -279,6 +314,30 @@ mod tests {
         fs::write(place.join("more"), "not of the artifact").unwrap();
         cache.artifact("thing", &inputs, write("three")).unwrap();
         assert_eq!(fs::read_to_string(place.join("file")).unwrap(), "three");
+    }
+
+    #[test]
+    fn what_nobody_asks_for_goes_when_another_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path()).unwrap();
+        let make = |name: &str, version: &str| {
+            cache.artifact(name, &Inputs::new().with("version", version), write("text")).unwrap()
+        };
+        let all = || {
+            [("thing", "1"), ("thing", "2"), ("thing-b", "1")]
+                .map(|(name, version)| make(name, version))
+        };
+        all();
+        let [old, asked, other] = all(); // checked now
+        for place in [&old, &asked, &other] {
+            let long_ago = SystemTime::now() - KEPT - Duration::from_secs(60);
+            File::open(place).unwrap().set_modified(long_ago).unwrap();
+        }
+        assert_eq!(make("thing", "2"), asked);
+        assert!(old.exists(), "something was removed where nothing was made");
+        let new = make("thing", "3");
+        assert!(!old.exists() && [&asked, &other, &new].iter().all(|place| place.exists()));
+        assert_eq!(fs::read_dir(dir.path().join("checked")).unwrap().count(), 2);
     }
 
     #[test]

@@ -273,7 +273,7 @@ fn upstream_major(version: &str) -> u32 {
 }
 
 /// Whether this process may install packages.
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     fs::read_to_string("/proc/self/status")
         .is_ok_and(|text| text.lines().any(|line| line.starts_with("Uid:\t0\t0\t")))
 }

@@ -10,6 +10,7 @@ mod measure;
 mod parallel;
 mod paths;
 mod setup;
+mod space;
 mod test;
 mod ui;
 

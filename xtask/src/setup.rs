@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::cache::Cache;
 use crate::guest::{images, init, kernel, stock};
-use crate::{debian, lab};
+use crate::{debian, lab, space};
 
 /// Install missing Debian packages, build guest kernels, images and the lab.
 #[derive(FromArgs)]
@@ -15,7 +15,9 @@ pub struct Args {}
 
 /// Runs the task.
 pub fn run(_args: &Args) -> Result<ExitCode> {
-    everything(&Cache::open()?)?;
+    let cache = Cache::open()?;
+    space::for_setup(&cache)?;
+    everything(&cache)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -153,13 +153,15 @@ fn combinations(
 }
 
 /// Checks one combination: without a warning, or with the guard's message. Each worker has a target
-/// directory of its own, as cargo locks it.
+/// directory of its own, as cargo locks it. No combination is another's next build: what the compiler
+/// would keep for that is gigabytes.
 fn one(worker: usize, package: &str, features: &str, guard: Option<&Guard>) -> Result<()> {
     let words = ["clippy", "--quiet", "--package", package, "--lib", "--bins"];
     let more = ["--no-default-features", "--features", features, "--", "-D", "warnings"];
     let since = Instant::now();
     let output = cmd("cargo", words.iter().chain(&more))
         .env("CARGO_TARGET_DIR", paths::target()?.join(format!("matrix-{worker}")))
+        .env("CARGO_INCREMENTAL", "0")
         .dir(paths::workspace())
         .stderr_to_stdout()
         .stdout_capture()

@@ -14,7 +14,7 @@ use crate::build::{docs, matrix, size};
 use crate::cache::Cache;
 use crate::measure::metrics::{check, proof};
 use crate::measure::{bench, readme, trace};
-use crate::{build, paths, setup};
+use crate::{build, paths, setup, space};
 use count::Count;
 
 pub mod calls;
@@ -51,9 +51,11 @@ struct Report {
 
 /// Runs the task. The last line is `N passed, N failed`.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    let cache = Cache::open()?;
+    space::for_tests(&cache)?;
     let mut report = Report { only: args.only.clone(), ..Report::default() };
     let full = args.full || args.only.is_some();
-    report.step("setup", |_| setup::everything(&Cache::open()?));
+    report.step("setup", |_| setup::everything(&cache));
     report.step("format", |count| {
         cargo("fmt --all --check", count)?;
         // Not part of a package, as it is compiled for guests.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::build::Copy;
 use super::switch::Mutant;
+use crate::debian;
 use crate::parallel;
 use crate::ui::Step;
 
@@ -136,8 +137,11 @@ impl Test {
     /// # Errors
     /// It cannot be started, which says nothing of a mutant.
     fn run(&self, env: &[(&str, String)], limit: Duration) -> Result<Option<bool>> {
-        let child = Command::new(&self.program)
+        let scratch = tempfile::tempdir()?;
+        let child = self
+            .command()
             .args(["--exact", &self.name])
+            .env("TMPDIR", scratch.path())
             .current_dir(&self.dir)
             .env("CARGO_MANIFEST_DIR", &self.dir)
             .env("PROPTEST_MAX_SHRINK_ITERS", "0")
@@ -159,6 +163,18 @@ impl Test {
         };
         end(&mut child);
         Ok(passed)
+    }
+
+    /// The program, with a `/dev/shm` of its own where one may be mounted: what a test leaves that is ended
+    /// in the middle, a disk that a mutant has filled for instance, goes with it.
+    fn command(&self) -> Command {
+        if !debian::is_root() {
+            return Command::new(&self.program);
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev/shm && exec \"$@\"", "sh"]);
+        command.arg(&self.program);
+        command
     }
 }
 
