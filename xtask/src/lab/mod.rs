@@ -53,6 +53,9 @@ pub enum Mode {
     Fast,
     /// One CPU, and the clock advances 1 ns for each instruction, in L1 and its guests.
     Stopwatch,
+    /// Two CPUs, of which one runs at a time, and the clock advances 1 ns for each instruction of either:
+    /// for many guests at once, which [`Mode::Fast`] now and then has hang.
+    InTurn,
 }
 
 /// Something to run in L1.
@@ -256,7 +259,7 @@ const OFF: &str = "stty onlcr < /dev/console\n\
 fn environment(mode: Mode) -> String {
     let mode = match mode {
         Mode::Fast => "fast",
-        Mode::Stopwatch => "stopwatch",
+        Mode::Stopwatch | Mode::InTurn => "stopwatch",
     };
     let path = quote(&env::var("PATH").unwrap_or_default());
     let home = quote(&env::var("HOME").unwrap_or_default());

@@ -90,6 +90,7 @@ fn command(job: &Job, l1: &L1, dir: &Path) -> Command {
     command.args(match job.mode {
         Mode::Fast => ["-accel", "tcg,thread=multi", "-smp", "2"].as_slice(),
         Mode::Stopwatch => &["-accel", "tcg", "-smp", "1", "-icount", "shift=0,sleep=off"],
+        Mode::InTurn => &["-accel", "tcg", "-smp", "2", "-icount", "shift=0,sleep=off"],
     });
     let share = |path: &Path, tag: &str, more: &str| {
         // QEMU's options need a comma doubled.

@@ -302,10 +302,9 @@ pub fn density(count: u32) -> Result<String> {
         let _ = writeln!(script, "cp -L {} {name}", quote(&path_in_l1(path).to_string_lossy()));
     }
     let _ = write!(script, "N={count} LIMIT={}\n{DENSITY}", 60 + count);
-    // As many guests as that on two emulated CPUs hang now and then; on the stopwatch's one they do not.
     let step = crate::ui::Step::start(&format!("{count} clones in the lab"));
     let output = lab::run(&lab::Job {
-        mode: lab::Mode::Stopwatch,
+        mode: lab::Mode::InTurn,
         script,
         memory_mib: MEMORY,
         timeout: Duration::from_secs(600 + 10 * u64::from(count)),
@@ -317,11 +316,11 @@ pub fn density(count: u32) -> Result<String> {
         bail!("bench: --density {count}:\n{}", output.console)
     };
     let numbers: Vec<u64> = last.split(' ').filter_map(|word| word.parse().ok()).collect();
-    let [all, failed, pss, own, microseconds] =
+    let [all, failed, pss, own, microseconds, cpus] =
         numbers[..].try_into().ok().with_context(|| last.to_owned())?;
     ensure!(failed == 0, "bench: --density {count}: {failed} failed:\n{}", output.console);
     Ok(format!(
-        "{all} clones at once on one CPU: {failed} failed; each {pss} KiB of the host's memory (PSS), \
+        "{all} clones at once on {cpus} CPUs: {failed} failed; each {pss} KiB of the host's memory (PSS), \
          {own} KiB its own alone; all answered within {:.1} virtual ms of the first's start\n",
         // Far below 2^53.
         microseconds as f64 / 1000.0
@@ -349,7 +348,7 @@ for pid in $pids; do kill $pid 2> /dev/null; wait $pid || failed=$((failed + 1))
 answered=$(cat console.* | grep -c 'brisk-init: clone')
 [ $failed -ge $((N - answered)) ] || failed=$((N - answered))
 cat log.* | sort | uniq -c
-echo clones $N $failed $((pss / N)) $((own / N)) $took
+echo clones $N $failed $((pss / N)) $((own / N)) $took $(nproc)
 "#;
 
 #[cfg(test)]
