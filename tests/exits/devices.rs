@@ -287,6 +287,37 @@ fn a_clone_has_all_devices() {
     assert!(ended.stderr.contains("taken with more devices"), "{ended:?}");
 }
 
+/// Of two clones one may write to a disk, which the other's start does not touch.
+#[test]
+#[cfg(feature = "snapshot")]
+fn a_disk_that_another_clone_has_is_refused() {
+    use super::common::Running;
+    let lab = Lab::new(super::guests::saved::CODE_AND_ECHO);
+    let disk = lab.scratch.file("disk", pattern(512, 1));
+    let dir = lab.scratch.path("snapshot");
+    let snapshot = format!("path={},at=0x11", dir.display());
+    lab.run(&["--disk", &key("path", &disk), "--snapshot", &snapshot]).silent().with_status(0);
+    let restore = || {
+        let mut command: Command = brisk();
+        command.arg("--restore").arg(&dir).args(["--serial", "null"]);
+        command
+    };
+    let mut first = Running::start(&mut restore());
+    let id = first.id();
+    wait_for("a vCPU, which comes behind the disk", || {
+        let mut all = fs::read_dir(format!("/proc/{id}/fd")).unwrap().flatten();
+        all.any(|fd| {
+            fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().contains("kvm-vcpu"))
+        })
+    });
+    let ended = run(&mut restore()).with_status(1);
+    assert!(ended.stderr.contains("--disk") && ended.stderr.contains("in use by"), "{ended:?}");
+    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
+    assert!(first.runs());
+    first.signal(libc::SIGTERM);
+    first.end().silent().with_status(0);
+}
+
 /// An image that somebody cuts while the guest uses it: the guest goes on with memory that is nobody's, and
 /// what it writes there makes the image no longer again.
 #[test]

@@ -10,8 +10,12 @@ use super::Invalid;
 
 /// Saves what `accessed` made of a model, restores it into a new one, and saves that. Then flips each
 /// bit of it.
-fn comes_back<M, S>(accessed: &M, new: impl Fn() -> M, save: fn(&M) -> S, restore: Restore<M, S>)
-where
+fn comes_back<M, S>(
+    accessed: &M,
+    new: impl Fn() -> M,
+    save: impl Fn(&M) -> S,
+    restore: impl Fn(&mut M, &S) -> Result<(), Invalid>,
+) where
     S: FromBytes + IntoBytes + Immutable + KnownLayout + PartialEq + Copy + std::fmt::Debug,
 {
     let saved = save(accessed);
@@ -22,17 +26,15 @@ where
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        as_it_is_or_refused(&flipped, &new, save, restore);
+        as_it_is_or_refused(&flipped, &new, &save, &restore);
     }
 }
-
-type Restore<M, S> = fn(&mut M, &S) -> Result<(), Invalid>;
 
 fn as_it_is_or_refused<M, S>(
     bytes: &[u8],
     new: &impl Fn() -> M,
-    save: fn(&M) -> S,
-    restore: Restore<M, S>,
+    save: &impl Fn(&M) -> S,
+    restore: &impl Fn(&mut M, &S) -> Result<(), Invalid>,
 ) where
     S: FromBytes + IntoBytes + Immutable + KnownLayout + PartialEq + Copy + std::fmt::Debug,
 {
@@ -50,6 +52,48 @@ fn accesses() -> impl Strategy<Value = Vec<(u16, u64, u8, bool)>> {
 
 fn bytes_of(value: u64, width: u8) -> Vec<u8> {
     value.to_le_bytes()[..1 << width].to_vec()
+}
+
+/// What a driver of MMIO's made of a device: by any accesses, or `active` behind them.
+#[cfg(feature = "mmio")]
+fn virtio_device<D: crate::virtio::Device, const Q: usize>(
+    accesses: &[(u16, u64, u8, bool)],
+    active: bool,
+    new: impl Fn() -> D,
+) {
+    use crate::virtio::{Common, Effect, State, mmio};
+    let (mut device, mut model) = (new(), Common::<Q>::new());
+    for &(at, value, width, _) in accesses {
+        let data = bytes_of(value, width);
+        let _: Effect = mmio::write(&mut model, &mut device, u64::from(at % 0x110), &data);
+    }
+    if active {
+        for (at, value) in [
+            (0x70, 0),
+            (0x70, 3),
+            (0x24, 1),
+            (0x20, 1),
+            (0x70, 11),
+            (0x30, 0),
+            (0x38, 8),
+            (0x80, 0x1000),
+            (0x90, 0x2000),
+            (0xa0, 0x3000),
+            (0x44, 1),
+            (0x70, 15),
+        ] {
+            let _: Effect = mmio::write(&mut model, &mut device, at, &u32::to_le_bytes(value));
+        }
+        assert!(model.active());
+    }
+    let save = |model: &Common<Q>| {
+        let state: &State = model;
+        state.save(&new())
+    };
+    comes_back(&model, Common::new, save, |model, saved| {
+        let state: &mut State = model;
+        state.restore(&mut new(), saved)
+    });
 }
 
 proptest! {
@@ -88,32 +132,24 @@ proptest! {
     }
 
     #[test]
-    #[cfg(all(feature = "mmio", feature = "console"))]
+    #[cfg(feature = "mmio")]
     fn virtio(accesses in accesses(), active in any::<bool>()) {
-        use crate::virtio::{Common, Effect, Saved, State, console::Console, mmio};
-        let mut device = Console::new(Some((80, 25)));
-        let mut model = Common::<2>::new();
-        for (at, value, width, _) in accesses {
-            let _: Effect = mmio::write(
-                &mut model, &mut device, u64::from(at % 0x110), &bytes_of(value, width));
+        #[cfg(feature = "console")]
+        {
+            use crate::virtio::console::Console;
+            virtio_device::<_, 2>(&accesses, active, || Console::new(Some((80, 25))));
         }
-        if active {
-            for (at, value) in [(0x70, 0), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x30, 1),
-                (0x38, 16), (0x80, 0x1000), (0x90, 0x2000), (0xa0, 0x3000), (0x44, 1), (0x70, 15)] {
-                let _: Effect =
-                    mmio::write(&mut model, &mut device, at, &u32::to_le_bytes(value));
-            }
-            assert!(model.active());
+        #[cfg(feature = "block")]
+        {
+            use crate::virtio::block::{Block, Options};
+            let options = Options { capacity: 100, queues: 2, discard: true, ..Options::default() };
+            virtio_device::<_, 2>(&accesses, active, || Block::new(&options));
         }
-        fn save(model: &Common<2>) -> Saved {
-            let state: &State = model;
-            state.save(&Console::new(Some((80, 25))))
-        }
-        fn restore(model: &mut Common<2>, saved: &Saved) -> Result<(), Invalid> {
-            let state: &mut State = model;
-            state.restore(&mut Console::new(Some((80, 25))), saved)
-        }
-        comes_back(&model, Common::new, save, restore);
+        #[cfg(feature = "pmem")]
+        virtio_device::<_, 1>(&accesses, active, || crate::virtio::pmem::Pmem::new(1 << 32, 1 << 21));
+        #[cfg(feature = "rng")]
+        virtio_device::<_, 1>(&accesses, active, || crate::virtio::rng::Rng);
+        let _ = (accesses, active);
     }
 
     #[test]
@@ -150,7 +186,7 @@ proptest! {
         use crate::ioapic::{IoApic, Saved};
         let new = || IoApic::<24>::new(4, 8);
         let len = size_of::<Saved>();
-        as_it_is_or_refused(&bytes[..len], &new, IoApic::save, IoApic::restore);
+        as_it_is_or_refused(&bytes[..len], &new, &IoApic::save, &IoApic::restore);
     }
 }
 
