@@ -50,6 +50,9 @@ mod snapshot;
 #[cfg(all(feature = "snapshot", feature = "block", feature = "pmem"))]
 #[path = "linux/snapshot_load.rs"]
 mod snapshot_load;
+#[cfg(all(feature = "snapshot", feature = "pmem", feature = "hugepages"))]
+#[path = "linux/snapshot_places.rs"]
+mod snapshot_places;
 #[cfg(feature = "bzimage")]
 #[path = "linux/stock.rs"]
 mod stock;
