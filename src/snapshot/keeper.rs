@@ -22,9 +22,10 @@ impl Keeper {
     /// Makes the child, for a directory or file `partial` that is to become `path`.
     ///
     /// # Errors
-    /// There is no room for a process.
+    /// There is no room for a process; then nothing has that name any more.
     pub fn start(partial: &str, path: &str) -> io::Result<Keeper> {
-        child::start(|line| life(line, partial, path)).map(Keeper)
+        let line = child::start(|line| life(line, partial, path));
+        line.inspect_err(|_| files::remove(partial)).map(Keeper)
     }
 
     /// Has the directory renamed.

@@ -264,12 +264,13 @@ impl Snapshot {
 impl Prepared {
     fn new(config: &'static SnapshotConfig, restored: Option<&Restored>) -> Result<Prepared> {
         let path = &config.path;
-        if let Some(why) = files::obstacle(path) {
-            return Err(Error::Failed(format!("--snapshot {path}: {why}")));
-        }
         let pages = PageMap::open().map_err(failed("/proc/self/pagemap"))?;
         let partial = files::partial(path);
         files::make_directory(&partial).map_err(failed(&partial))?;
+        if let Some(why) = files::obstacle(path) {
+            files::remove(&partial);
+            return Err(Error::Failed(format!("--snapshot {path}: {why}")));
+        }
         let keeper = Keeper::start(&partial, path).map_err(failed(path))?;
         let make = |name: &str| {
             let path = files::below(&partial, name);
