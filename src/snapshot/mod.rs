@@ -186,20 +186,18 @@ impl Snapshot {
         }
         let (true, Some(prepared)) = (came.saves, &self.saves) else { return Ok(false) };
         paused.bus().snapshot_at.written = true;
-        match (prepared.write(&mut paused), prepared.config.goes_on) {
-            (Ok(()), true) => Ok(false),
-            (Ok(()), false) => {
-                // What is behind the code is for the clones to do, on disks for instance.
-                std::mem::forget(paused);
-                Ok(true)
-            }
-            (Err(error), true) => {
-                say(&error);
-                prepared.keeper.discard(&[&prepared.memory, &prepared.state]);
-                Ok(false)
-            }
-            (Err(error), false) => Err(error),
+        let written = prepared.write(&mut paused);
+        if !prepared.config.goes_on {
+            // What is behind the code is for the clones to do, on disks for instance, and for nobody where
+            // there are none: another vCPU would go on while this one's thread says why.
+            std::mem::forget(paused);
+            return written.map(|()| true);
         }
+        if let Err(error) = written {
+            say(&error);
+            prepared.keeper.discard(&[&prepared.memory, &prepared.state]);
+        }
+        Ok(false)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use super::common::kernel::{BASE, Bits, Code, bytes, check_disassembly};
 use super::common::state::part;
@@ -26,6 +27,21 @@ fn the_second_cpu_can_ask_for_one() {
             run(&mut command).silent().with_status(0);
             assert!(!codes(&again).contains(&0x82));
         }
+    }
+}
+
+/// The second one's code is the last that the guest does, whether or not it can be saved: behind it, it would
+/// switch the VM off, as if all had gone well.
+#[test]
+fn a_guest_that_cannot_be_saved_ends_at_its_code() {
+    for _ in 0..30 {
+        let lab = Lab::with_data(guests::cpus::WAKE_AND_FLOOD, &bytes(guests::cpus::OTHER));
+        let flag = format!("path={},at=0x82", lab.scratch.path("snapshot").display());
+        let brisk = lab.command(&["--cpus", "boot=2", "--snapshot", &flag]);
+        let mut command = Command::new("prlimit");
+        command.arg("--fsize=1048576").arg(brisk.get_program()).args(brisk.get_args());
+        let ended = run(&mut command).with_status(1);
+        assert!(ended.stderr.contains("too large"), "{ended:#?}");
     }
 }
 
