@@ -80,7 +80,7 @@ pub fn open(words: &[String]) -> Result<Option<Restored>> {
         )));
     }
     let (mut path, mut any_images, mut record) = (value.as_str(), false, None);
-    if value.starts_with("source_url=") {
+    if ["source_url=", "images=", "record="].iter().any(|key| value.starts_with(key)) {
         for (key, value) in pairs(value) {
             match (key, value) {
                 ("source_url", url) => path = url,
@@ -164,5 +164,9 @@ mod tests {
         add_saved(from.as_ref(), &mut given).unwrap();
         assert_eq!(given[4..], words("--kernel --trace --cmdline --stats --disk path=a"));
         assert!(open(&words("--cmdline --restore --kernel k")).unwrap().is_none());
+        // Keys come in any order.
+        let value = format!("record=0x22,images=any,source_url=file://{}", dir.path().display());
+        let from = open(&["--restore".into(), value]).unwrap().unwrap();
+        assert!(from.record == Some(0x22) && from.parts.any_images);
     }
 }
