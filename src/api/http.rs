@@ -220,7 +220,8 @@ fn read(bytes: &[u8]) -> Option<(usize, Asked)> {
     let mut url = Vec::new();
     let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
     let what = command(method, target, body, &mut url);
-    Some((len, Asked { what, url, stays }))
+    // An answer to HEAD has no body (RFC 9110, 9.3.2); a refusal's is the last that the client gets.
+    Some((len, Asked { what, url, stays: stays && method != "HEAD" }))
 }
 
 /// Where a request ends, and whether another follows (RFC 9112, 6.3 and 9.3).
@@ -246,6 +247,9 @@ fn framing(headers: &[Header<'_>], stays: bool) -> Result<Framing, (&'static str
             told = Some(framing.length);
         } else if same(name, b"transfer-encoding") {
             return Err((NOT_IMPLEMENTED, "Transfer-Encoding: give a Content-Length"));
+        } else if stays && same(name, b"expect") {
+            // An answer of some kind has to come before the body does (RFC 9110, 10.1.1).
+            return Err(("417 Expectation Failed", "Expect: send the body at once"));
         } else if same(name, b"connection") {
             framing.stays &= !value.windows(5).any(|part| same(part, b"close"));
         }

@@ -94,9 +94,12 @@ fn who_says_so_asks_once() {
         (curl(ping, "connection: x , Close\r\n"), false),
         (curl(ping, "Connection: keep-alive\r\n"), true),
         (format!("{ping} HTTP/1.0\r\n\r\n"), false),
+        (format!("{ping} HTTP/1.0\r\nExpect: 100-continue\r\n\r\n"), false),
     ] {
         assert_eq!(asked(&text), (Ok(Command::Ping), stays), "{text}");
     }
+    // Behind a body that it does not expect, it would look for the next answer.
+    assert_eq!(asked(&curl("HEAD /api/v1/vmm.ping", "")), (Err(405), false));
 }
 
 #[test]
@@ -112,6 +115,7 @@ fn what_is_no_request_is_the_connections_last() {
         (curl(put, "Content-Length:\r\n"), 400),
         (curl(put, "Content-Length: 1\r\nContent-Length: 2\r\n"), 400),
         (curl(put, "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"), 501),
+        (curl(put, "Connection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"), 417),
         (curl(put, "Content-Length: 4000\r\n"), 413),
         (curl(put, "Content-Length: 99999999999999999999999\r\n"), 413),
         (curl(put, "Content-Length: 18446744073709551615\r\n"), 413),
