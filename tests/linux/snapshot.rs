@@ -320,3 +320,28 @@ fn a_serial_terminal_of_another_size() {
     let shown = goes_on_upon_another_terminal(&dir, asked);
     assert!(!shown.contains("31 97") && !shown.contains("37 103"), "{shown}");
 }
+
+/// What programs get, by the function of the kernel's that getrandom(2) has too.
+#[cfg(feature = "serial")]
+#[test]
+fn clones_read_random_bytes_of_their_own() {
+    let mut guest = Guest::doing("shell");
+    guest.initramfs = Some(artifact("BRISK_SHELL_INITRAMFS"));
+    guest.serial = "tty".to_owned();
+    let dir = shell_on_a_terminal(&guest);
+    let read = || {
+        let (ours, theirs) = terminal(97, 31);
+        let mut command = brisk();
+        command.args(["--restore", &dir]);
+        let mut on = OnTerminal::start(command, ours, &theirs);
+        on.shows("records out");
+        on.answers("head -c 16 /dev/urandom | md5sum; echo read $((20+1))", "read 21");
+        let shown = on.screen();
+        on.types("\x01x");
+        assert_eq!(on.end(), Some(0));
+        let is_sum = |word: &&str| word.len() == 32 && word.chars().all(|c| c.is_ascii_hexdigit());
+        let sum = shown.split_whitespace().find(is_sum);
+        sum.unwrap_or_else(|| panic!("no sum: {shown}")).to_owned()
+    };
+    assert_ne!(read(), read());
+}
