@@ -316,6 +316,16 @@ fn a_cpu_that_is_just_being_started_is_no_snapshot() {
     assert!(ended.stderr.contains("vCPU 1 is just being started"), "{ended:#?}");
     wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
     assert!(!dir.exists());
+    // One that was to run on does.
+    let flag = format!("{flag},then=go-on");
+    let ended = lab.run(&["--cpus", "boot=2", "--snapshot", &flag]).with_status(0);
+    assert!(
+        ended.stderr.contains("just being started; try again; the guest runs on"),
+        "{ended:#?}"
+    );
+    assert_eq!(lab.codes(), [0x11]);
+    wait_for("the half of a snapshot to go", || partial(&lab.scratch).is_empty());
+    assert!(!dir.exists());
 }
 
 #[test]
