@@ -4,12 +4,17 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use super::common::kernel::{BASE, Bits, Code, check_disassembly};
 use super::common::run;
 use super::{Lab, guests};
 
 /// What arrives at a manager's socket from a guest that writes 0x11, 0x22 and 0x33.
 fn told(more: &[&str]) -> Vec<String> {
-    let lab = Lab::new(guests::TO_TIMER);
+    told_of(guests::TO_TIMER, more)
+}
+
+fn told_of(guest: Code, more: &[&str]) -> Vec<String> {
+    let lab = Lab::new(guest);
     let path = lab.scratch.path("manager");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
@@ -31,6 +36,21 @@ fn the_manager_is_told_once_when_the_code_comes() {
     assert_eq!(told(&["--notify", "51"]), ["READY=1"]);
     // Userspace's own is not among this guest's.
     assert_eq!(told(&[]), [""; 0]);
+}
+
+/// Without the flag it is what userspace's first program writes.
+#[test]
+fn userspace_is_ready() {
+    const USERSPACE: Code = &[
+        (&[0xb0, 0x60], "mov al,0x60"),
+        (&[0xe6, 0x80], "out 0x80,al"),
+        (&[0x66, 0xba, 0x00, 0x06], "mov dx,0x600"),
+        (&[0xb0, 0x34], "mov al,0x34"),
+        (&[0xee], "out dx,al"),
+    ];
+    check_disassembly("USERSPACE", USERSPACE, Bits::B32, BASE);
+    assert_eq!(told_of(USERSPACE, &[]), ["READY=1"]);
+    assert_eq!(told_of(USERSPACE, &["--notify", "0x61"]), [""; 0]);
 }
 
 #[test]
