@@ -76,7 +76,7 @@ impl Error {
 #[cfg(feature = "snapshot")]
 impl From<crate::snapshot::Wrong> for Error {
     fn from(wrong: crate::snapshot::Wrong) -> Error {
-        Error::Failed(format!("--restore: {wrong}"))
+        Error::Failed(format!("--restore: {wrong}; take the snapshot anew"))
     }
 }
 

@@ -63,11 +63,21 @@ fn read(line: &Fd) -> Option<u8> {
     }
 }
 
+/// Gives `partial` its name, which it keeps when the power fails.
+fn named(partial: &str, path: &str) -> io::Result<()> {
+    // A file system that cannot sync a directory is no fault of the snapshot's.
+    let sync = |path: &str| files::open(path).and_then(|directory| directory.sync_all());
+    let _ = sync(partial);
+    files::rename(partial, path)?;
+    let _ = sync(&files::below(path, ".."));
+    Ok(())
+}
+
 /// The child's life.
 fn life(line: &Fd, partial: &str, path: &str) {
     // Each error's number is one byte.
     let code = match read(line) {
-        Some(KEEP) => match files::rename(partial, path) {
+        Some(KEEP) => match named(partial, path) {
             Ok(()) => 0,
             Err(error) => error.raw_os_error().unwrap_or(libc::EIO) as u8,
         },

@@ -111,12 +111,10 @@ impl std::fmt::Display for Wrong {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Wrong::Magic => f.write_str("not a snapshot of brisk's"),
-            Wrong::Version(version) => write!(
-                f,
-                "a snapshot of version {version}, and this brisk reads version {VERSION}; take it \
-                 anew"
-            ),
-            Wrong::Cut => f.write_str("the file is cut short; take the snapshot anew"),
+            Wrong::Version(version) => {
+                write!(f, "a snapshot of version {version}, and this brisk reads version {VERSION}")
+            }
+            Wrong::Cut => f.write_str("the file is cut short"),
             Wrong::Checksum => f.write_str("the file was changed or damaged: wrong checksum"),
             Wrong::Part(kind, number) => {
                 write!(f, "part {}, number {number}: missing or wrong", *kind as u32)

@@ -1,6 +1,7 @@
 //! What a VM starts from: a kernel, or a snapshot, of which it becomes a clone.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 
 use kvm_bindings::CpuId;
@@ -8,7 +9,7 @@ use vm_memory::GuestMemoryMmap;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{U32, U64};
 
-use super::parts::{Kind, Parts};
+use super::parts::{Kind, Parts, Wrong};
 use super::working_set::{self, WorkingSet};
 use super::{FILES, Shape, files, leak, memory};
 use crate::bus::Bus;
@@ -159,7 +160,10 @@ fn read_private(devices: Vec<(usize, usize, usize)>, parts: &Parts<'_>, file: &F
             // SAFETY: a page of the device's own mapping, which nothing else points into yet.
             let page =
                 unsafe { std::slice::from_raw_parts_mut((base + offset) as *mut u8, memory::PAGE) };
-            file.read_exact_at(page, place).map_err(Error::file("--restore", "memory"))?;
+            file.read_exact_at(page, place).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => Wrong::Cut.into(),
+                _ => Error::file("--restore", "memory")(error),
+            })?;
         }
     }
     Ok(())

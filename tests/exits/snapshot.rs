@@ -181,20 +181,25 @@ fn every_length_and_flipped_bits_of_a_state_are_refused() {
     let state = fs::read(&file).unwrap();
     for len in [0, 1, 7, 8, 31, 32, 100, state.len() / 2, state.len() - 1] {
         fs::write(&file, &state[..len]).unwrap();
-        saved.is_refused(&["--restore", "cut"]);
+        saved.is_refused(&["--restore", "cut", "; take the snapshot anew"]);
     }
     for at in [32, 48, state.len() / 2, state.len() - 1] {
         let mut changed = state.clone();
         changed[at] ^= 0x10;
         fs::write(&file, &changed).unwrap();
-        saved.is_refused(&["--restore", "checksum"]);
+        saved.is_refused(&["--restore", "checksum", "; take the snapshot anew"]);
     }
     for (at, what) in [(0, "not a snapshot"), (8, "version")] {
         let mut changed = state.clone();
         changed[at] ^= 0x10;
         fs::write(&file, &changed).unwrap();
-        saved.is_refused(&["--restore", what]);
+        saved.is_refused(&["--restore", what, "; take the snapshot anew"]);
     }
+    // Of another size than its own command line says.
+    let mut changed = state.clone();
+    edit(&mut changed, SHAPE, |shape| shape[3] ^= 1);
+    fs::write(&file, &changed).unwrap();
+    saved.is_refused(&["--restore", "part 2", "; take the snapshot anew"]);
     fs::write(&file, &state).unwrap();
     run(&mut saved.restore()).silent().with_status(0);
 }
@@ -207,6 +212,8 @@ fn edit(state: &mut [u8], kind: u32, change: impl FnOnce(&mut [u8])) {
     state[16..24].copy_from_slice(&checksum.to_le_bytes());
 }
 
+/// The machine's memory and CPUs.
+const SHAPE: u32 = 2;
 /// Parts of a vCPU's.
 const CPUID: u32 = 16;
 const SUPPORTED: u32 = 27;

@@ -69,6 +69,12 @@ impl Queue {
 impl State {
     /// The state of `device`'s part that every virtio device has, as it is now.
     pub fn save<D: Device>(&self, _device: &D) -> Saved {
+        self.save_as(D::ID)
+    }
+
+    /// Once, not for each type of device.
+    #[inline(never)]
+    fn save_as(&self, id: u32) -> Saved {
         let mut queues = [NO_QUEUE; MAX_SAVED_QUEUES];
         for (to, from) in queues.iter_mut().zip(&self.queues) {
             *to = SavedQueue {
@@ -80,7 +86,7 @@ impl State {
             };
         }
         Saved {
-            device_id: U32::new(D::ID),
+            device_id: U32::new(id),
             status: self.status.bits(),
             interrupt: self.interrupt.bits(),
             generation: self.generation,
@@ -100,7 +106,20 @@ impl State {
     /// # Errors
     /// It is none.
     pub fn restore<D: Device>(&mut self, device: &mut D, saved: &Saved) -> Result<(), Invalid> {
-        check(saved.device_id.get() == D::ID && saved.zero == 0)?;
+        device.replaces(saved.driver_features.get());
+        let offered = offered_features(device);
+        self.take_over(D::ID, offered, &|index| device.queue_max_size(index), saved)
+    }
+
+    #[inline(never)]
+    fn take_over(
+        &mut self,
+        id: u32,
+        offered: u64,
+        queue_max_size: &dyn Fn(u16) -> u16,
+        saved: &Saved,
+    ) -> Result<(), Invalid> {
+        check(saved.device_id.get() == id && saved.zero == 0)?;
         check(saved.queue_count.get() as usize == self.queues.len())?;
         self.status = Status::from_bits(saved.status).ok_or(Invalid)?;
         self.interrupt = Interrupt::from_bits(saved.interrupt).ok_or(Invalid)?;
@@ -109,8 +128,7 @@ impl State {
         self.driver_features_select = saved.driver_features_select.get();
         self.queue_select = saved.queue_select.get();
         self.driver_features = saved.driver_features.get();
-        device.replaces(self.driver_features);
-        let agreed = self.driver_features & !offered_features(device) == 0;
+        let agreed = self.driver_features & !offered == 0;
         check(agreed || !self.status.contains(Status::FEATURES_OK))?;
         let (used, rest) = saved.queues.split_at_checked(self.queues.len()).ok_or(Invalid)?;
         check(rest.iter().all(|queue| *queue == NO_QUEUE))?;
@@ -120,7 +138,7 @@ impl State {
             queue.size = from.size.get();
             queue.ready = flag(from.ready)?;
             queue.restore_vector(from.vector.get());
-            check(from.zero == [0; 3] && queue.size <= device.queue_max_size(index))?;
+            check(from.zero == [0; 3] && queue.size <= queue_max_size(index))?;
             check(!queue.ready || queue.valid())?;
             *to = queue;
         }
