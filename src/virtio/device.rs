@@ -90,6 +90,14 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
     }
 
     fn activate(&mut self, memory: &GuestMemoryMmap) -> Reply {
+        let broken = self.start(memory, &[]);
+        let reset = broken && self.common.needs_reset();
+        Reply::config(reset || !self.common.interrupt_status().is_empty())
+    }
+
+    /// Starts what the driver has made ready, queues that were in use where they were; true where one's rings
+    /// are not in guest memory.
+    fn start(&mut self, memory: &GuestMemoryMmap, positions: &[[u16; 2]]) -> bool {
         let features = self.common.features();
         let mut broken = false;
         for (index, lane) in (0..).zip(&mut self.lanes) {
@@ -99,10 +107,12 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
                 continue;
             };
             *queue = Queue::start(setup, features, memory);
+            if let (Some(queue), Some(at)) = (&mut *queue, positions.get(usize::from(index))) {
+                queue.set_positions(*at);
+            }
             broken |= queue.is_none();
         }
-        let reset = broken && self.common.needs_reset();
-        Reply::config(reset || !self.common.interrupt_status().is_empty())
+        broken
     }
 
     /// Some of `events` came, and `own` is the device's. A bit for each queue that is then to be moved,

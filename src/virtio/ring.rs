@@ -58,7 +58,9 @@ pub struct Queue {
 unsafe impl Send for Queue {}
 
 impl Queue {
-    /// The queue for a setup that the driver handed over; `None` where its rings are not in guest memory.
+    /// The queue for a setup that the driver handed over; `None` where its rings are not in guest memory. Once,
+    /// not within each kind of device.
+    #[inline(never)]
     pub fn start(setup: &virtio::Queue, features: u64, memory: &GuestMemoryMmap) -> Option<Queue> {
         let areas = [setup.desc_table(), setup.avail_ring(), setup.used_ring()];
         Queue::new(setup.size(), areas, features & F_EVENT_IDX != 0, memory)
@@ -107,7 +109,6 @@ impl Queue {
     }
 
     /// Goes on where another left off.
-    #[cfg(any(test, feature = "snapshot"))]
     pub fn set_positions(&mut self, [next_avail, next_used]: [u16; 2]) {
         (self.next_avail, self.seen, self.next_used) = (next_avail, next_avail, next_used);
     }

@@ -10,13 +10,13 @@ use vm_memory::GuestMemoryMmap;
 use zerocopy::little_endian::{I64, U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Pump, VirtioDevice};
+use super::VirtioDevice;
 use crate::error::{Error, Result};
 use crate::events::{self, Events};
 use crate::interrupts::Sink;
 use crate::snapshot::parts::{Kind, Parts, Writer};
 use crate::virtio::table::each;
-use crate::virtio::{Backend, Devices, Queue};
+use crate::virtio::{Backend, Devices};
 
 /// By what an image is known to be the same still.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,19 +86,10 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
             return Ok(());
         }
         let positions: [[U16; 2]; Q] = from.read(Kind::Queues, index)?;
-        let features = self.common.features();
-        for ((number, lane), at) in (0..).zip(&mut self.lanes).zip(positions) {
-            let Pump { queue, backend } = &mut *lane.lock();
-            backend.activate(features);
-            let Some(setup) = self.common.queue(number).filter(|setup| setup.ready()) else {
-                continue;
-            };
-            let mut started = Queue::start(setup, features, memory)
-                .ok_or_else(|| from.wrong(Kind::Queues, index))?;
-            started.set_positions(at.map(U16::get));
-            *queue = Some(started);
+        match self.start(memory, &positions.map(|at| at.map(U16::get))) {
+            true => Err(from.wrong(Kind::Queues, index).into()),
+            false => Ok(()),
         }
-        Ok(())
     }
 }
 
