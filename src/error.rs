@@ -75,6 +75,9 @@ impl Error {
 
 #[cfg(feature = "snapshot")]
 impl From<crate::snapshot::Wrong> for Error {
+    // Once for all who ask.
+    #[cold]
+    #[inline(never)]
     fn from(wrong: crate::snapshot::Wrong) -> Error {
         Error::Failed(format!("--restore: {wrong}; take the snapshot anew"))
     }
