@@ -165,7 +165,7 @@ impl Wish<'_> {
     }
 
     fn wrong(&self, text: &str) -> Error {
-        Error::Failed(format!("{} {}: {text}", self.flag, self.path))
+        Error::failed(format_args!("{} {}: {text}", self.flag, self.path))
     }
 }
 

@@ -38,7 +38,7 @@ impl Socket {
         if let (false, Some(inherited)) = (place.is_empty(), inherited) {
             return Ok(Socket { text: place.into(), inherited });
         }
-        usage([FLAG, " ", text, ": give a path, path=PATH or fd=N, N from 3 on"].concat())
+        usage(format_args!("{FLAG} {text}: give a path, path=PATH or fd=N, N from 3 on"))
     }
 
     /// The socket, to which clients can come from now on; it does not block.
