@@ -53,6 +53,9 @@ mod snapshot_cpus;
 #[cfg(feature = "snapshot")]
 #[path = "exits/snapshot_state.rs"]
 mod snapshot_state;
+#[cfg(feature = "snapshot")]
+#[path = "exits/snapshot_unmade.rs"]
+mod snapshot_unmade;
 
 use std::process::Command;
 
