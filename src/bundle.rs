@@ -92,7 +92,7 @@ pub fn find(arguments: &[OsString]) -> Result<Option<Asked>> {
     }
     let Index { flags, help, manifest, kernel, initramfs, image, .. } = index();
     let file = File::open(OWN_FILE).map_err(|error| {
-        Error::failed(format_args!("{OWN_FILE}: {error}; a bundle reads its own file: mount /proc"))
+        Error::Failed(format!("{OWN_FILE}: {error}; a bundle reads its own file: mount /proc"))
     })?;
     let file = FILE.get_or_init(|| file);
     let only = if let [only] = arguments { only.to_str() } else { None };
@@ -112,7 +112,7 @@ fn text(file: &File, part: Part) -> Result<String> {
     let read = file.read_exact_at(&mut bytes, part.at);
     let text = read.and_then(|()| String::from_utf8(bytes).map_err(io::Error::other));
     text.map_err(|error| {
-        Error::failed(format_args!("{OWN_FILE}: {error}; the bundle is damaged, make it again"))
+        Error::Failed(format!("{OWN_FILE}: {error}; the bundle is damaged, make it again"))
     })
 }
 

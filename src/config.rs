@@ -1,7 +1,5 @@
 //! What the command line asks for, typed and checked as far as it can be without the host.
 
-use std::fmt;
-
 use brisk_boot::Protocol;
 
 use crate::bundle;
@@ -104,7 +102,7 @@ impl Transport {
             "mmio" => Ok(Transport::Mmio),
             "pci" => Ok(Transport::Pci),
             "pci-ports" => Ok(Transport::PciPorts),
-            _ => usage(format_args!("--transport {text}: give mmio, pci or pci-ports")),
+            _ => usage(format!("--transport {text}: give mmio, pci or pci-ports")),
         }
     }
 }
@@ -131,7 +129,7 @@ impl Seccomp {
             "true" => Ok(Seccomp::On),
             "log" => Ok(Seccomp::Log),
             "false" => Ok(Seccomp::Off),
-            _ => usage(format_args!("--seccomp {text}: give true, false or log")),
+            _ => usage(format!("--seccomp {text}: give true, false or log")),
         }
     }
 }
@@ -161,7 +159,7 @@ impl Output {
             "tty" => Ok(Output::Tty),
             _ => match text.strip_prefix("file=") {
                 Some(path) if !path.is_empty() => Ok(Output::File(path.into())),
-                _ => usage(format_args!("{flag} {text}: give off, null, tty or file=PATH")),
+                _ => usage(format!("{flag} {text}: give off, null, tty or file=PATH")),
             },
         }
     }
@@ -231,9 +229,7 @@ impl MemoryConfig {
                         "2M" => PageSize::Size2M,
                         "1G" => PageSize::Size1G,
                         _ => {
-                            return usage(format_args!(
-                                "--memory hugepage_size={value}: give 2M or 1G"
-                            ));
+                            return usage(format!("--memory hugepage_size={value}: give 2M or 1G"));
                         }
                     });
                 }
@@ -253,12 +249,12 @@ impl MemoryConfig {
             need(cfg!(feature = "hugepages"), "--memory hugepages=on", "hugepages")?;
             config.hugepages = Some(page_size.unwrap_or(PageSize::Size2M));
         } else if page_size.is_some() {
-            return usage(format_args!("--memory hugepage_size: only together with hugepages=on"));
+            return usage("--memory hugepage_size: only together with hugepages=on".into());
         }
         if config.thp == Some(true) {
             need(cfg!(feature = "thp"), "--memory thp=on", "thp")?;
             if hugepages {
-                return usage(format_args!("--memory: give hugepages=on or thp=on, not both"));
+                return usage("--memory: give hugepages=on or thp=on, not both".into());
             }
         }
         Ok(config)
@@ -276,7 +272,7 @@ pub fn parse_cpus(text: &str) -> Result<(u8, bool)> {
             "boot" => {
                 count = match value.parse() {
                     Ok(count @ 1..=254) => count,
-                    _ => return usage(format_args!("--cpus boot={value}: give 1 to 254")),
+                    _ => return usage(format!("--cpus boot={value}: give 1 to 254")),
                 };
             }
             "nested" => nested = on_off("--cpus nested", value)?,
@@ -295,7 +291,7 @@ pub fn parse_protocol(text: &str) -> Result<Protocol> {
     match text {
         "pvh" => Ok(Protocol::Pvh),
         "linux64" => Ok(Protocol::Linux64),
-        _ => usage(format_args!("--boot-protocol {text}: give pvh or linux64")),
+        _ => usage(format!("--boot-protocol {text}: give pvh or linux64")),
     }
 }
 
@@ -307,7 +303,7 @@ pub fn need(there: bool, flag: &str, feature: &str) -> Result<()> {
     if there {
         return Ok(());
     }
-    usage(format_args!(
+    usage(format!(
         "{flag}: this brisk was built without the feature `{feature}`; build one with it"
     ))
 }
@@ -324,17 +320,17 @@ pub(crate) fn parse_code(what: &str, value: &str) -> Result<u8> {
         Some(digits) => u8::from_str_radix(digits, 16),
         None => value.parse(),
     };
-    code.or_else(|_| usage(format_args!("{what}={value}: give a byte, as 0x80")))
+    code.or_else(|_| usage(format!("{what}={value}: give a byte, as 0x80")))
 }
 
 /// For a key that the flag has not.
 pub(crate) fn unknown<T>(flag: &str, key: &str, known: &str) -> Result<T> {
-    usage(format_args!("{flag}: unknown key `{key}`; known are {known}"))
+    usage(format!("{flag}: unknown key `{key}`; known are {known}"))
 }
 
 /// For what makes no sense.
-pub(crate) fn usage<T>(text: fmt::Arguments<'_>) -> Result<T> {
-    Err(Error::usage(text))
+pub(crate) fn usage<T>(text: String) -> Result<T> {
+    Err(Error::Usage(text))
 }
 
 /// A switch.
@@ -342,7 +338,7 @@ pub(crate) fn on_off(what: &str, value: &str) -> Result<bool> {
     match value {
         "on" => Ok(true),
         "off" => Ok(false),
-        _ => usage(format_args!("{what}={value}: give on or off")),
+        _ => usage(format!("{what}={value}: give on or off")),
     }
 }
 
@@ -357,7 +353,7 @@ fn parse_size(what: &str, value: &str) -> Result<u64> {
     };
     match digits.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)) {
         Some(size) => Ok(size),
-        None => usage(format_args!("{what}={value}: give bytes, or a number with K, M, G or T")),
+        None => usage(format!("{what}={value}: give bytes, or a number with K, M, G or T")),
     }
 }
 

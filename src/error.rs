@@ -49,20 +49,6 @@ impl Error {
         }
     }
 
-    /// The host, a file or brisk itself failed. The text is made here, once for all who say one.
-    #[cold]
-    #[inline(never)]
-    pub fn failed(text: fmt::Arguments<'_>) -> Error {
-        Error::Failed(text.to_string())
-    }
-
-    /// The command line is wrong.
-    #[cold]
-    #[inline(never)]
-    pub fn usage(text: fmt::Arguments<'_>) -> Error {
-        Error::Usage(text.to_string())
-    }
-
     /// For `map_err` on what a flag's file answers.
     pub fn file(flag: &'static str, path: &str) -> impl FnOnce(std::io::Error) -> Error {
         move |error| Error::of_file(flag, path, error)
@@ -93,7 +79,7 @@ impl From<crate::snapshot::Wrong> for Error {
     #[cold]
     #[inline(never)]
     fn from(wrong: crate::snapshot::Wrong) -> Error {
-        Error::failed(format_args!("--restore: {wrong}; take the snapshot anew"))
+        Error::Failed(format!("--restore: {wrong}; take the snapshot anew"))
     }
 }
 

@@ -165,7 +165,7 @@ impl Wish<'_> {
     }
 
     fn wrong(&self, text: &str) -> Error {
-        Error::failed(format_args!("{} {}: {text}", self.flag, self.path))
+        Error::Failed(format!("{} {}: {text}", self.flag, self.path))
     }
 }
 

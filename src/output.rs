@@ -89,9 +89,7 @@ pub fn open() -> Result<()> {
         output.made = new;
         let meta = file.metadata().map_err(Error::file(flag, path))?;
         if meta.file_type().is_block_device() {
-            return Err(Error::failed(format_args!(
-                "{flag} {path}: is a block device; give a file"
-            )));
+            return Err(Error::Failed(format!("{flag} {path}: is a block device; give a file")));
         }
         inputs::claim(flag, path, Id::of(&meta), true)?;
         if !meta.is_file() {
@@ -134,7 +132,7 @@ fn open_one(flag: &'static str, path: &str) -> Result<(File, bool)> {
     let mut opened = options.clone().custom_flags(flags | libc::O_NOFOLLOW).open(&name);
     if opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ELOOP)) {
         if others_may_write(directory(name.as_ref())) {
-            return Err(Error::failed(format_args!(
+            return Err(Error::Failed(format!(
                 "{flag} {path}: a symbolic link in a directory that others may write to; give the \
                  file that it stands for"
             )));
@@ -142,9 +140,9 @@ fn open_one(flag: &'static str, path: &str) -> Result<(File, bool)> {
         opened = options.custom_flags(flags).open(&name);
     }
     let file = opened.map_err(|error| match error.raw_os_error() {
-        Some(libc::ENXIO) => Error::failed(format_args!(
-            "{flag} {path}: nobody reads this FIFO; start its reader first"
-        )),
+        Some(libc::ENXIO) => {
+            Error::Failed(format!("{flag} {path}: nobody reads this FIFO; start its reader first"))
+        }
         _ => Error::File { flag, path: path.into(), error },
     });
     file.map(|file| (file, false))

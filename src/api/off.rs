@@ -19,7 +19,7 @@ pub struct Api;
 impl Socket {
     #[inline(always)]
     pub fn parse(_: &str) -> Result<Socket> {
-        crate::config::usage(format_args!(""))
+        crate::config::usage(String::new())
     }
 }
 

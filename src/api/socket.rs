@@ -38,7 +38,7 @@ impl Socket {
         if let (false, Some(inherited)) = (place.is_empty(), inherited) {
             return Ok(Socket { text: place.into(), inherited });
         }
-        usage(format_args!("{FLAG} {text}: give a path, path=PATH or fd=N, N from 3 on"))
+        usage([FLAG, " ", text, ": give a path, path=PATH or fd=N, N from 3 on"].concat())
     }
 
     /// The socket, to which clients can come from now on; it does not block.

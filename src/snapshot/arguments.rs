@@ -46,18 +46,14 @@ impl SnapshotConfig {
                     goes_on = match value {
                         "exit" => false,
                         "go-on" => true,
-                        _ => {
-                            return usage(format_args!(
-                                "--snapshot then={value}: give exit or go-on"
-                            ));
-                        }
+                        _ => return usage(format!("--snapshot then={value}: give exit or go-on")),
                     };
                 }
                 _ => return unknown("--snapshot", key, "path, at, then"),
             }
         }
         if path.is_empty() || at.is_none() && !clients {
-            return usage(format_args!("--snapshot {text}: give path=DIR,at=CODE"));
+            return usage(format!("--snapshot {text}: give path=DIR,at=CODE"));
         }
         Ok(SnapshotConfig { path: path.into(), at, goes_on, arguments: Vec::new() })
     }
@@ -79,7 +75,7 @@ pub fn open(words: &[String]) -> Result<Option<Restored>> {
     let restore = flags(words).find(|(flag, _)| *flag == "--restore");
     let Some((_, [_, value])) = restore else { return Ok(None) };
     if let Some((flag, _)) = flags(words).find(|(flag, _)| OF_THE_MACHINE.contains(flag)) {
-        return Err(Error::usage(format_args!(
+        return Err(Error::Usage(format!(
             "{flag}: is as it was when the snapshot was taken; leave it away beside --restore"
         )));
     }
@@ -92,7 +88,7 @@ pub fn open(words: &[String]) -> Result<Option<Restored>> {
                 ("images", "any") => any_images = true,
                 ("images", "same") => any_images = false,
                 ("images", _) => {
-                    return usage(format_args!("--restore images={value}: give same or any"));
+                    return usage(format!("--restore images={value}: give same or any"));
                 }
                 _ => return unknown("--restore", key, "source_url, images, record"),
             }

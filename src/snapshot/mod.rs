@@ -267,7 +267,7 @@ impl Prepared {
         files::make_directory(&partial).map_err(failed(&partial))?;
         if let Some(why) = files::obstacle(path) {
             files::remove(&partial);
-            return Err(Error::failed(format_args!("--snapshot {path}: {why}")));
+            return Err(Error::Failed(format!("--snapshot {path}: {why}")));
         }
         let keeper = Keeper::start(&partial, path).map_err(failed(path))?;
         let make = |name: &str| {

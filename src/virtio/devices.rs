@@ -52,7 +52,7 @@ impl Devices {
         };
         let slots = config.devices.open(&mut host)?;
         if slots.len() > MAX_VIRTIO {
-            return Err(Error::usage(format_args!(
+            return Err(Error::Usage(format!(
                 "{FLAGS}together: {} devices, and there is room for {MAX_VIRTIO}",
                 slots.len()
             )));

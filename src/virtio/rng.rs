@@ -40,7 +40,7 @@ impl RngConfig {
             }
         }
         if config.src.is_empty() {
-            return usage(format_args!("--rng {text}: give src=/dev/urandom"));
+            return usage(format!("--rng {text}: give src=/dev/urandom"));
         }
         Ok(config)
     }
@@ -80,7 +80,7 @@ impl Rng {
             .map_err(file)?;
         // A file would end, and a guest that trusts it would get the same bytes as the one before.
         if !source.metadata().is_ok_and(|meta| meta.file_type().is_char_device()) {
-            return Err(Error::failed(format_args!(
+            return Err(Error::Failed(format!(
                 "--rng src={path}: not a device that gives random bytes; use src=/dev/urandom"
             )));
         }

@@ -71,18 +71,14 @@ impl DiskConfig {
                     config.io_uring = match value {
                         "sync" => false,
                         "io_uring" => true,
-                        _ => {
-                            return usage(format_args!(
-                                "--disk engine={value}: give sync or io_uring"
-                            ));
-                        }
+                        _ => return usage(format!("--disk engine={value}: give sync or io_uring")),
                     };
                 }
                 _ => return unknown("--disk", key, "path, readonly, direct, engine"),
             }
         }
         if config.path.is_empty() {
-            return usage(format_args!("--disk {text}: give path=FILE"));
+            return usage(format!("--disk {text}: give path=FILE"));
         }
         need(!config.io_uring || cfg!(feature = "io-uring"), "--disk engine=io_uring", "io-uring")?;
         Ok(config)
