@@ -63,7 +63,7 @@ fn advice(rows: &[Entry]) -> Result<String> {
          differ in kernel, command line, memory or CPUs, where hosts do, where nothing of one guest may be \
          known to another, or where a state file and its memory are more to look after than {:.1} ms are \
          worth. A hugetlbfs is no place for a snapshot: each page that is written to is a copy of 2 MiB. Of 100 \
-         clones at once none fails, and each takes 0.43 MiB of the host's memory that is its own alone \
+         clones at once none fails, and each takes 430 KiB of the host's memory that are its own alone \
          (`cargo xtask bench --scenario restore --density 100`).\n",
         plain / boot,
         set / boot,
