@@ -19,7 +19,7 @@ pub struct Slot {
 
 /// All that the script does.
 pub struct Plan {
-    /// What is booted, in this order, again and again.
+    /// What is booted, in this order and back, again and again.
     pub slots: Vec<Slot>,
     /// Boots of each slot. In the first more is traced, which takes time.
     pub boots: u32,
@@ -197,7 +197,12 @@ impl Plan {
             );
         }
         for boot in 0..self.boots {
-            for (index, slot) in self.slots.iter().enumerate() {
+            // There and back: whoever follows another has 0.05 ms more of set-up, with the same bytes.
+            let mut order: Vec<_> = self.slots.iter().enumerate().collect();
+            if boot % 2 == 1 {
+                order.reverse();
+            }
+            for (index, slot) in order {
                 let _ = writeln!(text, "boot {index} {boot} {}", slot.disk.unwrap_or_default());
             }
         }
@@ -313,7 +318,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
         }
-        let order = "boot 0 0 ext4.new\nboot 1 0 \nboot 0 1 ext4.new\nboot 1 1 \n\
+        let order = "boot 0 0 ext4.new\nboot 1 0 \nboot 1 1 \nboot 0 1 ext4.new\n\
                      boot 0 2 ext4.new\nboot 1 2 \nfinish\n";
         assert!(text.contains(order), "{text}");
     }
