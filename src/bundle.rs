@@ -92,7 +92,7 @@ pub fn find(arguments: &[OsString]) -> Result<Option<Asked>> {
     }
     let Index { flags, help, manifest, kernel, initramfs, image, .. } = index();
     let file = File::open(OWN_FILE).map_err(|error| {
-        Error::Failed(format!("{OWN_FILE}: {error}; a bundle reads its own file: mount /proc"))
+        Error::failed(format!("{OWN_FILE}: {error}; a bundle reads its own file: mount /proc"))
     })?;
     let file = FILE.get_or_init(|| file);
     let only = if let [only] = arguments { only.to_str() } else { None };
@@ -112,7 +112,7 @@ fn text(file: &File, part: Part) -> Result<String> {
     let read = file.read_exact_at(&mut bytes, part.at);
     let text = read.and_then(|()| String::from_utf8(bytes).map_err(io::Error::other));
     text.map_err(|error| {
-        Error::Failed(format!("{OWN_FILE}: {error}; the bundle is damaged, make it again"))
+        Error::failed(format!("{OWN_FILE}: {error}; the bundle is damaged, make it again"))
     })
 }
 
@@ -137,7 +137,7 @@ pub fn image(bundle: Bundled) -> Option<Part> {
 /// There is no descriptor free.
 pub fn open(part: Part) -> Result<(File, u64, u64)> {
     let Some(file) = FILE.get() else {
-        return Err(Error::Failed("this brisk is no bundle".into()));
+        return Err(Error::failed("this brisk is no bundle".into()));
     };
     let file = file.try_clone().map_err(Error::file("bundle:", OWN_FILE))?;
     Ok((file, part.at, part.len))

@@ -166,7 +166,7 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Command> {
         Err(exit) => {
             let line = exit.output.split_whitespace().collect::<Vec<_>>().join(" ");
             let mut unknown = all.iter().filter(|word| line.ends_with(**word));
-            return Err(Error::Usage(match unknown.find_map(|word| hints::find(word)) {
+            return Err(Error::usage(match unknown.find_map(|word| hints::find(word)) {
                 Some(hint) => format!("{line}: {hint}"),
                 None => format!("{line} (see brisk --help)"),
             }));
@@ -248,7 +248,7 @@ fn config(mut args: Args, bundle: Bundled) -> Result<Config> {
 fn without_streams(streams: bool, serial: Option<&str>) -> Result<()> {
     need(!streams || cfg!(feature = "streams"), "--console streams", "streams")?;
     if streams && serial == Some("tty") {
-        return Err(Error::Usage(
+        return Err(Error::usage(
             "--serial tty --console streams: both are this process's standard streams; make the \
              serial port off, null or file=PATH"
                 .into(),
@@ -276,7 +276,7 @@ fn outputs(serial: Option<&str>, console: Option<&str>) -> Result<(Output, Outpu
         None => default(serial, cfg!(feature = "console")),
     };
     if serial_end == Output::Tty && console_end == Output::Tty {
-        return Err(Error::Usage(
+        return Err(Error::usage(
             "--serial tty --console tty: there is one terminal; make one of them off, null or \
              file=PATH"
                 .into(),

@@ -74,7 +74,7 @@ pub fn panic_is_warm(config: &Config) -> bool {
 /// A byte that Linux does not take, or too many.
 pub fn make(config: &Config, facts: &Facts<'_>) -> Result<Vec<u8>> {
     let user = config.cmdline.as_bytes();
-    let wrong = |error| Error::Usage(format!("--cmdline: {error}"));
+    let wrong = |error| Error::usage(format!("--cmdline: {error}"));
     if config.cmdline_exact {
         cmdline::check(user).map_err(wrong)?;
         return Ok(user.to_vec());

@@ -330,7 +330,7 @@ pub(crate) fn unknown<T>(flag: &str, key: &str, known: &str) -> Result<T> {
 
 /// For what makes no sense.
 pub(crate) fn usage<T>(text: String) -> Result<T> {
-    Err(Error::Usage(text))
+    Err(Error::usage(text))
 }
 
 /// A switch.

@@ -158,7 +158,7 @@ pub fn for_vcpu(cpuid: &mut CpuId, id: u8, count: u8, nested: bool) -> Result<()
         _ => level(1, width, count, LEVEL_CORE),
     };
     for entry in [level(0, 0, 1, LEVEL_SMT), above] {
-        cpuid.push(entry).map_err(|_| Error::Failed("KVM_SET_CPUID2: too many entries".into()))?;
+        cpuid.push(entry).map_err(|_| Error::failed("KVM_SET_CPUID2: too many entries".into()))?;
     }
     trim(cpuid);
     Ok(())

@@ -94,7 +94,7 @@ impl Wish<'_> {
             .custom_flags(flags)
             .open(os_string(path))
             .map_err(|error| self.open_error(error))?;
-        let failed = |error| Error::File { flag, path: path.into(), error };
+        let failed = |error| Error::of_file(flag, path, error);
         let meta = file.metadata().map_err(failed)?;
         let block_device = meta.file_type().is_block_device();
         if meta.is_dir() {
@@ -145,7 +145,7 @@ impl Wish<'_> {
                 "in use: mounted, or another program's alone; unmount it, or use it without \
                  writing: {readonly}"
             )),
-            _ => Error::File { flag: self.flag, path: self.path.into(), error },
+            _ => Error::of_file(self.flag, self.path, error),
         }
     }
 
@@ -165,7 +165,7 @@ impl Wish<'_> {
     }
 
     fn wrong(&self, text: &str) -> Error {
-        Error::Failed(format!("{} {}: {text}", self.flag, self.path))
+        Error::failed(format!("{} {}: {text}", self.flag, self.path))
     }
 }
 

@@ -45,7 +45,7 @@ pub fn claim(flag: &'static str, path: &str, id: Option<Id>, writes: bool) -> Re
     let Some(id) = id else { return Ok(()) };
     let mut used = USED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     if let Some(other) = used.iter().find(|other| other.id == id && (writes || other.writes)) {
-        return Err(Error::Failed(format!(
+        return Err(Error::failed(format!(
             "{flag} {path}: the same file as {} {}, and one of them writes to it; give another",
             other.flag, other.path
         )));

@@ -54,7 +54,7 @@ impl System {
     /// Says what to do where the device is missing or may not be opened.
     pub fn open() -> Result<System> {
         let kvm = Kvm::new().map_err(|error| {
-            Error::Failed(match error.errno() {
+            Error::failed(match error.errno() {
                 libc::ENOENT => "/dev/kvm: not there; load kvm-intel or kvm-amd, or enable \
                                  (nested) virtualisation for this machine"
                     .into(),
@@ -79,7 +79,7 @@ impl System {
                 // To be stopped and continued is no reason to end.
                 Err(error) if error.errno() == libc::EINTR => {
                     if events::stopping() {
-                        return Err(Error::Stopped);
+                        return Err(Error::stopped());
                     }
                 }
                 other => break other.map_err(Error::kvm("KVM_CREATE_VM"))?,
@@ -253,7 +253,7 @@ impl Vcpu {
         ];
         let wanted = if intel { &all[..] } else { &all[..1] };
         let msrs = Msrs::from_entries(wanted)
-            .map_err(|_| Error::Failed("KVM_SET_MSRS: list too long".into()))?;
+            .map_err(|_| Error::failed("KVM_SET_MSRS: list too long".into()))?;
         self.fd.set_msrs(&msrs).map_err(Error::kvm("KVM_SET_MSRS"))?;
         Ok(())
     }
@@ -316,9 +316,7 @@ impl Vcpu {
         let result = self.fd.run().map(|_| ());
         self.fd.set_kvm_immediate_exit(0);
         match result {
-            Err(error) if error.errno() != libc::EINTR => {
-                Err(Error::Kvm { call: "KVM_RUN", error })
-            }
+            Err(error) if error.errno() != libc::EINTR => Err(Error::of_kvm("KVM_RUN", error)),
             _ => Ok(()),
         }
     }
@@ -355,7 +353,7 @@ impl Vcpu {
                 libc::EINTR => Ok(Exit::Interrupted),
                 libc::EAGAIN => self.refused(),
                 libc::EFAULT => Ok(Exit::MemoryGone),
-                _ => Err(Error::Kvm { call: "KVM_RUN", error }),
+                _ => Err(Error::of_kvm("KVM_RUN", error)),
             };
         }
         self.refusals = 0;
@@ -370,7 +368,7 @@ impl Vcpu {
         if self.refusals < MOST_REFUSALS {
             return Ok(Exit::Interrupted);
         }
-        Err(Error::Failed(
+        Err(Error::failed(
             "KVM_RUN: Resource temporarily unavailable; KVM needs a thread of its own: raise the limits on \
              processes (ulimit -u, the cgroup's pids.max)"
                 .into(),

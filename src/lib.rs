@@ -176,12 +176,12 @@ pub(crate) fn exit(result: error::Result<u8>) -> ! {
         Ok(status) => status,
         Err(error) => {
             output::discard();
-            if !matches!(error, error::Error::Stopped) {
-                descriptors::say(&format!("brisk: {error}\n"));
-            }
-            match error {
-                error::Error::Stopped => exit_status::of_signal(),
-                _ => exit_status::own(error.status()),
+            match error.status() {
+                0 => exit_status::of_signal(),
+                status => {
+                    descriptors::say(&format!("brisk: {error}\n"));
+                    exit_status::own(status)
+                }
             }
         }
     };

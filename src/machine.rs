@@ -318,7 +318,7 @@ fn pins(acpi: bool, serial: bool, virtio: &[VirtioMmio], others: [Option<u32>; 2
 
 fn check_cpus(config: &Config, system: &System) -> Result<()> {
     if config.cpus > 1 && usize::from(config.cpus) > system.max_cpus() {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "--cpus boot={}: this KVM allows {}",
             config.cpus,
             system.max_cpus()
@@ -334,7 +334,7 @@ fn write_boot_data(
 ) -> Result<brisk_boot::Entry> {
     let low = ram.low()?;
     brisk_boot::write(machine, loaded.protocol, loaded.entry, loaded.setup_header.as_ref(), low)
-        .map_err(|error| Error::Failed(format!("boot tables: {error}")))
+        .map_err(|error| Error::failed(format!("boot tables: {error}")))
 }
 
 fn create_vcpus(system: &System, vm: &Vm, config: &Config, source: &Source) -> Result<Vec<Vcpu>> {
@@ -381,7 +381,7 @@ fn start_others(machine: &'static Machine) -> Result<()> {
             }
         };
         crate::threads::start(events::block_for_vcpu, &format!("vcpu{id}"), run)
-            .map_err(|error| Error::Failed(format!("--cpus: a thread for vCPU {id}: {error}")))?;
+            .map_err(|error| Error::failed(format!("--cpus: a thread for vCPU {id}: {error}")))?;
     }
     Ok(())
 }

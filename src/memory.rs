@@ -59,10 +59,10 @@ impl Ram {
     /// The file has another length, or cannot be mapped.
     #[cfg(feature = "snapshot")]
     pub fn of_file(config: &MemoryConfig, file: &std::fs::File) -> Result<Ram> {
-        let failed = |error| Error::Failed(format!("--restore: memory: {error}"));
+        let failed = |error| Error::failed(format!("--restore: memory: {error}"));
         let len = file.metadata().map_err(failed)?.len();
         if len < config.size {
-            return Err(Error::Failed(format!(
+            return Err(Error::failed(format!(
                 "--restore: the memory file has {len} bytes, and the guest {}; take the snapshot anew",
                 config.size
             )));
@@ -83,7 +83,7 @@ impl Ram {
             .map(|(range, offset)| region(base, range, offset))
             .collect::<Result<Vec<_>>>()?;
         let guest = GuestMemoryMmap::from_regions(regions)
-            .map_err(|error| Error::Failed(format!("--memory: {error}")))?;
+            .map_err(|error| Error::failed(format!("--memory: {error}")))?;
         Ok(Ram {
             base,
             size: config.size,
@@ -116,7 +116,7 @@ impl Ram {
                 vm.set_memory(slot, region.start_addr().0, region.len(), host)
             }
             .map_err(|error| {
-                Error::Failed(format!(
+                Error::failed(format!(
                     "--memory size={}: {error}: this KVM has no room for {} bytes at {:#x}; give the \
                      guest less",
                     guest.iter().map(GuestMemoryRegion::len).sum::<u64>(),
@@ -151,8 +151,8 @@ impl Ram {
             Ok(())
         };
         on_all_cpus(size, populate).map_err(|error| match error.kind() {
-            io::ErrorKind::Interrupted => Error::Stopped,
-            _ => Error::Failed(format!(
+            io::ErrorKind::Interrupted => Error::stopped(),
+            _ => Error::failed(format!(
                 "--memory size={size},prefault=on: {error}: the host or this process's cgroup has \
                  too little memory; give the guest less"
             )),
@@ -170,7 +170,7 @@ impl Ram {
             };
             // A kernel before 5.14 has no such advice.
             if status != 0 && crate::error::errno() != libc::EINVAL {
-                return Err(Error::Failed(NO_HUGE_PAGE.into()));
+                return Err(Error::failed(NO_HUGE_PAGE.into()));
             }
         }
         Ok(())
@@ -253,7 +253,7 @@ fn regions(size: u64) -> impl Iterator<Item = (Range, u64)> {
 }
 
 fn region(base: *mut u8, range: Range, offset: u64) -> Result<GuestRegionMmap> {
-    let broken = || Error::Failed("--memory: the layout does not fit".into());
+    let broken = || Error::failed("--memory: the layout does not fit".into());
     // SAFETY: the range is inside the mapping that `map_host` made, which is never undone.
     let mapping = unsafe {
         MmapRegion::build_raw(
@@ -269,7 +269,7 @@ fn region(base: *mut u8, range: Range, offset: u64) -> Result<GuestRegionMmap> {
 
 fn check_size(config: &MemoryConfig) -> Result<()> {
     let unit = config.pool().map_or(PAGE, PageSize::bytes);
-    let usage = |text| Err(Error::Usage(format!("--memory size={}: {text}", config.size)));
+    let usage = |text| Err(Error::usage(format!("--memory size={}: {text}", config.size)));
     if config.size < MIN_SIZE {
         return usage("a guest needs 16M at least");
     }
@@ -283,7 +283,7 @@ fn check_size(config: &MemoryConfig) -> Result<()> {
     // SAFETY: asks for two numbers.
     let host = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) } as u64 * PAGE;
     if config.size > host {
-        return Err(Error::Failed(format!(
+        return Err(Error::failed(format!(
             "--memory size={}: this host has {host} bytes; give the guest less",
             config.size
         )));
@@ -343,7 +343,7 @@ fn memfd(config: &MemoryConfig) -> Result<libc::c_int> {
     // SAFETY: sets the size of the file that was just made.
     if fd < 0 || unsafe { libc::ftruncate(fd, config.size as libc::off_t) } != 0 {
         let error = io::Error::last_os_error();
-        return Err(Error::Failed(format!(
+        return Err(Error::failed(format!(
             "--memory size={},shared=on: {error}; leave shared=on away, or give the guest less",
             config.size
         )));
@@ -362,7 +362,7 @@ fn address_space_limit() -> Option<u64> {
 /// Memory that cannot be mapped, by what most likely keeps it from that.
 fn map_error(config: &MemoryConfig, error: &io::Error) -> Error {
     let why = why_not_mapped();
-    Error::Failed(format!("--memory size={}: {error}: {why}, or give the guest less", config.size))
+    Error::failed(format!("--memory size={}: {error}: {why}, or give the guest less", config.size))
 }
 
 /// What most likely keeps this process from mapping so much, and what mends it.
@@ -388,7 +388,7 @@ fn hugepage_error(config: &MemoryConfig, error: &io::Error) -> Error {
     };
     let needed = config.size / size.bytes();
     let Some(free) = read("free_hugepages") else {
-        return Error::Failed(format!(
+        return Error::failed(format!(
             "--memory hugepages=on: this host has no {name} pages ({pool}: not there)"
         ));
     };
@@ -398,7 +398,7 @@ fn hugepage_error(config: &MemoryConfig, error: &io::Error) -> Error {
         if address_space_limit().is_some() {
             return map_error(config, error);
         }
-        return Error::Failed(format!(
+        return Error::failed(format!(
             "--memory size={},hugepages=on: {error}: {needed} {name} pages needed, {free} free, and \
              this process's cgroup allows it fewer; raise its hugetlb limits (hugetlb.*.rsvd.max, \
              hugetlb.*.max), or give the guest less",
@@ -406,7 +406,7 @@ fn hugepage_error(config: &MemoryConfig, error: &io::Error) -> Error {
         ));
     }
     let total = read("nr_hugepages").unwrap_or(0) + needed - free;
-    Error::Failed(match size {
+    Error::failed(match size {
         PageSize::Size2M => format!(
             "--memory hugepages=on: {needed} free {name} pages needed, {free} free; try: \
              sysctl vm.nr_hugepages={total}"

@@ -89,7 +89,7 @@ pub fn open() -> Result<()> {
         output.made = new;
         let meta = file.metadata().map_err(Error::file(flag, path))?;
         if meta.file_type().is_block_device() {
-            return Err(Error::Failed(format!("{flag} {path}: is a block device; give a file")));
+            return Err(Error::failed(format!("{flag} {path}: is a block device; give a file")));
         }
         inputs::claim(flag, path, Id::of(&meta), true)?;
         if !meta.is_file() {
@@ -124,7 +124,7 @@ fn open_one(flag: &'static str, path: &str) -> Result<(File, bool)> {
     match options.clone().custom_flags(flags).create_new(true).open(&name) {
         Ok(file) => return Ok((file, true)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(Error::File { flag, path: path.into(), error }),
+        Err(error) => return Err(Error::of_file(flag, path, error)),
     }
     // With O_CREAT, as the kernel then refuses another user's file in a directory for all
     // (fs.protected_regular, fs.protected_fifos).
@@ -132,7 +132,7 @@ fn open_one(flag: &'static str, path: &str) -> Result<(File, bool)> {
     let mut opened = options.clone().custom_flags(flags | libc::O_NOFOLLOW).open(&name);
     if opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ELOOP)) {
         if others_may_write(directory(name.as_ref())) {
-            return Err(Error::Failed(format!(
+            return Err(Error::failed(format!(
                 "{flag} {path}: a symbolic link in a directory that others may write to; give the \
                  file that it stands for"
             )));
@@ -141,9 +141,9 @@ fn open_one(flag: &'static str, path: &str) -> Result<(File, bool)> {
     }
     let file = opened.map_err(|error| match error.raw_os_error() {
         Some(libc::ENXIO) => {
-            Error::Failed(format!("{flag} {path}: nobody reads this FIFO; start its reader first"))
+            Error::failed(format!("{flag} {path}: nobody reads this FIFO; start its reader first"))
         }
-        _ => Error::File { flag, path: path.into(), error },
+        _ => Error::of_file(flag, path, error),
     });
     file.map(|file| (file, false))
 }

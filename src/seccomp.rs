@@ -266,7 +266,7 @@ pub fn install(mode: Seccomp) -> Result<()> {
     }
     let failed = |what: &str| {
         let error = std::io::Error::last_os_error();
-        Error::Failed(format!("--seccomp: {what}: {error}; to run without: --seccomp false"))
+        Error::failed(format!("--seccomp: {what}: {error}; to run without: --seccomp false"))
     };
     let mut program = PROGRAM;
     name_ourselves(&mut program);

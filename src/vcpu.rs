@@ -68,7 +68,7 @@ pub fn run(vcpu: &mut Vcpu, bus: &Shared<Bus>, gate: &Gate, id: u8) -> Result<Op
             }
             Exit::MemoryGone if lock().repair_memory() => None,
             Exit::MemoryGone => {
-                return Err(Error::Failed(
+                return Err(Error::failed(
                     "KVM_RUN: the host has no memory for what the guest touched; see the limits of this \
                      process's cgroup (memory.max, hugetlb.*.max), or give the guest less --memory"
                         .into(),

@@ -52,7 +52,7 @@ impl Socket {
         };
         opened.map_err(|why| match why {
             Why::System => Error::file(FLAG, &self.text)(io::Error::last_os_error()),
-            Why::Other(why) => Error::Failed([FLAG, " ", &self.text, ": ", why].concat()),
+            Why::Other(why) => Error::failed([FLAG, " ", &self.text, ": ", why].concat()),
         })
     }
 

@@ -69,7 +69,7 @@ pub fn read(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Read> {
                 };
                 let switch = SWITCHES.contains(&&*flag);
                 if let (true, Some(value)) = (switch, &joined) {
-                    return Err(Error::Usage(format!("{flag}={value}: {flag} takes no value")));
+                    return Err(Error::usage(format!("{flag}={value}: {flag} takes no value")));
                 }
                 many = is_repeated(&flag).then(|| flag.clone());
                 // One that is missing is argh's to say.
@@ -116,7 +116,7 @@ fn keyed(flag: &str, value: String) -> Result<String> {
     if PLAIN.contains(&flag) {
         return Ok(value);
     }
-    let wrong = |what: &[&str]| Err(Error::Usage(format!("{flag} {value}: {}", what.concat())));
+    let wrong = |what: &[&str]| Err(Error::usage(format!("{flag} {value}: {}", what.concat())));
     let unquoted = match value.contains('"') {
         true => match without_quotes(&value) {
             None => return wrong(&["a quote without its end"]),

@@ -31,7 +31,7 @@ struct Holder {
 
 impl Wish<'_> {
     pub(super) fn lock(&self, file: &File, meta: &Metadata) -> Result<()> {
-        let failed = |error| Error::File { flag: self.flag, path: self.path.into(), error };
+        let failed = |error| Error::of_file(self.flag, self.path, error);
         let mut waits = 0..WAITS;
         let mut wait = || {
             let more = waits.next().is_some() && !events::stopping();

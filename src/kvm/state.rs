@@ -260,7 +260,7 @@ impl Vcpu {
             let mut bytes: Bytes = [0; 128];
             let bytes = get(&self.fd, plain.get, &mut bytes)?;
             if plain.kind == Kind::MpState && STARTING.contains(&u32::from(bytes[0])) {
-                return Err(Error::Failed(format!(
+                return Err(Error::failed(format!(
                     "snapshot: vCPU {number} is just being started; try again"
                 )));
             }
@@ -290,7 +290,7 @@ impl Vcpu {
         let shown = leaves(from, Kind::Cpuid, number)?;
         let then = leaves(from, Kind::Supported, number)?;
         if let Some(lack) = crate::cpuid::lacks(shown, then, supported.as_slice()) {
-            return Err(Error::Failed(format!(
+            return Err(Error::failed(format!(
                 "--restore: this host has {lack}, which the guest was shown; restore on a host like the \
                  one that the snapshot is from"
             )));
@@ -335,7 +335,7 @@ impl Vcpu {
             return Ok(());
         }
         self.fd.set_tsc_khz(khz).map_err(|_| {
-            Error::Failed(format!(
+            Error::failed(format!(
                 "--restore: the guest's TSC counts {khz} kHz, this host's {here}, and its KVM cannot \
                  scale it; restore on a host like the one that the snapshot is from"
             ))
@@ -430,7 +430,7 @@ impl Vcpu {
                 // One that cannot be written at all, and has the value anyway.
                 let (index, value) = (list[2 * set + 1] as u32, list[2 * set + 2]);
                 if self.msr(index) != Some(value) {
-                    return Err(Error::Failed(format!(
+                    return Err(Error::failed(format!(
                         "--restore: this host's KVM refuses {value:#x} for model-specific register \
                          {index:#x}; restore on a host like the one that the snapshot is from"
                     )));

@@ -123,7 +123,7 @@ fn bzimage(
 ) -> Result<Loaded> {
     let path = &config.kernel;
     if config.protocol == Some(Protocol::Pvh) {
-        return Err(Error::Failed(format!(
+        return Err(Error::failed(format!(
             "--kernel {path}: a bzImage has no PVH entry; leave --boot-protocol away, or give the \
              vmlinux"
         )));
@@ -152,7 +152,7 @@ fn bzimage(
     _: &mut Ram,
     _: &mut Plan,
 ) -> Result<Loaded> {
-    Err(Error::Usage(format!(
+    Err(Error::usage(format!(
         "--kernel {}: a bzImage, and this brisk was built without the feature `bzimage`; build one \
          with it, or give the vmlinux",
         config.kernel
@@ -204,7 +204,7 @@ fn add_initramfs(
     // SAFETY: nothing else is behind the kernel yet.
     let Some(to) = (unsafe { ram.lend(start, len) }) else {
         let room = size.min(layout::HOLE_START).saturating_sub(start);
-        return Err(Error::Failed(format!(
+        return Err(Error::failed(format!(
             "--initramfs {path}: {len} bytes, and {room} are free behind the kernel; give the \
              guest more --memory"
         )));
@@ -241,9 +241,9 @@ fn open(flag: &'static str, path: &str, part: Option<bundle::Part>) -> Result<Op
 
 /// For what the kernel's parser found.
 fn not_a_kernel(path: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::Failed(format!("--kernel {path}: {error}"))
+    Error::failed(format!("--kernel {path}: {error}"))
 }
 
 fn does_not_fit(path: &str) -> Error {
-    Error::Failed(format!("--kernel {path}: does not fit in memory"))
+    Error::failed(format!("--kernel {path}: does not fit in memory"))
 }

@@ -161,7 +161,7 @@ impl Pieces {
         loop {
             let Some(Piece { source, at, to }) = self.left().pop() else { return Ok(()) };
             if events::stopping() {
-                return Err(Error::Stopped);
+                return Err(Error::stopped());
             }
             source.load(at, to)?;
             done(source.flag.trim_start_matches('-'));

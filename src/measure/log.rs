@@ -61,7 +61,7 @@ impl Log for Stderr {
 /// Another word.
 pub fn start(level: &str) -> Result<()> {
     let level: LevelFilter = level.parse().map_err(|_| {
-        Error::Usage(format!("--log-level {level}: give off, error, warn, info, debug or trace"))
+        Error::usage(format!("--log-level {level}: give off, error, warn, info, debug or trace"))
     })?;
     // Fails only where a logger is set already, which is then somebody else's choice.
     let _ = log::set_logger(&STDERR);

@@ -75,7 +75,7 @@ pub fn open(words: &[String]) -> Result<Option<Restored>> {
     let restore = flags(words).find(|(flag, _)| *flag == "--restore");
     let Some((_, [_, value])) = restore else { return Ok(None) };
     if let Some((flag, _)) = flags(words).find(|(flag, _)| OF_THE_MACHINE.contains(flag)) {
-        return Err(Error::Usage(format!(
+        return Err(Error::usage(format!(
             "{flag}: is as it was when the snapshot was taken; leave it away beside --restore"
         )));
     }

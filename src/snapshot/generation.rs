@@ -57,7 +57,7 @@ impl Generation {
     pub fn change(self, memory: &GuestMemoryMmap, interrupts: &mut Interrupts) -> Result<()> {
         let Some(gsi) = self.0 else { return Ok(()) };
         let at = GuestAddress(layout::GENERATION_ID.start);
-        let none = |_| Error::Failed("--restore: too little memory for an id".into());
+        let none = |_| Error::failed("--restore: too little memory for an id".into());
         let id = random()?;
         memory.get_slice(at, id.len()).map_err(none)?.copy_from(&id);
         interrupts.signal(Signal::Gsi(gsi as u8));

@@ -251,7 +251,7 @@ impl Snapshot {
         };
         if taken {
             let why = "vm.snapshot: was taken or tried already; a run writes one";
-            return Err(Error::Failed(why.into()));
+            return Err(Error::failed(why.into()));
         }
         prepared.write(paused).inspect_err(|_| {
             prepared.keeper.discard(&[&prepared.memory, &prepared.state]);
@@ -267,7 +267,7 @@ impl Prepared {
         files::make_directory(&partial).map_err(failed(&partial))?;
         if let Some(why) = files::obstacle(path) {
             files::remove(&partial);
-            return Err(Error::Failed(format!("--snapshot {path}: {why}")));
+            return Err(Error::failed(format!("--snapshot {path}: {why}")));
         }
         let keeper = Keeper::start(&partial, path).map_err(failed(path))?;
         let make = |name: &str| {

@@ -52,7 +52,7 @@ impl Devices {
         };
         let slots = config.devices.open(&mut host)?;
         if slots.len() > MAX_VIRTIO {
-            return Err(Error::Usage(format!(
+            return Err(Error::usage(format!(
                 "{FLAGS}together: {} devices, and there is room for {MAX_VIRTIO}",
                 slots.len()
             )));

@@ -134,14 +134,14 @@ impl Kind for Pmem {
         }
         // SAFETY: the mapping is `size` bytes long and stays for the life of the process.
         unsafe { host.vm.set_memory(host.slot, guest, size, pmem.host) }.map_err(|error| {
-            Error::Failed(format!(
+            Error::failed(format!(
                 "--pmem {}: {error}: this KVM has no room for {size} bytes at {guest:#x}; give a \
                  smaller image",
                 config.path
             ))
         })?;
         host.memory = with_window(&host.memory, guest, size, pmem.host)
-            .ok_or_else(|| Error::Failed(format!("--pmem {}: no room for it", config.path)))?;
+            .ok_or_else(|| Error::failed(format!("--pmem {}: no room for it", config.path)))?;
         host.slot += 1;
         host.guest = guest + size;
         Ok((model, vec![pmem]))
@@ -342,11 +342,11 @@ fn watch(path: &str, event: Events) -> Option<File> {
 /// An image that cannot be mapped, by what most likely keeps it from that.
 fn map_error(path: &str, size: u64, error: io::Error) -> Error {
     match error.kind() {
-        io::ErrorKind::OutOfMemory => Error::Failed(format!(
+        io::ErrorKind::OutOfMemory => Error::failed(format!(
             "--pmem {path}: {size} bytes: {error}: {}, or give a smaller image",
             memory::why_not_mapped()
         )),
-        _ => Error::File { flag: "--pmem", path: path.into(), error },
+        _ => Error::of_file("--pmem", path, error),
     }
 }
 

@@ -80,7 +80,7 @@ impl Rng {
             .map_err(file)?;
         // A file would end, and a guest that trusts it would get the same bytes as the one before.
         if !source.metadata().is_ok_and(|meta| meta.file_type().is_char_device()) {
-            return Err(Error::Failed(format!(
+            return Err(Error::failed(format!(
                 "--rng src={path}: not a device that gives random bytes; use src=/dev/urandom"
             )));
         }

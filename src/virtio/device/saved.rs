@@ -100,7 +100,7 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
 fn check(now: io::Result<ImageState>, private: bool, index: usize, from: &Parts<'_>) -> Result<()> {
     // To an image that lacks what the guest wrote before, it would write what does not go with it.
     if private != from.get(Kind::PrivatePages, index).is_ok() {
-        return Err(Error::Failed(format!(
+        return Err(Error::failed(format!(
             "--restore: discard_writes of virtio device {index} is as it was when the snapshot was taken; \
              give it as then"
         )));
@@ -110,7 +110,7 @@ fn check(now: io::Result<ImageState>, private: bool, index: usize, from: &Parts<
     if now.is_ok_and(|now| now == was || from.any_images && now.len == was.len) {
         return Ok(());
     }
-    Err(Error::Failed(format!(
+    Err(Error::failed(format!(
         "--restore: the image of virtio device {index} is not what it was when the snapshot was taken; \
          give that one, or allow any of its length by --restore source_url=DIR,images=any"
     )))
@@ -163,7 +163,7 @@ impl Devices {
         // The guest would wait for ever for what is not there.
         if from.get(Kind::Virtio, self.slots.len()).is_ok() {
             let why = "--restore: the snapshot was taken with more devices; give all of them";
-            return Err(Error::Failed(why.into()));
+            return Err(Error::failed(why.into()));
         }
         // A terminal may have another size than that one had.
         events::expect(Events::WINDOW);
