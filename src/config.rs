@@ -279,7 +279,7 @@ pub fn parse_cpus(text: &str) -> Result<(u8, bool)> {
             _ => return unknown("--cpus", key, "boot, nested"),
         }
     }
-    need(count == 1 || cfg!(feature = "smp"), &format!("--cpus boot={count}"), "smp")?;
+    need(count == 1 || cfg!(feature = "smp"), "--cpus boot", "smp")?;
     Ok((count, nested))
 }
 
@@ -303,14 +303,27 @@ pub fn need(there: bool, flag: &str, feature: &str) -> Result<()> {
     if there {
         return Ok(());
     }
-    usage(format!(
+    Err(missing(flag, feature))
+}
+
+// Once for all flags.
+#[cold]
+#[inline(never)]
+fn missing(flag: &str, feature: &str) -> Error {
+    Error::usage(format!(
         "{flag}: this brisk was built without the feature `{feature}`; build one with it"
     ))
 }
 
 /// The keys and values of a flag's value.
 pub(crate) fn pairs(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split(',').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    text.split(',').map(pair)
+}
+
+// Once for all flags.
+#[inline(never)]
+fn pair(pair: &str) -> (&str, &str) {
+    pair.split_once('=').unwrap_or((pair, ""))
 }
 
 /// A byte that the guest writes to port 0x80, in decimal or, after 0x, in hexadecimal.
@@ -325,7 +338,14 @@ pub(crate) fn parse_code(what: &str, value: &str) -> Result<u8> {
 
 /// For a key that the flag has not.
 pub(crate) fn unknown<T>(flag: &str, key: &str, known: &str) -> Result<T> {
-    usage(format!("{flag}: unknown key `{key}`; known are {known}"))
+    Err(unknown_key(flag, key, known))
+}
+
+// Once for all flags.
+#[cold]
+#[inline(never)]
+fn unknown_key(flag: &str, key: &str, known: &str) -> Error {
+    Error::usage(format!("{flag}: unknown key `{key}`; known are {known}"))
 }
 
 /// For what makes no sense.

@@ -58,6 +58,13 @@ impl<'a> Aml<'a> {
         self.bytes(op);
         let at = self.len;
         body(self);
+        self.close(at);
+    }
+
+    /// Puts the length of what was written since `at` before it.
+    // Once for all packages.
+    #[inline(never)]
+    fn close(&mut self, at: usize) {
         let body = self.len - at;
         match body {
             0..=0x3e => self.insert(at, &[body as u8 + 1]),
