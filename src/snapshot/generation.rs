@@ -4,16 +4,49 @@
 //!
 //! A machine has it, and the pin of the IOAPIC that it needs, only where it may come to be a snapshot.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use brisk_boot::{GenerationId, layout};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::parts::{Kind, Parts, Writer};
-use crate::error::{Error, Result};
+use super::parts::{Kind, Parts, Writer, Wrong};
+use crate::error::{self, Error};
 use crate::interrupts::{Interrupts, Signal, Sink};
+
+/// Where the guest has it.
+const ID: GuestAddress = GuestAddress(layout::GENERATION_ID.start);
+
+/// What is saved. Each run has an id of its own, so it tells whose the guest's memory is as well.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Default)]
+#[repr(C)]
+struct Saved {
+    gsi: U32,
+    /// As it is in the guest's memory.
+    id: [u8; 16],
+}
+
+impl Saved {
+    fn of(from: &Parts<'_>) -> Option<Saved> {
+        from.read(Kind::Generation, 0).ok()
+    }
+}
+
+/// Looks whether `memory` is the file that was saved with these parts, as far as an id tells.
+///
+/// # Errors
+/// It is another's.
+pub fn check(from: &Parts<'_>, memory: &File) -> Result<(), Wrong> {
+    let Some(saved) = Saved::of(from) else { return Ok(()) };
+    let mut id = [0; 16];
+    match memory.read_exact_at(&mut id, layout::GENERATION_ID.start) {
+        Ok(()) if id == saved.id => Ok(()),
+        _ => Err(Wrong::Memory),
+    }
+}
 
 /// The interrupt by which the guest hears of a new id, where there is one.
 #[derive(Clone, Copy, Default)]
@@ -27,7 +60,7 @@ impl Generation {
 
     /// Of one that was saved.
     pub fn saved(from: &Parts<'_>) -> Generation {
-        Generation(from.read::<U32>(Kind::Generation, 0).ok().map(U32::get))
+        Generation(Saved::of(from).map(|saved| saved.gsi.get()))
     }
 
     /// The interrupt, for the IOAPIC.
@@ -39,33 +72,39 @@ impl Generation {
     ///
     /// # Errors
     /// The host has no random numbers.
-    pub fn first(self) -> Result<Option<GenerationId>> {
+    pub fn first(self) -> error::Result<Option<GenerationId>> {
         self.0.map(|gsi| Ok(GenerationId { id: random()?, gsi })).transpose()
     }
 
-    /// Saves it; the id itself is in the guest's memory.
-    pub fn save(self, to: &mut Writer) {
-        if let Some(gsi) = self.0 {
-            to.add(Kind::Generation, 0, U32::new(gsi).as_bytes());
+    /// Saves it, with the id that is in the guest's memory.
+    pub fn save(self, memory: &GuestMemoryMmap, to: &mut Writer) {
+        let Some(gsi) = self.0 else { return };
+        let mut saved = Saved { gsi: U32::new(gsi), ..Saved::default() };
+        if let Ok(id) = memory.get_slice(ID, saved.id.len()) {
+            id.copy_to(&mut saved.id);
         }
+        to.add(Kind::Generation, 0, saved.as_bytes());
     }
 
     /// Gives a guest that goes on another id, and tells it.
     ///
     /// # Errors
     /// The host has no random numbers.
-    pub fn change(self, memory: &GuestMemoryMmap, interrupts: &mut Interrupts) -> Result<()> {
+    pub fn change(
+        self,
+        memory: &GuestMemoryMmap,
+        interrupts: &mut Interrupts,
+    ) -> error::Result<()> {
         let Some(gsi) = self.0 else { return Ok(()) };
-        let at = GuestAddress(layout::GENERATION_ID.start);
         let none = |_| Error::failed("--restore: too little memory for an id".into());
         let id = random()?;
-        memory.get_slice(at, id.len()).map_err(none)?.copy_from(&id);
+        memory.get_slice(ID, id.len()).map_err(none)?.copy_from(&id);
         interrupts.signal(Signal::Gsi(gsi as u8));
         Ok(())
     }
 }
 
-fn random() -> Result<[u8; 16]> {
+fn random() -> error::Result<[u8; 16]> {
     let mut id = [0; 16];
     // SAFETY: writes as many bytes as there are.
     let len = unsafe { libc::getrandom(id.as_mut_ptr().cast(), id.len(), 0) };

@@ -299,7 +299,7 @@ impl Prepared {
         let mut bus = paused.bus();
         bus.save(&mut to);
         self.write_private(bus.virtio.private(), ram_size, &mut to).map_err(&failed)?;
-        bus.generation.save(&mut to);
+        bus.generation.save(&memory, &mut to);
         drop(bus);
         if let Some(gsi) = paused.button {
             to.add(Kind::PowerButton, 0, U32::new(gsi).as_bytes());

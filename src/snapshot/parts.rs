@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// First bytes of a state file.
 const MAGIC: [u8; 8] = *b"brisksnp";
 /// Changes with the meaning of any part, and with the machine that a guest was told of.
-const VERSION: u64 = 5;
+const VERSION: u64 = 6;
 /// The most parts that anybody looks at: bounds the work that a file can cause.
 const MAX_PARTS: usize = 4096;
 
@@ -80,7 +80,7 @@ pub enum Kind {
     Image = 38,
     /// What a guest wrote to a pmem that discards it: ranges in the memory file.
     PrivatePages = 39,
-    /// The interrupt of the VM generation id.
+    /// The VM generation id, and its interrupt.
     Generation = 40,
     /// The interrupt of the power button.
     PowerButton = 41,
@@ -103,6 +103,8 @@ pub enum Wrong {
     Cut,
     /// Changed since it was written.
     Checksum,
+    /// The guest's memory beside it is another snapshot's.
+    Memory,
     /// A part is not there, or not as long as it has to be.
     Part(Kind, u32),
 }
@@ -116,6 +118,7 @@ impl std::fmt::Display for Wrong {
             }
             Wrong::Cut => f.write_str("the file is cut short"),
             Wrong::Checksum => f.write_str("the file was changed or damaged: wrong checksum"),
+            Wrong::Memory => f.write_str("the file memory is not of this snapshot"),
             Wrong::Part(kind, number) => {
                 write!(f, "part {}, number {number}: missing or wrong", *kind as u32)
             }

@@ -11,7 +11,7 @@ use zerocopy::little_endian::{U32, U64};
 
 use super::parts::{Kind, Parts, Wrong};
 use super::working_set::{self, WorkingSet};
-use super::{FILES, Shape, files, leak, memory};
+use super::{FILES, Shape, files, generation, leak, memory};
 use crate::bus::Bus;
 use crate::config::{Config, MemoryConfig};
 use crate::error::{Error, Result};
@@ -69,6 +69,7 @@ impl Source {
         if (shape.ram_size.get(), shape.cpus.get()) != here {
             return Err(parts.wrong(Kind::Shape, 0).into());
         }
+        generation::check(parts, &restored.memory)?;
         let working_set = match restored.record {
             Some(_) => None,
             None => WorkingSet::open(&restored.path, restored.file),

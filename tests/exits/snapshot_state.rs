@@ -1,9 +1,10 @@
-//! That all of a vCPU's state is in a snapshot, and in a clone.
+//! That all of a vCPU's state is in a snapshot, and in a clone; that state and memory go together.
 
 use std::fs;
 
 use super::common::state::{MSRS, part, words};
 use super::common::{brisk, run};
+use super::snapshot::Saved;
 use super::{Lab, guests};
 
 /// Parts of a vCPU's.
@@ -92,4 +93,19 @@ fn all_of_a_cpu_comes_back() {
         (regs[0], regs[16]) = (0, 0);
     }
     assert_eq!(before, after);
+}
+
+/// The same guest, as long: only who ran it tells them apart.
+#[test]
+fn the_memory_of_another_run_is_refused() {
+    let [one, other] = [(); 2].map(|()| Saved::new());
+    let [memory, others] = [&one, &other].map(|saved| saved.dir.join("memory"));
+    let len = |path| fs::metadata(path).unwrap().len();
+    assert_eq!(len(&memory), len(&others));
+    let own = fs::read(&memory).unwrap();
+    fs::copy(others, &memory).unwrap();
+    one.is_refused(&["--restore", "memory is not of this snapshot", "take the snapshot anew"]);
+    fs::write(&memory, own).unwrap();
+    run(&mut one.restore()).silent().with_status(0);
+    assert_eq!(one.codes(), [0x22, 0x33]);
 }
