@@ -16,8 +16,14 @@ pub const READY: &str = "drain,out=80:a0";
 /// Saves `guest`, which says `before` before and `after` afterwards, when it writes the code.
 #[track_caller]
 pub fn save(guest: &Guest) -> String {
+    save_at(guest, "0xa0")
+}
+
+/// The same with another code.
+#[track_caller]
+pub fn save_at(guest: &Guest, code: &str) -> String {
     let dir = guest.scratch.path("snapshot");
-    let flag = format!("path={},at=0xa0", dir.display());
+    let flag = format!("path={},at={code}", dir.display());
     let ended = run(guest.command().args(["--snapshot", &flag])).silent().with_status(0);
     let text = guest.output();
     assert!(text.contains("brisk-init: before"), "{ended:#?}\n{text}");
@@ -161,7 +167,7 @@ fn clones_have_random_numbers_of_their_own() {
 
 /// A guest of the tuned kernel, which has no UART.
 #[cfg(feature = "console")]
-fn tuned(kernel: &str, doing: &str, flags: &[&str]) -> Guest {
+pub fn tuned(kernel: &str, doing: &str, flags: &[&str]) -> Guest {
     let mut guest = Guest::doing(doing);
     guest.kernel = artifact(kernel);
     guest.cmdline = guest.cmdline.replace("ttyS0", "hvc0");
@@ -176,32 +182,6 @@ fn tuned(kernel: &str, doing: &str, flags: &[&str]) -> Guest {
 fn clones_of_the_tuned_kernel_have_them_at_once() {
     let doing = format!("{UUID},say=before,{READY},{UUID},cat=/proc/interrupts,say=after");
     another_number_in_each_clone(&tuned("BRISK_MICRO", &doing, &[]), "--console", "vmgenid");
-}
-
-#[cfg(feature = "smp")]
-#[test]
-fn a_guest_of_two_cpus() {
-    let doing = format!("say=before,{READY},cat=/proc/interrupts,touch=16,say=after");
-    let guest = Guest::doing(&doing).with(&["--cpus", "boot=2"]);
-    let dir = save(&guest);
-    for _ in 0..3 {
-        let text = restore(&guest, &dir, "--serial", &[]);
-        assert!(text.contains("CPU1"), "{text}");
-        assert!(text.contains("brisk-init: touched"), "{text}");
-    }
-}
-
-#[cfg(all(feature = "smp", feature = "console"))]
-#[test]
-fn a_guest_of_four_cpus() {
-    let doing = format!("say=before,{READY},cat=/proc/cpuinfo,touch=16,say=after");
-    let guest = tuned("BRISK_MICRO_SMP", &doing, &["--cpus", "boot=4"]);
-    let dir = save(&guest);
-    for _ in 0..3 {
-        let text = restore(&guest, &dir, "--console", &[]);
-        assert_eq!(text.matches("processor\t:").count(), 4, "{text}");
-        assert!(text.contains("brisk-init: touched"), "{text}");
-    }
 }
 
 /// A disk that is written to before and after, by the queue that both have.
