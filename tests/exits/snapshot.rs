@@ -41,13 +41,13 @@ impl Saved {
         command
     }
 
-    fn codes(&self) -> Vec<u8> {
+    pub fn codes(&self) -> Vec<u8> {
         codes(self.lab.scratch.path("again"))
     }
 
     /// Restoring fails with a line that has all of `parts`, and nothing runs.
     #[track_caller]
-    fn is_refused(&self, parts: &[&str]) -> Ended {
+    pub fn is_refused(&self, parts: &[&str]) -> Ended {
         let ended = run(&mut self.restore()).with_status(1);
         for part in parts {
             assert!(ended.stderr.contains(part), "{part}: {ended:#?}");

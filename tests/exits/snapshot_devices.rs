@@ -1,13 +1,15 @@
 //! Snapshots of guests with devices: what a clone has of them, and what is refused.
 
 use std::fs;
+use std::fs::File;
 use std::process::Command;
 
-use super::Lab;
 use super::common::{Running, brisk, codes, key, run, wait_for};
 use super::devices::{BYTES, SIZE, STATUS, lab, pattern, request};
 use super::script::Do::*;
-use super::script::{AREAS, Memory, Script, WINDOWS, offer, start};
+use super::script::{AREAS, Memory, RAM_END, Script, WINDOWS, offer, start};
+use super::snapshot::Saved;
+use super::{Lab, guests};
 
 /// A snapshot has the devices: what was negotiated, where each queue is, the IOAPIC, the UART, and what the
 /// guest wrote to an image that is mapped privately. A disk that is another one is refused.
@@ -123,4 +125,25 @@ fn a_disk_that_another_clone_has_is_refused() {
     assert!(first.runs());
     first.signal(libc::SIGTERM);
     first.end().silent().with_status(0);
+}
+
+/// What a guest wrote to an image that is not to change is behind its memory, in the same file.
+#[test]
+#[cfg(feature = "pmem")]
+fn private_pages_that_are_cut_are_refused() {
+    let lab = Lab::linux64(guests::saved::PRIVATE);
+    let pmem = key("file", lab.scratch.file("pmem", vec![0; 2 << 20])) + ",discard_writes=on";
+    let dir = lab.scratch.path("snapshot");
+    let flag = format!("path={},at=0x11", dir.display());
+    lab.run(&["--pmem", &pmem, "--snapshot", &flag]).silent().with_status(0);
+    let saved = Saved { lab, dir };
+    run(&mut saved.restore()).silent().with_status(0);
+    assert_eq!(saved.codes(), [0x77]);
+    let memory = File::options().write(true).open(saved.dir.join("memory")).unwrap();
+    // The page is the first behind the guest's memory: what is cut is it, in its middle, and all of it.
+    for left in [2048, 0] {
+        memory.set_len(u64::from(RAM_END) + left).unwrap();
+        let ended = saved.is_refused(&["--restore"]);
+        assert!(ended.stderr.ends_with("; take the snapshot anew\n"), "{ended:#?}");
+    }
 }
