@@ -50,6 +50,9 @@ mod snapshot;
 #[cfg(all(feature = "snapshot", feature = "smp"))]
 #[path = "exits/snapshot_cpus.rs"]
 mod snapshot_cpus;
+#[cfg(all(feature = "snapshot", feature = "block"))]
+#[path = "exits/snapshot_devices.rs"]
+mod snapshot_devices;
 #[cfg(feature = "snapshot")]
 #[path = "exits/snapshot_state.rs"]
 mod snapshot_state;

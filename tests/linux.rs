@@ -47,6 +47,9 @@ mod run_a_root;
 #[cfg(feature = "snapshot")]
 #[path = "linux/snapshot.rs"]
 mod snapshot;
+#[cfg(all(feature = "snapshot", feature = "smp"))]
+#[path = "linux/snapshot_cpus.rs"]
+mod snapshot_cpus;
 #[cfg(all(feature = "snapshot", feature = "block", feature = "pmem"))]
 #[path = "linux/snapshot_load.rs"]
 mod snapshot_load;

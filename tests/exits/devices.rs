@@ -4,11 +4,11 @@ use std::fs;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::{Child, Command};
+use std::process::Child;
 
 use super::Lab;
 use super::common::kernel::Elf;
-use super::common::{Scratch, brisk, codes, key, run, terminal, wait_for};
+use super::common::{Scratch, brisk, key, run, terminal, wait_for};
 use super::script::Do::*;
 use super::script::{
     AREAS, BARS, DATA, ECAM, Memory, Script, WINDOW, WINDOWS, WRITE, offer, start,
@@ -16,22 +16,22 @@ use super::script::{
 
 /// A request of virtio-blk: header, data and status (virtio 1.3, 5.2.6).
 const HEADER: u32 = DATA;
-const BYTES: u32 = DATA + 0x1000;
-const STATUS: u32 = DATA + 0x800;
-const SIZE: u32 = 16;
+pub const BYTES: u32 = DATA + 0x1000;
+pub const STATUS: u32 = DATA + 0x800;
+pub const SIZE: u32 = 16;
 
-fn lab(script: &Script, memory: Memory) -> Lab {
+pub fn lab(script: &Script, memory: Memory) -> Lab {
     let mut elf: Elf = script.elf();
     elf.segments.push(memory.segment());
     Lab { scratch: Scratch::new(), elf }
 }
 
-fn pattern(len: usize, seed: u8) -> Vec<u8> {
+pub fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect()
 }
 
 /// Requests of a disk, the `place`th each with a header, a status and 512 bytes of its own.
-fn request(memory: &mut Memory, place: u32, kind: u32, sector: u32) {
+pub fn request(memory: &mut Memory, place: u32, kind: u32, sector: u32) {
     let (header, status, bytes) = (HEADER + 16 * place, STATUS + place, BYTES + 512 * place);
     memory.put(header, [kind, 0, sector, 0].map(u32::to_le_bytes).as_flattened());
     memory.put(status, &[0xff]);
@@ -197,125 +197,6 @@ fn a_console_is_a_terminal() {
     assert_eq!(child.0.wait().unwrap().code(), Some(0));
     assert_eq!(lab.codes(), [0x42]);
     assert_eq!(fs::read(lab.scratch.path("serial")).unwrap(), b"a\rc\0");
-}
-
-/// A snapshot has the devices: what was negotiated, where each queue is, the IOAPIC, the UART, and what the
-/// guest wrote to an image that is mapped privately. A disk that is another one is refused.
-#[test]
-#[cfg(all(feature = "snapshot", feature = "pmem", feature = "console"))]
-fn a_clone_has_the_devices() {
-    for more in ["", ",engine=io_uring", ",engine=io_uring,direct=on"] {
-        let mut script = Script::default();
-        let mut memory = Memory::default();
-        script.unmask(2);
-        request(&mut memory, 0, 0, 3);
-        request(&mut memory, 1, 0, 5);
-        request(&mut memory, 2, 0, 7);
-        start(&mut script, 0, AREAS, SIZE);
-        // Scratch register, and a masked entry.
-        script.add(Out8, 0x3ff, 0x5a).add(Write32, 0xfec0_0000, 0x10);
-        offer(&mut script, 0, 0, 1);
-        script.until_used(0, 1);
-        offer(&mut script, 0, 0, 2);
-        script.add(Out8, 0x80, 0x11);
-        script.until_used(0, 2);
-        script.add(InBytes, 0x3ff, 1).add(Show, 0x40_0000, 1).add(Show, 0xfec0_0010, 1);
-        script.add(Show, WINDOWS + 0x70, 1).add(Write32, WINDOWS + 0x64, 1);
-        offer(&mut script, 0, 0, 3);
-        script.until_used(0, 3);
-        script.add(Show, STATUS, 3).add(Show, BYTES, 3 * 512).add(Out8, 0x80, 0x22);
-        let lab = lab(&script, memory);
-        let image = pattern(64 << 10, 1);
-        let path = lab.scratch.file("disk", &image);
-        let dir = lab.scratch.path("snapshot");
-        let disk = key("path", &path) + more;
-        let snapshot = format!("path={},at=0x11", dir.display());
-        let pmem = lab.scratch.file("pmem", vec![0; 2 << 20]);
-        let pmem = key("file", pmem) + ",discard_writes=on";
-        let all = ["--disk", &disk, "--pmem", &pmem, "--rng", "src=/dev/urandom"];
-        lab.run(&[&all[..], &["--snapshot", &snapshot]].concat()).silent().with_status(0);
-        let restore = |more: &str| {
-            let mut command: Command = brisk();
-            command.arg("--restore").arg(format!("source_url=file://{}{more}", dir.display()));
-            command.arg("--boot-log").arg(lab.scratch.path("again"));
-            run(&mut command)
-        };
-        let data: Vec<u8> =
-            [3, 5, 7].iter().flat_map(|sector| image[sector * 512..][..512].to_vec()).collect();
-        let expected = [&[0x5a, 0x31, 15, 0, 0, 0][..], &data].concat();
-        for _ in 0..2 {
-            restore("").silent().with_status(0);
-            assert_eq!(codes(lab.scratch.path("again")), [0x22]);
-            assert!(fs::read(lab.scratch.path("serial")).unwrap() == expected, "{more}");
-        }
-        // What the guest wrote is in the snapshot: an image without that is not its to write to.
-        let mut command: Command = brisk();
-        command.arg("--restore").arg(&dir).arg("--pmem").arg(pmem.replace("=on", "=off"));
-        let ended = run(&mut command).with_status(1);
-        assert!(ended.stderr.contains("discard_writes of virtio device"), "{ended:?}");
-        // The same bytes, written anew.
-        fs::write(&path, &image).unwrap();
-        let ended = restore("").with_status(1);
-        assert!(ended.stderr.contains("is not what it was"), "{ended:?}");
-        restore(",images=any").silent().with_status(0);
-        assert!(fs::read(lab.scratch.path("serial")).unwrap() == expected, "{more}");
-        // Of another length none will do.
-        fs::write(&path, [&image[..], &[0; 512]].concat()).unwrap();
-        let ended = restore(",images=any").with_status(1);
-        assert!(ended.stderr.contains("any of its length"), "{ended:?}");
-    }
-}
-
-/// A clone has as many devices as its original had, or it would wait for one that is not there.
-#[test]
-#[cfg(feature = "snapshot")]
-fn a_clone_has_all_devices() {
-    let mut script = Script::default();
-    script.add(Out8, 0x80, 0x11).add(Out8, 0x80, 0x22);
-    let lab = lab(&script, Memory::default());
-    let disks = ["a", "b"].map(|name| key("path", lab.scratch.file(name, pattern(512, 1))));
-    let dir = lab.scratch.path("snapshot");
-    let snapshot = format!("path={},at=0x11", dir.display());
-    lab.run(&["--disk", &disks[0], &disks[1], "--snapshot", &snapshot]).silent().with_status(0);
-    let restore = |disks: &[String]| {
-        let mut command: Command = brisk();
-        command.arg("--restore").arg(&dir).arg("--disk").args(disks);
-        run(&mut command)
-    };
-    restore(&disks).silent().with_status(0);
-    let ended = restore(&disks[..1]).with_status(1);
-    assert!(ended.stderr.contains("taken with more devices"), "{ended:?}");
-}
-
-/// Of two clones one may write to a disk, which the other's start does not touch.
-#[test]
-#[cfg(feature = "snapshot")]
-fn a_disk_that_another_clone_has_is_refused() {
-    use super::common::Running;
-    let lab = Lab::new(super::guests::saved::CODE_AND_ECHO);
-    let disk = lab.scratch.file("disk", pattern(512, 1));
-    let dir = lab.scratch.path("snapshot");
-    let snapshot = format!("path={},at=0x11", dir.display());
-    lab.run(&["--disk", &key("path", &disk), "--snapshot", &snapshot]).silent().with_status(0);
-    let restore = || {
-        let mut command: Command = brisk();
-        command.arg("--restore").arg(&dir).args(["--serial", "null"]);
-        command
-    };
-    let mut first = Running::start(&mut restore());
-    let id = first.id();
-    wait_for("a vCPU, which comes behind the disk", || {
-        let mut all = fs::read_dir(format!("/proc/{id}/fd")).unwrap().flatten();
-        all.any(|fd| {
-            fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().contains("kvm-vcpu"))
-        })
-    });
-    let ended = run(&mut restore()).with_status(1);
-    assert!(ended.stderr.contains("--disk") && ended.stderr.contains("in use by"), "{ended:?}");
-    assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
-    assert!(first.runs());
-    first.signal(libc::SIGTERM);
-    first.end().silent().with_status(0);
 }
 
 /// An image that somebody cuts while the guest uses it: the guest goes on with memory that is nobody's, and

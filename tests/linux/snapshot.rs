@@ -1,5 +1,6 @@
 //! A Linux that is saved, and goes on as often as one likes.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -16,8 +17,14 @@ pub const READY: &str = "drain,out=80:a0";
 /// Saves `guest`, which says `before` before and `after` afterwards, when it writes the code.
 #[track_caller]
 pub fn save(guest: &Guest) -> String {
+    save_at(guest, "0xa0")
+}
+
+/// The same with another code.
+#[track_caller]
+pub fn save_at(guest: &Guest, code: &str) -> String {
     let dir = guest.scratch.path("snapshot");
-    let flag = format!("path={},at=0xa0", dir.display());
+    let flag = format!("path={},at={code}", dir.display());
     let ended = run(guest.command().args(["--snapshot", &flag])).silent().with_status(0);
     let text = guest.output();
     assert!(text.contains("brisk-init: before"), "{ended:#?}\n{text}");
@@ -161,7 +168,7 @@ fn clones_have_random_numbers_of_their_own() {
 
 /// A guest of the tuned kernel, which has no UART.
 #[cfg(feature = "console")]
-fn tuned(kernel: &str, doing: &str, flags: &[&str]) -> Guest {
+pub fn tuned(kernel: &str, doing: &str, flags: &[&str]) -> Guest {
     let mut guest = Guest::doing(doing);
     guest.kernel = artifact(kernel);
     guest.cmdline = guest.cmdline.replace("ttyS0", "hvc0");
@@ -176,32 +183,6 @@ fn tuned(kernel: &str, doing: &str, flags: &[&str]) -> Guest {
 fn clones_of_the_tuned_kernel_have_them_at_once() {
     let doing = format!("{UUID},say=before,{READY},{UUID},cat=/proc/interrupts,say=after");
     another_number_in_each_clone(&tuned("BRISK_MICRO", &doing, &[]), "--console", "vmgenid");
-}
-
-#[cfg(feature = "smp")]
-#[test]
-fn a_guest_of_two_cpus() {
-    let doing = format!("say=before,{READY},cat=/proc/interrupts,touch=16,say=after");
-    let guest = Guest::doing(&doing).with(&["--cpus", "boot=2"]);
-    let dir = save(&guest);
-    for _ in 0..3 {
-        let text = restore(&guest, &dir, "--serial", &[]);
-        assert!(text.contains("CPU1"), "{text}");
-        assert!(text.contains("brisk-init: touched"), "{text}");
-    }
-}
-
-#[cfg(all(feature = "smp", feature = "console"))]
-#[test]
-fn a_guest_of_four_cpus() {
-    let doing = format!("say=before,{READY},cat=/proc/cpuinfo,touch=16,say=after");
-    let guest = tuned("BRISK_MICRO_SMP", &doing, &["--cpus", "boot=4"]);
-    let dir = save(&guest);
-    for _ in 0..3 {
-        let text = restore(&guest, &dir, "--console", &[]);
-        assert_eq!(text.matches("processor\t:").count(), 4, "{text}");
-        assert!(text.contains("brisk-init: touched"), "{text}");
-    }
 }
 
 /// A disk that is written to before and after, by the queue that both have.
@@ -264,10 +245,13 @@ fn shell_on_a_terminal(guest: &Guest) -> String {
     dir.to_str().expect("a path in UTF-8").to_owned()
 }
 
-/// It goes on upon a terminal of 97 columns and 31 rows, which is raw, is made one of 103 and 37, and is put
-/// back; what the shell is asked before and after that, and answers. What was shown.
+/// It goes on upon a terminal of 97 columns and 31 rows, which is raw while `doing` asks it something, and is
+/// put back. What was shown.
 #[cfg(any(feature = "console", feature = "serial"))]
-fn goes_on_upon_another_terminal(dir: &str, asked: [(&str, &str); 2]) -> String {
+fn goes_on_upon_another_terminal(
+    dir: &str,
+    doing: impl FnOnce(&mut OnTerminal, &OwnedFd),
+) -> String {
     let (ours, theirs) = terminal(97, 31);
     let before = settings(&theirs);
     let mut command = brisk();
@@ -275,15 +259,24 @@ fn goes_on_upon_another_terminal(dir: &str, asked: [(&str, &str); 2]) -> String 
     let mut on = OnTerminal::start(command, ours.try_clone().expect("dup"), &theirs);
     on.shows("records out");
     assert_ne!(settings(&theirs), before, "not raw");
-    on.answers(asked[0].0, asked[0].1);
-    resize(&ours, 103, 37);
-    on.answers(asked[1].0, asked[1].1);
-    on.interrupts_a_program();
+    doing(&mut on, &ours);
     let shown = on.screen();
     on.types("\x01x");
     assert_eq!(on.end(), Some(0));
     assert_eq!(settings(&theirs), before, "not restored");
     shown
+}
+
+/// The same, and it is made one of 103 columns and 37 rows; what the shell is asked before and after that, and
+/// answers.
+#[cfg(any(feature = "console", feature = "serial"))]
+fn is_resized(dir: &str, asked: [(&str, &str); 2]) -> String {
+    goes_on_upon_another_terminal(dir, |on, ours| {
+        on.answers(asked[0].0, asked[0].1);
+        resize(ours, 103, 37);
+        on.answers(asked[1].0, asked[1].1);
+        on.interrupts_a_program();
+    })
 }
 
 /// A clone's terminal has a size of its own, and none where it has no terminal.
@@ -296,7 +289,7 @@ fn a_terminal_of_another_size_or_none() {
     guest.serial = "off".to_owned();
     let guest = guest.with(&["--console", "tty"]);
     let dir = shell_on_a_terminal(&guest);
-    goes_on_upon_another_terminal(&dir, [("stty size", "31 97"), ("stty size", "37 103")]);
+    is_resized(&dir, [("stty size", "31 97"), ("stty size", "37 103")]);
     let mut command = brisk();
     let output = key("file", guest.scratch.path("again"));
     command.args(["--restore", &dir, "--console", &output]);
@@ -307,17 +300,24 @@ fn a_terminal_of_another_size_or_none() {
     running.end().silent().with_status(0);
 }
 
-/// A serial line has no word for a size: its terminal may change, and the guest is told of none.
+/// A guest whose shell is on a serial line, and where it was saved.
 #[cfg(feature = "serial")]
-#[test]
-fn a_serial_terminal_of_another_size() {
+fn shell_on_a_serial_line() -> (Guest, String) {
     let mut guest = Guest::doing("shell");
     guest.initramfs = Some(artifact("BRISK_SHELL_INITRAMFS"));
     guest.serial = "tty".to_owned();
     let dir = shell_on_a_terminal(&guest);
+    (guest, dir)
+}
+
+/// A serial line has no word for a size: its terminal may change, and the guest is told of none.
+#[cfg(feature = "serial")]
+#[test]
+fn a_serial_terminal_of_another_size() {
+    let (_guest, dir) = shell_on_a_serial_line();
     let asked =
         [("stty size; echo one $((40+4))", "one 44"), ("stty size; echo two $((60+6))", "two 66")];
-    let shown = goes_on_upon_another_terminal(&dir, asked);
+    let shown = is_resized(&dir, asked);
     assert!(!shown.contains("31 97") && !shown.contains("37 103"), "{shown}");
 }
 
@@ -325,20 +325,11 @@ fn a_serial_terminal_of_another_size() {
 #[cfg(feature = "serial")]
 #[test]
 fn clones_read_random_bytes_of_their_own() {
-    let mut guest = Guest::doing("shell");
-    guest.initramfs = Some(artifact("BRISK_SHELL_INITRAMFS"));
-    guest.serial = "tty".to_owned();
-    let dir = shell_on_a_terminal(&guest);
+    let (_guest, dir) = shell_on_a_serial_line();
     let read = || {
-        let (ours, theirs) = terminal(97, 31);
-        let mut command = brisk();
-        command.args(["--restore", &dir]);
-        let mut on = OnTerminal::start(command, ours, &theirs);
-        on.shows("records out");
-        on.answers("head -c 16 /dev/urandom | md5sum; echo read $((20+1))", "read 21");
-        let shown = on.screen();
-        on.types("\x01x");
-        assert_eq!(on.end(), Some(0));
+        let shown = goes_on_upon_another_terminal(&dir, |on, _| {
+            on.answers("head -c 16 /dev/urandom | md5sum; echo read $((20+1))", "read 21");
+        });
         let is_sum = |word: &&str| word.len() == 32 && word.chars().all(|c| c.is_ascii_hexdigit());
         let sum = shown.split_whitespace().find(is_sum);
         sum.unwrap_or_else(|| panic!("no sum: {shown}")).to_owned()
