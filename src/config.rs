@@ -279,7 +279,7 @@ pub fn parse_cpus(text: &str) -> Result<(u8, bool)> {
             _ => return unknown("--cpus", key, "boot, nested"),
         }
     }
-    need(count == 1 || cfg!(feature = "smp"), "--cpus boot", "smp")?;
+    need(count == 1 || cfg!(feature = "smp"), "--cpus boot>1", "smp")?;
     Ok((count, nested))
 }
 

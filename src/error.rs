@@ -92,7 +92,7 @@ impl From<crate::snapshot::Wrong> for Error {
     #[cold]
     #[inline(never)]
     fn from(wrong: crate::snapshot::Wrong) -> Error {
-        Error::failed(format!("--restore: {wrong}; take the snapshot anew"))
+        Error::failed(format!("--restore: {wrong}; {}", wrong.mend()))
     }
 }
 

@@ -31,7 +31,7 @@ struct PartHeader {
 }
 
 /// What a part holds; its number tells vCPUs and devices apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 #[repr(u32)]
 pub enum Kind {
     /// The command line's words, each ended by a zero byte.
@@ -107,6 +107,18 @@ pub enum Wrong {
     Memory,
     /// A part is not there, or not as long as it has to be.
     Part(Kind, u32),
+}
+
+impl Wrong {
+    /// What to do about it. The checksum is right where a device's part is wrong: it is for another device.
+    pub fn mend(&self) -> &'static str {
+        match self {
+            Wrong::Part(kind, _) if (Kind::IoApic..=Kind::PrivatePages).contains(kind) => {
+                "give the devices that the snapshot was taken with"
+            }
+            _ => "take the snapshot anew",
+        }
+    }
 }
 
 impl std::fmt::Display for Wrong {
@@ -274,6 +286,16 @@ mod tests {
         assert_eq!(parts.get(Kind::Regs, 0), Err(Wrong::Part(Kind::Regs, 0)));
         let wrong = parts.read::<U32>(Kind::Regs, 1);
         assert_eq!(wrong.unwrap_err(), Wrong::Part(Kind::Regs, 1));
+    }
+
+    #[test]
+    fn who_gives_other_devices_is_told_of_devices() {
+        for kind in [Kind::IoApic, Kind::Virtio, Kind::PrivatePages] {
+            assert!(Wrong::Part(kind, 0).mend().contains("devices"), "{kind:?}");
+        }
+        for wrong in [Wrong::Cut, Wrong::Part(Kind::Regs, 0), Wrong::Part(Kind::Generation, 0)] {
+            assert_eq!(wrong.mend(), "take the snapshot anew", "{wrong:?}");
+        }
     }
 
     #[test]

@@ -69,18 +69,20 @@ fn a_clone_has_the_devices() {
         fs::write(&path, &image).unwrap();
         let ended = restore("").with_status(1);
         assert!(ended.stderr.contains("is not what it was"), "{ended:?}");
+        assert!(ended.stderr.contains("any of its length"), "{ended:?}");
         restore(",images=any").silent().with_status(0);
         assert!(fs::read(lab.scratch.path("serial")).unwrap() == expected, "{more}");
         // Of another length none will do.
         fs::write(&path, [&image[..], &[0; 512]].concat()).unwrap();
         let ended = restore(",images=any").with_status(1);
-        assert!(ended.stderr.contains("any of its length"), "{ended:?}");
+        assert!(ended.stderr.contains("has not the length that it had"), "{ended:?}");
+        assert!(ended.stderr.ends_with("; give that one\n"), "{ended:?}");
     }
 }
 
-/// A clone has as many devices as its original had, or it would wait for one that is not there.
+/// A clone has as many devices as its original had: it would wait for one that is not there.
 #[test]
-fn a_clone_has_all_devices() {
+fn a_clone_has_all_devices_and_no_others() {
     let mut script = Script::default();
     script.add(Out8, 0x80, 0x11).add(Out8, 0x80, 0x22);
     let lab = lab(&script, Memory::default());
@@ -94,8 +96,12 @@ fn a_clone_has_all_devices() {
         run(&mut command)
     };
     restore(&disks).silent().with_status(0);
-    let ended = restore(&disks[..1]).with_status(1);
-    assert!(ended.stderr.contains("taken with more devices"), "{ended:?}");
+    let one_more = [&disks[..], &[key("path", lab.scratch.file("c", pattern(512, 1)))]].concat();
+    for (disks, here) in [(&disks[..1], "1 are given"), (&one_more[..], "3 are given")] {
+        let ended = restore(disks).with_status(1);
+        assert!(ended.stderr.contains("with 2 virtio devices"), "{ended:?}");
+        assert!(ended.stderr.contains(here), "{ended:?}");
+    }
 }
 
 /// Of two clones one may write to a disk, which the other's start does not touch.

@@ -107,12 +107,19 @@ fn check(now: io::Result<ImageState>, private: bool, index: usize, from: &Parts<
     }
     let was: ImageState = from.read(Kind::Image, index)?;
     // Of another length it is another device: behind a pmem are the next one's addresses.
-    if now.is_ok_and(|now| now == was || from.any_images && now.len == was.len) {
+    let fits = now.as_ref().is_ok_and(|now| now.len == was.len);
+    if fits && (from.any_images || now.is_ok_and(|now| now == was)) {
         return Ok(());
     }
+    let (is, or) = match fits {
+        true => (
+            "is not what it was",
+            ", or allow any of its length by --restore source_url=DIR,images=any",
+        ),
+        false => ("has not the length that it had", ""),
+    };
     Err(Error::failed(format!(
-        "--restore: the image of virtio device {index} is not what it was when the snapshot was taken; \
-         give that one, or allow any of its length by --restore source_url=DIR,images=any"
+        "--restore: the image of virtio device {index} {is} when the snapshot was taken; give that one{or}"
     )))
 }
 
@@ -154,16 +161,20 @@ impl Devices {
     /// # Errors
     /// They are not the same kinds of devices, or their state is none.
     pub fn restore(&mut self, from: &Parts<'_>) -> Result<()> {
+        let here = self.slots.len();
+        let then = (0..).take_while(|&index| from.get(Kind::Virtio, index).is_ok()).count();
+        // The guest would wait for ever for what is not there.
+        if then != here {
+            return Err(Error::failed(format!(
+                "--restore: the snapshot was taken with {then} virtio devices, and {here} are given; give \
+                 the same"
+            )));
+        }
         if let Some(pci) = &mut self.pci {
             pci.restore(from)?;
         }
         for (index, slot) in self.slots.iter_mut().enumerate() {
             each!(slot, device => device.restore(index, from, self.memory)?);
-        }
-        // The guest would wait for ever for what is not there.
-        if from.get(Kind::Virtio, self.slots.len()).is_ok() {
-            let why = "--restore: the snapshot was taken with more devices; give all of them";
-            return Err(Error::failed(why.into()));
         }
         // A terminal may have another size than that one had.
         events::expect(Events::WINDOW);
