@@ -84,6 +84,8 @@ pub enum Kind {
     Generation = 40,
     /// The interrupt of the power button.
     PowerButton = 41,
+    /// Where a workload's streams are.
+    Streams = 42,
     /// Of a working set: whose it is.
     Owner = 48,
     /// Pages that are written to.
@@ -112,10 +114,10 @@ pub enum Wrong {
 impl Wrong {
     /// What to do about it. The checksum is right where a device's part is wrong: it is for another device.
     pub fn mend(&self) -> &'static str {
+        const DEVICES: &str = "give the devices that the snapshot was taken with";
         match self {
-            Wrong::Part(kind, _) if (Kind::IoApic..=Kind::PrivatePages).contains(kind) => {
-                "give the devices that the snapshot was taken with"
-            }
+            Wrong::Part(Kind::Streams, _) => DEVICES,
+            Wrong::Part(kind, _) if (Kind::IoApic..=Kind::PrivatePages).contains(kind) => DEVICES,
             _ => "take the snapshot anew",
         }
     }
@@ -290,7 +292,7 @@ mod tests {
 
     #[test]
     fn who_gives_other_devices_is_told_of_devices() {
-        for kind in [Kind::IoApic, Kind::Virtio, Kind::PrivatePages] {
+        for kind in [Kind::IoApic, Kind::Virtio, Kind::PrivatePages, Kind::Streams] {
             assert!(Wrong::Part(kind, 0).mend().contains("devices"), "{kind:?}");
         }
         for wrong in [Wrong::Cut, Wrong::Part(Kind::Regs, 0), Wrong::Part(Kind::Generation, 0)] {

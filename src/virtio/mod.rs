@@ -43,6 +43,8 @@ use vm_memory::GuestMemoryMmap;
 use crate::access::{self, End};
 use crate::events::Events;
 use crate::kvm::Vm;
+#[cfg(feature = "snapshot")]
+use crate::snapshot::parts::{Parts, Writer, Wrong};
 
 pub use device::{Pump, Reply, VirtioDevice};
 pub use devices::{Devices, MAX_VIRTIO, Polled};
@@ -123,6 +125,19 @@ pub trait Backend {
 
     /// The driver takes the queue back: nothing may touch it, nor the buffers in it, any more.
     fn stop(&mut self) {}
+
+    /// Saves what else there is of it, as part of device `index`.
+    #[cfg(feature = "snapshot")]
+    fn save(&self, _index: usize, _to: &mut Writer) {}
+
+    /// Takes back what [`Self::save`] has saved.
+    ///
+    /// # Errors
+    /// It is no state of it.
+    #[cfg(feature = "snapshot")]
+    fn restore(&mut self, _index: usize, _from: &Parts<'_>) -> std::result::Result<(), Wrong> {
+        Ok(())
+    }
 
     /// Whether requests are on their way, of which the driver does not know yet that they are done.
     #[cfg(feature = "snapshot")]

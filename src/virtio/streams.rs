@@ -4,6 +4,9 @@
 //! No thread and no wait: what an output does not take now is kept, at most a window of it, since the
 //! guest sends no more before it is told that there is room.
 
+#[cfg(feature = "snapshot")]
+mod saved;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
@@ -19,6 +22,8 @@ use crate::descriptors;
 use crate::error::Result;
 use crate::events::{self, Events};
 use crate::shared::{Handle, Shared};
+#[cfg(feature = "snapshot")]
+use crate::snapshot::parts::{Parts, Writer, Wrong};
 use crate::terminal::{self, Input};
 
 /// What becomes of a standard output that the workload has closed; all else is the terminal's.
@@ -62,7 +67,9 @@ struct Streams {
     outputs: [Sink; 2],
     /// Frames, and parts of them, for the guest.
     waiting: VecDeque<u8>,
-    /// Until the guest is ready.
+    /// The guest's init is: it takes frames.
+    ready: bool,
+    /// It is told of them then.
     arguments: Option<&'static [u8]>,
     buffers: Buffers,
 }
@@ -134,6 +141,7 @@ impl Streams {
                 sink(Output::Errors, libc::STDERR_FILENO),
             ],
             waiting: VecDeque::new(),
+            ready: false,
             arguments,
             buffers: Buffers::default(),
         }
@@ -226,7 +234,9 @@ impl Streams {
         while let Some(event) = self.frames.next(&mut bytes) {
             match event {
                 Event::Ready(count) => {
-                    if let Some(arguments) = self.arguments.take() {
+                    if !std::mem::replace(&mut self.ready, true)
+                        && let Some(arguments) = self.arguments
+                    {
                         self.frame(wire::ARGUMENTS, arguments);
                     }
                     self.room = self.room.saturating_add(count as usize).min(wire::WINDOW);
@@ -307,6 +317,16 @@ impl Backend for Side {
         if self.transmits {
             self.streams.lock().hand_on();
         }
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn save(&self, index: usize, to: &mut Writer) {
+        self.streams.lock().save(index, to);
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn restore(&mut self, index: usize, from: &Parts<'_>) -> std::result::Result<(), Wrong> {
+        self.streams.lock().restore(index, from)
     }
 }
 

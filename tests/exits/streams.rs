@@ -297,6 +297,47 @@ fn all_that_streams_do() {
     assert_eq!(frames, expected);
 }
 
+/// A clone's streams go on where they were: in the middle of a frame, with the room that is left, and without
+/// other arguments.
+#[test]
+#[cfg(feature = "snapshot")]
+fn a_clone_has_streams_of_its_own() {
+    let mut guest = Guest::new(&[&[64], &[64], &[64], &[64]]);
+    guest.send(&[&ready(10)]);
+    guest.wait(2);
+    let bytes = [&frame(ERRORS, b"oh")[..], &frame(OUTPUT, &text(ENOUGH))].concat();
+    let (before, behind) = bytes.split_at(20);
+    guest.send(&[before]);
+    guest.script.add(Out8, 0x80, 0x11);
+    guest.send(&[behind]);
+    guest.wait(4);
+    let dir = Scratch::new();
+    let snapshot = key("path", dir.path("snapshot")) + ",at=0x11";
+    let mut first = guest.run(4, &["--snapshot", &snapshot, "--", "argument"]);
+    first.child.stdin.as_mut().unwrap().write_all(b"abcdef").unwrap();
+    assert!(first.output() == text(ENOUGH)[..10]);
+    assert!(first.child.wait().unwrap().success());
+    let (rooms, heads) = (first.rooms.clone(), first.heads.clone());
+
+    let scratch = Scratch::new();
+    let mut command = brisk();
+    command.arg("--restore").arg(dir.path("snapshot"));
+    command.args(["--serial", &key("file", scratch.path("serial"))]);
+    let mut clone = Host::start(&mut command, scratch, rooms, heads);
+    // More than there is room for.
+    clone.child.stdin.as_mut().unwrap().write_all(b"123456").unwrap();
+    assert!(clone.output() == text(ENOUGH)[10..]);
+    let (frames, errors) = clone.end(0);
+    assert!(errors.is_empty(), "{}", String::from_utf8_lossy(&errors));
+    let expected = [
+        frame(ARGUMENTS, b"argument\0"),
+        frame(INPUT, b"abcdef"),
+        frame(INPUT, b"1234"),
+        taken(OUTPUT, ENOUGH),
+    ];
+    assert_eq!(frames, expected);
+}
+
 /// No more of the input than the guest has room for.
 #[test]
 fn input_waits_for_room() {

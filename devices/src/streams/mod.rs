@@ -1,7 +1,11 @@
 //! A workload's standard streams on one console, in frames: this side takes apart what the guest sends.
 
+#[cfg(feature = "snapshot")]
+mod saved;
 pub mod wire;
 
+#[cfg(feature = "snapshot")]
+pub use saved::Saved;
 use wire::{ERRORS, HEADER, OUTPUT, READY};
 
 /// What the guest sent.
@@ -159,6 +163,30 @@ mod tests {
     }
 
     proptest! {
+        /// Whoever goes on from a state takes apart what follows as the one whose it was.
+        #[test]
+        #[cfg(feature = "snapshot")]
+        fn a_state_goes_on(before: Vec<u8>, behind: Vec<u8>, kind in 0_u8..3, length in 0_usize..99) {
+            let mut frames = Frames::new();
+            let start = frame(kind, &std::vec![7; length]);
+            for bytes in [&start[..start.len() / 2], &before] {
+                let mut bytes = bytes;
+                while frames.next(&mut bytes).is_some() {}
+            }
+            let saved = frames.save();
+            let mut other = Frames::new();
+            prop_assert_eq!(other.restore(&saved), Ok(()));
+            prop_assert_eq!(other.save(), saved);
+            let (mut one, mut two) = (&behind[..], &behind[..]);
+            loop {
+                let event = frames.next(&mut one);
+                prop_assert_eq!(event, other.next(&mut two));
+                if event.is_none() {
+                    break;
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_come_to_an_end(bytes: Vec<u8>, size in 1_usize..40) {
             let (_, out, err, _, text) = events(&bytes, size);

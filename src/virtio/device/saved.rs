@@ -70,6 +70,9 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
             }
         }
         to.add(Kind::Queues, index, positions.as_bytes());
+        if let Some(lane) = self.lanes.first_mut() {
+            lane.lock().backend.save(index, to);
+        }
         if let Some(Ok(state)) = self.image() {
             to.add(Kind::Image, index, state.as_bytes());
         }
@@ -82,6 +85,9 @@ impl<B: Backend, const Q: usize> VirtioDevice<B, Q> {
         let common: &mut State = &mut self.common;
         let saved: Saved = from.read(Kind::Virtio, index)?;
         common.restore(&mut self.model, &saved).map_err(|_| from.wrong(Kind::Virtio, index))?;
+        if let Some(lane) = self.lanes.first_mut() {
+            lane.lock().backend.restore(index, from)?;
+        }
         if !self.common.active() {
             return Ok(());
         }
