@@ -25,7 +25,7 @@ pub(crate) fn check(holds: bool) -> Result<(), Invalid> {
 }
 
 /// A flag, which is 0 or 1.
-#[cfg(any(feature = "serial", feature = "virtio"))]
+#[cfg(any(feature = "serial", feature = "streams", feature = "virtio"))]
 pub(crate) fn flag(byte: u8) -> Result<bool, Invalid> {
     match byte {
         0 => Ok(false),
