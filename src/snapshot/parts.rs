@@ -80,12 +80,12 @@ pub enum Kind {
     Image = 38,
     /// What a guest wrote to a pmem that discards it: ranges in the memory file.
     PrivatePages = 39,
-    /// The VM generation id, and its interrupt.
-    Generation = 40,
-    /// The interrupt of the power button.
-    PowerButton = 41,
     /// Where a workload's streams are.
-    Streams = 42,
+    Streams = 40,
+    /// The VM generation id, and its interrupt.
+    Generation = 41,
+    /// The interrupt of the power button.
+    PowerButton = 42,
     /// Of a working set: whose it is.
     Owner = 48,
     /// Pages that are written to.
@@ -114,10 +114,10 @@ pub enum Wrong {
 impl Wrong {
     /// What to do about it. The checksum is right where a device's part is wrong: it is for another device.
     pub fn mend(&self) -> &'static str {
-        const DEVICES: &str = "give the devices that the snapshot was taken with";
         match self {
-            Wrong::Part(Kind::Streams, _) => DEVICES,
-            Wrong::Part(kind, _) if (Kind::IoApic..=Kind::PrivatePages).contains(kind) => DEVICES,
+            Wrong::Part(kind, _) if (Kind::IoApic..=Kind::Streams).contains(kind) => {
+                "give the devices that the snapshot was taken with"
+            }
             _ => "take the snapshot anew",
         }
     }

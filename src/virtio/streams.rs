@@ -6,11 +6,9 @@
 
 #[cfg(feature = "snapshot")]
 mod saved;
+mod sink;
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Write};
-use std::mem::ManuallyDrop;
 
 use brisk_devices::streams::{Event, Frames, Output, wire};
 use brisk_devices::virtio::console;
@@ -25,6 +23,7 @@ use crate::shared::{Handle, Shared};
 #[cfg(feature = "snapshot")]
 use crate::snapshot::parts::{Parts, Writer, Wrong};
 use crate::terminal::{self, Input};
+use sink::Sink;
 
 /// What becomes of a standard output that the workload has closed; all else is the terminal's.
 #[cfg(feature = "seccomp")]
@@ -74,20 +73,6 @@ struct Streams {
     buffers: Buffers,
 }
 
-/// An output's other end.
-struct Sink {
-    output: Output,
-    file: ManuallyDrop<File>,
-    /// What it did not take yet.
-    pending: VecDeque<u8>,
-    /// Bytes that it took and the guest was not told of.
-    taken: usize,
-    /// Nobody reads it any more.
-    gone: bool,
-    /// The guest has closed it.
-    ended: bool,
-}
-
 /// One of the console's two queues, which have all else in common.
 pub struct Side {
     transmits: bool,
@@ -122,14 +107,6 @@ impl Streams {
         terminal::hold_output();
         // What a workload does not say is no console that is missing.
         terminal::shown();
-        let sink = |output, fd| Sink {
-            output,
-            file: terminal::standard(fd),
-            pending: VecDeque::new(),
-            taken: 0,
-            gone: false,
-            ended: false,
-        };
         Streams {
             frames: Frames::new(),
             input: Input::plain(),
@@ -137,8 +114,8 @@ impl Streams {
             more_room: false,
             end_told: false,
             outputs: [
-                sink(Output::Standard, libc::STDOUT_FILENO),
-                sink(Output::Errors, libc::STDERR_FILENO),
+                Sink::new(Output::Standard, libc::STDOUT_FILENO),
+                Sink::new(Output::Errors, libc::STDERR_FILENO),
             ],
             waiting: VecDeque::new(),
             ready: false,
@@ -330,86 +307,11 @@ impl Backend for Side {
     }
 }
 
-impl Sink {
-    fn put(&mut self, mut data: &[u8]) {
-        terminal::shown();
-        if self.pending.is_empty() {
-            while !data.is_empty() && !self.gone {
-                match self.file.write(data) {
-                    Ok(count) => {
-                        self.taken += count;
-                        data = &data[count..];
-                    }
-                    Err(error) if !self.goes_on(&error) => break,
-                    Err(_) => {}
-                }
-            }
-        }
-        if data.is_empty() || self.gone {
-            return;
-        }
-        if self.pending.is_empty() {
-            terminal::signal_when_writable(&self.file, true);
-        }
-        // A guest that sends more than it may loses it.
-        let room = wire::WINDOW - self.pending.len().min(wire::WINDOW);
-        self.pending.extend(&data[..data.len().min(room)]);
-        // There may be room since: then nothing will signal it.
-        self.flush();
-    }
-
-    fn flush(&mut self) {
-        while !self.pending.is_empty() && !self.gone {
-            match self.file.write(self.pending.as_slices().0) {
-                Ok(count) => {
-                    self.taken += count;
-                    self.pending.drain(..count);
-                    if self.pending.is_empty() {
-                        terminal::signal_when_writable(&self.file, false);
-                    }
-                }
-                Err(error) if !self.goes_on(&error) => break,
-                Err(_) => {}
-            }
-        }
-        if self.gone {
-            self.pending.clear();
-        }
-        if self.ended {
-            self.close();
-        }
-    }
-
-    /// Whether to try again now; a reader that went away is noted.
-    fn goes_on(&mut self, error: &io::Error) -> bool {
-        match error.kind() {
-            io::ErrorKind::Interrupted => true,
-            io::ErrorKind::WouldBlock => false,
-            _ => {
-                self.gone = true;
-                false
-            }
-        }
-    }
-
-    /// The guest has closed it: so is it here, when all is written, and its reader finds the end.
-    fn end(&mut self) {
-        self.ended = true;
-        self.close();
-    }
-
-    /// Standard output only: on standard error brisk may have something to say itself.
-    fn close(&mut self) {
-        if self.pending.is_empty() && self.output == Output::Standard && !self.gone {
-            self.gone = true;
-            terminal::close_output(&self.file);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+    use std::mem::ManuallyDrop;
 
     /// The guest's init waits for arguments where there are some, and only there.
     #[test]
@@ -450,18 +352,5 @@ mod tests {
         let mut found = vec![0; wanted.len()];
         memory.read_slice(&mut found, GuestAddress(0x8000)).unwrap();
         assert_eq!(found, wanted);
-    }
-
-    #[test]
-    fn who_cannot_write_now_or_ever() {
-        let sink = |kind: io::ErrorKind| {
-            let (output, file) = (Output::Errors, terminal::standard(libc::STDERR_FILENO));
-            let (pending, taken) = (VecDeque::new(), 0);
-            let mut sink = Sink { output, file, pending, taken, gone: false, ended: false };
-            (sink.goes_on(&kind.into()), sink.gone)
-        };
-        assert_eq!(sink(io::ErrorKind::Interrupted), (true, false));
-        assert_eq!(sink(io::ErrorKind::WouldBlock), (false, false));
-        assert_eq!(sink(io::ErrorKind::BrokenPipe), (false, true));
     }
 }
